@@ -1,0 +1,1 @@
+//! The kernel's requests, translated; the history view.

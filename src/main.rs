@@ -1,0 +1,3 @@
+//! Parses arguments and calls `cli`; nothing else.
+
+fn main() {}

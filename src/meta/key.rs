@@ -1,0 +1,1 @@
+//! Every metadata key, with the table of prefixes and their order.

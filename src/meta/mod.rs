@@ -1,0 +1,8 @@
+//! The file system as a state machine over series.
+//!
+//! Not here: disks, sockets, clocks, errno. Every replica applies the same ops in the same order and reaches the
+//! same rows; a client runs the same rules over its cache and so knows the answer before the log does.
+
+pub mod key;
+pub mod op;
+pub mod record;

@@ -1,0 +1,242 @@
+//! What the log carries: ops, and batches of them.
+//!
+//! An op is complete: it names inode numbers, owners and times, so that applying it needs neither a clock nor a
+//! choice. Variants are only ever added at the end (postcard numbers them); `docs/format.md` lists them.
+
+use crate::meta::record::Retention;
+use crate::types::AsOf;
+use crate::types::BatchSeq;
+use crate::types::BlockId;
+use crate::types::FileKind;
+use crate::types::Ino;
+use crate::types::SessionId;
+use crate::types::Stamp;
+use crate::types::Time;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::Serialize;
+
+/// A name in a directory: any bytes but `/` and NUL, 1 to [`crate::types::NAME_BYTES_MAX`] of them.
+pub type Name = Bytes;
+
+/// One change to the tree.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Op {
+    /// A new file of any kind, with its first link. `ino` is fresh: from the range that the session was given.
+    Create {
+        dir: Ino,
+        name: Name,
+        ino: Ino,
+        kind: FileKind,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+        rdev: u32,
+        /// The target of a symbolic link; empty for everything else.
+        target: Bytes,
+        time: Time,
+    },
+    Link {
+        ino: Ino,
+        dir: Ino,
+        name: Name,
+        time: Time,
+    },
+    /// Removes a name that is not a directory's. With `keep_open`, an inode without further links stays as an orphan
+    /// of the session until `Release`.
+    Unlink {
+        dir: Ino,
+        name: Name,
+        keep_open: bool,
+        time: Time,
+    },
+    Rmdir {
+        dir: Ino,
+        name: Name,
+        keep_open: bool,
+        time: Time,
+    },
+    Rename {
+        dir: Ino,
+        name: Name,
+        new_dir: Ino,
+        new_name: Name,
+        how: RenameHow,
+        /// As in `Unlink`, for what the new name named before.
+        keep_open: bool,
+        time: Time,
+    },
+    SetAttr {
+        ino: Ino,
+        set: SetAttr,
+        time: Time,
+    },
+    /// New contents for `offset..offset + len`, from one or more pieces that lie in it one behind the other.
+    /// `clear_suid`: set-user-id, set-group-id and security.capability go, as after a write by an unprivileged user.
+    Write {
+        ino: Ino,
+        offset: u64,
+        pieces: Vec<Piece>,
+        clear_suid: bool,
+        time: Time,
+    },
+    /// Makes `offset..offset + len` read as zeros, without changing the size unless `extend`.
+    Zero {
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        extend: bool,
+        time: Time,
+    },
+    SetXattr {
+        ino: Ino,
+        name: Name,
+        value: Bytes,
+        how: XattrHow,
+        time: Time,
+    },
+    RemoveXattr {
+        ino: Ino,
+        name: Name,
+        time: Time,
+    },
+    /// The contents of `ino` are a version now: closed after a write, or synced.
+    Version {
+        ino: Ino,
+    },
+    /// The last handle of an orphan is closed.
+    Release {
+        ino: Ino,
+    },
+    /// Copies `len` bytes of `from` as of an instant, by naming the same blocks. Resolved where it is applied.
+    Clone {
+        from: Ino,
+        as_of: AsOf,
+        from_offset: u64,
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        time: Time,
+    },
+    /// Names an instant: the batch that carries it.
+    Mark {
+        name: Name,
+        note: String,
+        uid: u32,
+    },
+    Unmark {
+        name: Name,
+    },
+    /// How long history is kept; replicated so that every node forgets alike.
+    SetRetention {
+        retention: Retention,
+    },
+    /// Raises the horizon (never lowers it) and forgets at most `rows` versions that ended at or before it.
+    Purge {
+        horizon: Stamp,
+        rows: u32,
+    },
+    /// Forgets the past versions of these keys that ended at or before `before`, marks or not kept apart: marks keep theirs.
+    Forget {
+        keys: Vec<Bytes>,
+        before: Stamp,
+    },
+    /// Begins a session; the leader chooses its number.
+    OpenSession {
+        session: SessionId,
+        client: String,
+    },
+    /// Ends a session: its orphans go (at most 500 with each op; repeated until none is left).
+    EndSession {
+        session: SessionId,
+    },
+    /// Gives the session `count` inode numbers beginning where the last range ended.
+    GrantInos {
+        session: SessionId,
+        count: u64,
+    },
+    /// A directory that keeps no history: its entries, and what is created in it from now on.
+    SetHistory {
+        ino: Ino,
+        keep: bool,
+        time: Time,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RenameHow {
+    Replace,
+    NoReplace,
+    Exchange,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum XattrHow {
+    Set,
+    Create,
+    Replace,
+}
+
+/// Attributes to set; `None` leaves one as it is.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SetAttr {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    /// Truncates or extends. At most 500 regions go with one op: a client shortens a longer file in steps.
+    pub size: Option<u64>,
+    pub atime: Option<Time>,
+    pub mtime: Option<Time>,
+    /// As in [`Op::Write`].
+    pub clear_suid: bool,
+}
+
+/// A piece of new contents. It lies in one region.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Piece {
+    /// Raw bytes, at most [`crate::types::INLINE_BYTES_MAX`], to stand in the extent row.
+    Inline(Bytes),
+    /// A whole block that travels here: its frame, at most [`crate::types::OP_PAYLOAD_BYTES_MAX`], and how many bytes it holds.
+    Payload { block: BlockId, frame: Bytes, len: u32 },
+    /// A whole block that is durable on the data nodes already.
+    Block { block: BlockId, len: u32 },
+}
+
+impl Piece {
+    /// Bytes of file it covers.
+    pub fn len(&self) -> u32 {
+        match self {
+            Piece::Inline(bytes) => bytes.len() as u32,
+            Piece::Payload { len, .. } | Piece::Block { len, .. } => *len,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Ops that enter the log as one entry and are applied as one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Batch {
+    pub session: SessionId,
+    /// Applied only if it is the session's last number plus one. Zero for the server's own batches (purge,
+    /// sessions, retention), which are idempotent and carry no number.
+    pub seq: BatchSeq,
+    /// Fencing number of the grant that the ops rest on.
+    pub epoch: u64,
+    pub ops: Vec<Op>,
+}
+
+/// What applying a batch said.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    Applied,
+    /// Its number was applied before: a replay. Nothing was done.
+    Repeated,
+    /// Refused, and everything that follows from this session with it. Says which op and why.
+    Refused {
+        op: u32,
+        why: String,
+    },
+}

@@ -1,0 +1,1 @@
+//! Diagnostic logs and the list of every counter.

@@ -1,0 +1,1 @@
+//! The client: session, caches, journal, read and write path.

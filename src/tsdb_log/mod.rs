@@ -1,0 +1,1 @@
+//! The replicated log: consensus wrapped so that its types do not leak.

@@ -1,0 +1,1 @@
+//! The roles of a node, and the one driver of its log.

@@ -1,0 +1,185 @@
+//! What clients and servers say to each other.
+//!
+//! `tsdb_client` and `tsdb_server` do not know each other; they share this seam. Embedded, a server is called in
+//! process; in a cluster, `net` implements the same trait with messages.
+
+pub mod control;
+
+use crate::meta::op::Outcome;
+use crate::series::Direction;
+use crate::series::KeyRange;
+use crate::series::Version;
+use crate::types::AsOf;
+use crate::types::BatchSeq;
+use crate::types::BlockId;
+use crate::types::FsError;
+use crate::types::SessionId;
+use crate::types::Stamp;
+use bytes::Bytes;
+
+/// What a client is told when its session begins.
+#[derive(Clone, Debug)]
+pub struct Welcome {
+    pub session: SessionId,
+    /// Fencing number of the grant on the root, which an embedded mount always gets.
+    pub epoch: u64,
+    /// Key of the hash that orders directory entries (SipHash-1-3).
+    pub hash_key: [u8; 16],
+    /// The store's identity, for people and logs.
+    pub store: String,
+}
+
+/// A batch on its way into the log: encoded once, by the client.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    pub session: SessionId,
+    pub seq: BatchSeq,
+    /// How many ops it holds: as many stamps are set aside for it.
+    pub ops: u32,
+    /// `meta::op::Batch`, encoded.
+    pub batch: Bytes,
+}
+
+/// Called once when the batch is on a majority's disks, with its first stamp; then `Applied` once.
+pub type Durable = Box<dyn FnOnce(Result<Stamp, FsError>) + Send>;
+/// Called once when the batch is applied, with what came of it and the stamp of its last step.
+pub type Applied = Box<dyn FnOnce(Result<(Outcome, Stamp), FsError>) + Send>;
+
+/// Rows of one answer to a scan.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    pub rows: Vec<(Bytes, Bytes)>,
+    /// More rows follow in the range, after the last one here.
+    pub more: bool,
+}
+
+/// Space and health, as `statfs` and `tsfs status` show them. Sizes in bytes.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Status {
+    pub store: String,
+    pub path: String,
+    /// Of the file system under the store.
+    pub disk_total: u64,
+    pub disk_free: u64,
+    /// Set aside, so that deleting and purging still work.
+    pub reserved: u64,
+    /// Files taken by blocks, payload, tables and log.
+    pub block_bytes: u64,
+    pub table_bytes: u64,
+    pub log_bytes: u64,
+    /// Estimates from counters kept by apply: contents of the present and of history, before compression.
+    pub live_bytes: u64,
+    pub history_bytes: u64,
+    /// What compression saves of both.
+    pub saved_bytes: u64,
+    pub files: u64,
+    pub versions: u64,
+    /// Nothing before this instant can be read; zero where nothing was forgotten yet.
+    pub oldest: u64,
+    /// Of the last applied batch.
+    pub newest: u64,
+    pub applied: u64,
+    /// Empty where all is well; else a sentence for each thing that is not.
+    pub health: Vec<String>,
+    /// Every counter of `telemetry`, by name.
+    pub counters: std::collections::BTreeMap<String, u64>,
+}
+
+/// A server as its clients see it. Calls that wait for a disk or a majority say so; all others answer at once.
+pub trait Server: Send + Sync {
+    /// Begins a session. Waits until it is in the log.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`, `Closing`.
+    fn open_session(&self, client: &str) -> Result<Welcome, FsError>;
+
+    /// A fresh range of `count` inode numbers: its first. Waits until it is in the log.
+    ///
+    /// # Errors
+    /// `Fenced`, `Io`, `Closing`.
+    fn grant_inos(&self, session: SessionId, count: u64) -> Result<u64, FsError>;
+
+    /// Puts a batch into the log. Batches of a session are proposed in order of their numbers. Returns at once;
+    /// both callbacks run on a thread of the server and must not wait.
+    fn propose(&self, proposal: Proposal, durable: Durable, applied: Applied);
+
+    /// A row, as applied so far.
+    ///
+    /// # Errors
+    /// `BeforeHorizon`, `Damaged`, `Io`.
+    fn get(&self, key: &[u8], at: AsOf) -> Result<Option<Bytes>, FsError>;
+
+    /// At most `limit` rows of a range, as applied so far.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn scan(
+        &self,
+        range: &KeyRange,
+        at: AsOf,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Page, FsError>;
+
+    /// At most `limit` versions of a key, newest first, whose interval meets `[since, until]`.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn versions(
+        &self,
+        key: &[u8],
+        since: Stamp,
+        until: Stamp,
+        limit: usize,
+    ) -> Result<Vec<Version>, FsError>;
+
+    /// Rows without a history (`Family::State`).
+    ///
+    /// # Errors
+    /// `Damaged`, `Io`.
+    fn state(&self, range: &KeyRange, limit: usize) -> Result<Page, FsError>;
+
+    /// Rows that batches left about themselves (`Family::Changes`) in `[since, until]`, oldest first.
+    ///
+    /// # Errors
+    /// `Damaged`, `Io`.
+    fn changes(&self, since: Stamp, until: Stamp, limit: usize) -> Result<Page, FsError>;
+
+    /// Commits something stamped now or later, so that everything up to the present can be read. Waits.
+    ///
+    /// # Errors
+    /// `Io`, `Closing`.
+    fn barrier(&self) -> Result<Stamp, FsError>;
+
+    /// Stores a block's frame. Durable only after [`Server::sync_blocks`]. May wait for the disk.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    fn put_block(&self, block: BlockId, frame: Bytes) -> Result<(), FsError>;
+
+    /// Makes every block put before durable. Waits for the disk.
+    ///
+    /// # Errors
+    /// `Io`, after which no block of this call may be named.
+    fn sync_blocks(&self) -> Result<(), FsError>;
+
+    /// A block's frame, verified, from wherever it lies (payload rows or segments). May wait for the disk.
+    ///
+    /// # Errors
+    /// `Damaged`, `Io`; `Stale` where no such block is known.
+    fn block(&self, block: BlockId) -> Result<Bytes, FsError>;
+
+    /// Bytes that may still be written: free space less the reserve. Cheap; called for every batch.
+    fn space_left(&self) -> u64;
+
+    /// # Errors
+    /// `Io`.
+    fn status(&self) -> Result<Status, FsError>;
+
+    /// A server's own batch that carries no session number: purge, forget, retention, mark removal.
+    /// Waits until it is applied.
+    ///
+    /// # Errors
+    /// `Invalid` with the reason of the refusal, `Io`, `Closing`.
+    fn administer(&self, op: crate::meta::op::Op) -> Result<Stamp, FsError>;
+}
