@@ -1,0 +1,57 @@
+# The commands of this project. `make help` lists them. Nothing is built inside the clone.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tsfs/target
+export CARGO_TERM_PROGRESS_WHEN ?= never
+
+# Cargo with RocksDB taken from this machine's archive; see the script.
+CARGO := .ci/cargo
+# A process per test keeps mounts apart; plain `cargo test` does where nextest is not installed.
+TEST := $(CARGO) $(if $(shell command -v cargo-nextest),nextest run,test)
+TSFS := $(CARGO_TARGET_DIR)/release/tsfs
+
+# Where `make run` mounts.
+MNT ?= $(HOME)/tsfs
+STORE ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/tsfs/store
+
+.PHONY: help deps build check fix test bench demo run posix crash
+
+help: ## List these commands
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## Install what is missing on a Debian machine (needs root or sudo only then)
+	@.ci/install-deps
+
+build: deps ## The release binary, at $CARGO_TARGET_DIR/release/tsfs
+	$(CARGO) build --release --locked
+
+check: ## Format, lints, documentation and the rules of the source; never writes to the tree
+	cargo fmt --check
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items --locked
+	$(TEST) --locked --test tidy
+
+fix: ## Whatever of `check` can be put right by a program
+	cargo fmt
+	$(CARGO) clippy --all-targets --fix --allow-dirty --allow-staged
+
+test: deps ## Every test, those on real mounts included
+	cargo fmt --check
+	$(TEST) --locked
+
+bench: build ## Measure, with baselines beside it; prints a table
+	$(CARGO) bench --bench fs
+
+posix: build ## The POSIX suites (pjdfstest, fsx) on a mount
+	tests/posix/run "$(TSFS)"
+
+crash: deps ## Kill -9 and lost writes, for minutes instead of seconds
+	TSFS_TEST_CRASH_SECONDS=$${SECONDS_EACH:-180} $(TEST) --locked --test it crash
+
+run: build ## Mount a store (MNT=, STORE= choose where) and say what to try
+	@mount-scripts/try.sh "$(TSFS)" "$(STORE)" "$(MNT)"
+
+demo: build ## Go back in time on a real tree, and print it
+	@mount-scripts/demo.sh "$(TSFS)"
