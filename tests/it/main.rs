@@ -1,0 +1,8 @@
+//! Integration tests in one binary, because each binary links RocksDB.
+//!
+//! Run one part with `cargo test --test it crash::`. Tests that mount need `/dev/fuse` and root.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+/// Scratch directories, mounts and processes that clean up after themselves.
+mod support;
