@@ -57,8 +57,9 @@ pub fn start(options: &Options) -> Result<(), String> {
         Target::Stderr => install(filter, options.format, io::stderr),
         Target::Journal => install(filter, options.format, Journal),
         Target::File(path) => {
-            let file = LogFile::open(path)
-                .map_err(|error| format!("cannot write the log file {}: {error}", path.display()))?;
+            let file = LogFile::open(path).map_err(|error| {
+                format!("cannot write the log file {}: {error}", path.display())
+            })?;
             install(filter, options.format, Mutex::new(file))
         }
     }
@@ -184,11 +185,8 @@ mod tests {
 
     #[test]
     fn a_filter_that_cannot_be_read_says_so() {
-        let options = Options {
-            filter: "info,=,".to_owned(),
-            format: Format::Text,
-            target: Target::Stderr,
-        };
+        let options =
+            Options { filter: "info,=,".to_owned(), format: Format::Text, target: Target::Stderr };
         let fault = start(&options).unwrap_err();
         assert!(fault.contains("info,=,"), "{fault}");
     }
