@@ -1,1 +1,3 @@
 //! Bytes on disk.
+
+pub mod disk;
