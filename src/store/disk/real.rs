@@ -174,7 +174,8 @@ impl File for RealFile {
 
     fn allocate(&self, offset: u64, len: u64) -> Result<(), FsError> {
         let how = FallocateFlags::empty();
-        let done = rustix::io::retry_on_intr(|| rustix::fs::fallocate(&self.file, how, offset, len));
+        let done =
+            rustix::io::retry_on_intr(|| rustix::fs::fallocate(&self.file, how, offset, len));
         match done {
             Err(rustix::io::Errno::OPNOTSUPP) => self.write_zeros(offset + len),
             other => self.done("set space aside for", other),
@@ -183,7 +184,8 @@ impl File for RealFile {
 
     fn punch(&self, offset: u64, len: u64) -> Result<(), FsError> {
         let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let done = rustix::io::retry_on_intr(|| rustix::fs::fallocate(&self.file, how, offset, len));
+        let done =
+            rustix::io::retry_on_intr(|| rustix::fs::fallocate(&self.file, how, offset, len));
         self.done("give back space of", done)
     }
 }

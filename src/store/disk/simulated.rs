@@ -139,7 +139,8 @@ impl SimulatedDisk {
             inode.crash(&mut chance);
         }
         let State { inodes, dirs, .. } = state;
-        inodes.retain(|id, _| dirs.values().any(|dir| dir.durable.values().any(|named| named == id)));
+        inodes
+            .retain(|id, _| dirs.values().any(|dir| dir.durable.values().any(|named| named == id)));
     }
 
     /// Lets `operations` more calls change something; from then on every call fails until [`SimulatedDisk::crash`].
