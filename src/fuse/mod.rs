@@ -1,1 +1,7 @@
 //! The kernel's requests, translated; the history view.
+//!
+//! `vfs.rs` is the seam: a transport on one side (`adapter.rs` over fuser), a file system on the other.
+//! Not here: where answers come from (`tsdb_client`), rules about files (`meta`).
+
+pub mod errno;
+pub mod vfs;
