@@ -1,1 +1,129 @@
-//! File, environment and flags → validated settings.
+//! Settings: file, environment and options → validated values.
+//!
+//! Every setting is in one table (`setting.rs`), with its default and its bounds; `docs/operations.md` is tested against
+//! it. Settings are read where things are built and nowhere else: a module takes its own small options, none takes
+//! these. Not here: what is the same on every node of a store (retention, marks), which lives in the store.
+
+mod setting;
+mod source;
+pub mod unit;
+
+pub use setting::Kind;
+pub use setting::SETTINGS;
+pub use setting::Setting;
+pub use source::Sources;
+
+use setting::Value;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that can be set, validated.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    pub log_level: String,
+    pub log_json: bool,
+    pub log_target: LogTarget,
+    /// FUSE loop threads.
+    pub mount_threads: u32,
+    /// Whether users other than the one who mounts may enter; permissions are checked either way.
+    pub mount_allow_other: bool,
+    /// Bytes of rows and contents that a mount keeps in memory.
+    pub cache_client: u64,
+    /// Bytes of table blocks that the store keeps in memory.
+    pub cache_table: u64,
+    pub write_window: Duration,
+    /// Bytes.
+    pub write_batch: u64,
+    /// Bytes.
+    pub write_unsaved: u64,
+    pub store_compression: i32,
+    /// Bytes.
+    pub store_reserve: u64,
+    /// `None`: for ever. Given to a store when it is made.
+    pub history_age: Option<Duration>,
+    /// Percent of the disk. Given to a store when it is made.
+    pub history_disk: Option<u8>,
+}
+
+/// Where diagnostic logs go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LogTarget {
+    /// The journal under systemd, standard error in the foreground, a file in the store else.
+    Auto,
+    Stderr,
+    Journal,
+    File(PathBuf),
+}
+
+impl Settings {
+    /// Reads every source; of two that set the same, the later one named in [`Sources`] wins.
+    ///
+    /// # Errors
+    /// A sentence for the first setting that is unknown or not understood, with where it was set.
+    pub fn load(sources: &Sources) -> Result<Settings, String> {
+        let values = source::resolve(sources)?;
+        let settings = Settings::from_values(&Values(values));
+        if settings.write_batch > settings.write_unsaved {
+            return Err("write.batch is larger than write.unsaved, so no batch could ever fill; \
+                        raise write.unsaved"
+                .to_owned());
+        }
+        Ok(settings)
+    }
+
+    fn from_values(values: &Values) -> Settings {
+        Settings {
+            log_level: values.text("log.level"),
+            log_json: values.text("log.format") == "json",
+            log_target: match values.text("log.target").as_str() {
+                "auto" => LogTarget::Auto,
+                "stderr" => LogTarget::Stderr,
+                "journal" => LogTarget::Journal,
+                path => LogTarget::File(PathBuf::from(path)),
+            },
+            mount_threads: values.number("mount.threads") as u32,
+            mount_allow_other: values.number("mount.allow-other") == 1,
+            cache_client: values.number("cache.client"),
+            cache_table: values.number("cache.table"),
+            write_window: Duration::from_nanos(values.number("write.window")),
+            write_batch: values.number("write.batch"),
+            write_unsaved: values.number("write.unsaved"),
+            store_compression: values.number("store.compression") as i32,
+            store_reserve: values.number("store.reserve"),
+            history_age: values.optional("history.age").map(Duration::from_nanos),
+            history_disk: values.optional("history.disk").map(|percent| percent as u8),
+        }
+    }
+}
+
+/// A value for every key of the table.
+struct Values(BTreeMap<&'static str, Value>);
+
+impl Values {
+    fn get(&self, key: &str) -> &Value {
+        self.0.get(key).expect("every setting has a default, and every key asked for is a setting")
+    }
+
+    fn text(&self, key: &str) -> String {
+        match self.get(key) {
+            Value::Text(text) => text.clone(),
+            other => unreachable!("{key} is text, not {other:?}"),
+        }
+    }
+
+    fn number(&self, key: &str) -> u64 {
+        self.optional(key).expect("this kind of setting has no `none`")
+    }
+
+    fn optional(&self, key: &str) -> Option<u64> {
+        match self.get(key) {
+            Value::Number(number) => Some(*number),
+            Value::None => None,
+            other @ Value::Text(_) => unreachable!("{key} is a number, not {other:?}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

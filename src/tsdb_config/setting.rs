@@ -1,0 +1,196 @@
+//! The table of settings: key, kind with bounds, default, what it does.
+
+use crate::tsdb_config::unit;
+
+/// What a setting may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Text,
+    Choice(&'static [&'static str]),
+    Switch,
+    /// Whole numbers, both bounds allowed.
+    Count(u64, u64),
+    /// Bytes, both bounds allowed.
+    Size(u64, u64),
+    /// Milliseconds, both bounds allowed.
+    Time(u64, u64),
+    /// A length of time, or `forever`.
+    Age,
+    /// Percent from 1 to 100, or `none`.
+    Percent,
+}
+
+/// A value that was checked against its kind. Sizes are in bytes, times in nanoseconds, switches 0 or 1.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Value {
+    Text(String),
+    Number(u64),
+    /// `forever`, `none`.
+    None,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// `section.name`, as in the file.
+    pub key: &'static str,
+    pub kind: Kind,
+    pub default: &'static str,
+    pub help: &'static str,
+}
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Every setting, in the order of the document.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "log.level",
+        kind: Kind::Text,
+        default: "info",
+        help: "What is logged: error, warn, info, debug or trace; `info,tsfs::store=debug` for a part.",
+    },
+    Setting {
+        key: "log.format",
+        kind: Kind::Choice(&["text", "json"]),
+        default: "text",
+        help: "A line for people, or a JSON object a line.",
+    },
+    Setting {
+        key: "log.target",
+        kind: Kind::Text,
+        default: "auto",
+        help: "stderr, journal, a file's path, or auto: the journal under systemd, standard error in \
+               the foreground, else tsfs.log in the store.",
+    },
+    Setting {
+        key: "mount.threads",
+        kind: Kind::Count(1, 64),
+        default: "4",
+        help: "Threads that take requests from the kernel.",
+    },
+    Setting {
+        key: "mount.allow-other",
+        kind: Kind::Switch,
+        default: "true",
+        help: "Whether other users may enter the mount; permissions are checked either way. A user who \
+               is not root needs user_allow_other in /etc/fuse.conf for it, and gets false without.",
+    },
+    Setting {
+        key: "cache.client",
+        kind: Kind::Size(16 * MIB, 1024 * GIB),
+        default: "256MiB",
+        help: "Memory of a mount for names, attributes and contents that it need not ask for again.",
+    },
+    Setting {
+        key: "cache.table",
+        kind: Kind::Size(8 * MIB, 1024 * GIB),
+        default: "128MiB",
+        help: "Memory of a store for the blocks of its tables.",
+    },
+    Setting {
+        key: "write.window",
+        kind: Kind::Time(1, 10_000),
+        default: "50ms",
+        help: "How long a change may wait for others before it goes into the log.",
+    },
+    Setting {
+        key: "write.batch",
+        kind: Kind::Size(MIB, 64 * MIB),
+        default: "8MiB",
+        help: "How much may wait before it goes into the log.",
+    },
+    Setting {
+        key: "write.unsaved",
+        kind: Kind::Size(16 * MIB, 64 * GIB),
+        default: "128MiB",
+        help: "How much may be written and not yet be in the log; writers wait beyond it.",
+    },
+    Setting {
+        key: "store.compression",
+        kind: Kind::Count(1, 19),
+        default: "3",
+        help: "Level of zstd. Contents that do not shrink are stored as they are.",
+    },
+    Setting {
+        key: "store.reserve",
+        kind: Kind::Size(16 * MIB, 1024 * GIB),
+        default: "256MiB",
+        help: "Disk space that is not given to writers, so that deleting and purging work on a full disk.",
+    },
+    Setting {
+        key: "history.age",
+        kind: Kind::Age,
+        default: "1y",
+        help: "How long a version is kept after it was replaced, or forever. For stores made from now on; \
+               `tsfs retention` changes it for one that is there.",
+    },
+    Setting {
+        key: "history.disk",
+        kind: Kind::Percent,
+        default: "80%",
+        help: "How full the disk may become before the oldest history goes, or none. As history.age.",
+    },
+];
+
+impl Setting {
+    /// The environment variable that sets it, as `TSFS_WRITE_WINDOW`.
+    pub fn variable(&self) -> String {
+        format!("TSFS_{}", self.key.to_uppercase().replace(['.', '-'], "_"))
+    }
+
+    /// Checks a value given as text.
+    pub(super) fn parse(&self, text: &str) -> Result<Value, String> {
+        match self.kind {
+            Kind::Text if text.is_empty() => Err("is empty".to_owned()),
+            Kind::Text => Ok(Value::Text(text.to_owned())),
+            Kind::Choice(choices) if choices.contains(&text) => Ok(Value::Text(text.to_owned())),
+            Kind::Choice(choices) => {
+                Err(format!("'{text}' is none of its choices: {}", choices.join(", ")))
+            }
+            Kind::Switch => match text {
+                "true" | "yes" | "on" | "1" => Ok(Value::Number(1)),
+                "false" | "no" | "off" | "0" => Ok(Value::Number(0)),
+                _ => Err(format!("'{text}' is neither true nor false")),
+            },
+            Kind::Count(least, most) => {
+                let number = text.parse().map_err(|_| format!("'{text}' is no whole number"))?;
+                bounded(number, least, most, |n| n.to_string())
+            }
+            Kind::Size(least, most) => bounded(unit::size(text)?, least, most, unit::show_size),
+            Kind::Time(least, most) => {
+                let (least, most) = (least * 1_000_000, most * 1_000_000);
+                let nanos = unit::duration(text)?.as_nanos() as u64;
+                bounded(nanos, least, most, show_nanos)
+            }
+            Kind::Age if text == "forever" => Ok(Value::None),
+            Kind::Age => {
+                let nanos = unit::duration(text).map_err(|why| format!("{why}, or forever"))?;
+                Ok(Value::Number(nanos.as_nanos() as u64))
+            }
+            Kind::Percent if text == "none" => Ok(Value::None),
+            Kind::Percent => {
+                let number = text.trim_end_matches('%').parse();
+                match number {
+                    Ok(percent @ 1..=100) => Ok(Value::Number(percent)),
+                    _ => Err(format!("'{text}' is no share; write 1% to 100%, or none")),
+                }
+            }
+        }
+    }
+}
+
+fn show_nanos(nanos: u64) -> String {
+    unit::show_duration(std::time::Duration::from_nanos(nanos))
+}
+
+fn bounded(
+    number: u64,
+    least: u64,
+    most: u64,
+    show: impl Fn(u64) -> String,
+) -> Result<Value, String> {
+    if (least..=most).contains(&number) {
+        return Ok(Value::Number(number));
+    }
+    Err(format!("{} is not between {} and {}", show(number), show(least), show(most)))
+}
