@@ -1,4 +1,206 @@
 //! Blocks as stored and sent: compressed once, checksummed, verified on every read.
 //!
-//! `docs/format.md` draws the bytes. Client and store share this file, so a block is compressed at the
-//! client and opened only where it is read.
+//! Client and store share this file, so a block is compressed at the client and opened only where it is read.
+//! A frame does not know which block it is, so that one frame may travel, be repaired and be moved under any name: what
+//! holds it (a segment's record, a table's row) binds name and frame with a checksum of its own. It does not carry its
+//! stored length either, which its holder knows; a frame that was cut or grew fails its checksum.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 1 | version, 1 |
+//! | 1 | codec: 0 plain, 1 zstd |
+//! | 3 | length of the raw bytes, little-endian, at most [`BLOCK_BYTES_MAX`] |
+//! | 4 | CRC-32C of the five bytes above and all bytes below, little-endian |
+//! | … | the raw bytes; or one zstd frame |
+
+use crate::types::BLOCK_BYTES_MAX;
+use crate::types::FsError;
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::io::Cursor;
+use zstd::bulk::Compressor;
+use zstd::bulk::Decompressor;
+
+const VERSION: u8 = 1;
+const PLAIN: u8 = 0;
+const ZSTD: u8 = 1;
+
+/// What stands before the checksum.
+const PREFIX_BYTES: usize = 5;
+/// What a frame needs besides the stored bytes.
+pub const HEADER_BYTES: usize = PREFIX_BYTES + 4;
+/// The largest frame: a full block that does not compress.
+pub const FRAME_BYTES_MAX: usize = HEADER_BYTES + BLOCK_BYTES_MAX;
+
+/// Input from this many bytes on is probed before it is compressed. Below, compressing costs no more than the probe.
+const PROBE_FROM_BYTES: usize = 32 << 10;
+/// The probe takes this many bytes at each of three places.
+const PROBE_PART_BYTES: usize = 4 << 10;
+/// The probe's level: zstd's fastest that still entropy-codes literals.
+const PROBE_LEVEL: i32 = 1;
+
+const _: () = assert!(BLOCK_BYTES_MAX < 1 << 24, "a raw length fits in three bytes");
+const _: () = assert!(PROBE_FROM_BYTES >= 3 * PROBE_PART_BYTES, "the probed parts lie apart");
+
+/// Contexts of zstd cost more to make than to use on a small block, so each thread keeps its own.
+struct Contexts {
+    pack: Option<(i32, Compressor<'static>)>,
+    unpack: Option<Decompressor<'static>>,
+}
+
+thread_local! {
+    static CONTEXTS: RefCell<Contexts> = const { RefCell::new(Contexts { pack: None, unpack: None }) };
+}
+
+impl Contexts {
+    fn compressor(&mut self, level: i32) -> std::io::Result<&mut Compressor<'static>> {
+        let (at, compressor) = match self.pack.take() {
+            Some(pack) => pack,
+            None => (level, Compressor::new(level)?),
+        };
+        let (at_level, compressor) = self.pack.insert((at, compressor));
+        if *at_level != level {
+            compressor.set_compression_level(level)?;
+            *at_level = level;
+        }
+        Ok(compressor)
+    }
+
+    fn decompressor(&mut self) -> std::io::Result<&mut Decompressor<'static>> {
+        let decompressor = match self.unpack.take() {
+            Some(decompressor) => decompressor,
+            None => Decompressor::new()?,
+        };
+        Ok(self.unpack.insert(decompressor))
+    }
+}
+
+/// The frame of `raw`, which has at most [`BLOCK_BYTES_MAX`] bytes. `level` is zstd's, 1 to 22 or negative; input that
+/// does not shrink by a sixteenth is stored plain, and read without a copy.
+pub fn pack(raw: &[u8], level: i32) -> Bytes {
+    assert!(raw.len() <= BLOCK_BYTES_MAX, "a block of {} bytes", raw.len());
+    // The room of a plain frame: zstd gives up when it would need more.
+    let mut frame = Vec::with_capacity(HEADER_BYTES + raw.len());
+    frame.extend_from_slice(&[0; HEADER_BYTES]);
+    let compressed = if worth_a_try(raw) { compress(raw, level, &mut frame) } else { None };
+    let codec = match compressed {
+        Some(stored) if stored <= raw.len() - raw.len() / 16 => ZSTD,
+        _ => {
+            frame.truncate(HEADER_BYTES);
+            frame.extend_from_slice(raw);
+            PLAIN
+        }
+    };
+    frame.shrink_to_fit();
+    frame[0] = VERSION;
+    frame[1] = codec;
+    frame[2..PREFIX_BYTES].copy_from_slice(&(raw.len() as u32).to_le_bytes()[..3]);
+    let sum = checksum(&frame);
+    frame[PREFIX_BYTES..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
+    frame.into()
+}
+
+/// Appends `raw`, compressed, behind the header; the bytes it took. `None` where they do not fit, or zstd fails:
+/// storing plain is always right.
+fn compress(raw: &[u8], level: i32, frame: &mut Vec<u8>) -> Option<usize> {
+    CONTEXTS.with_borrow_mut(|contexts| {
+        let mut cursor = Cursor::new(frame);
+        cursor.set_position(HEADER_BYTES as u64);
+        contexts.compressor(level).ok()?.compress_to_buffer(raw, &mut cursor).ok()
+    })
+}
+
+/// Compresses a little of a large input, quickly: compressed and encrypted data is found out without the work.
+fn worth_a_try(raw: &[u8]) -> bool {
+    if raw.len() < PROBE_FROM_BYTES {
+        return raw.len() > HEADER_BYTES;
+    }
+    let mut sample = [0; 3 * PROBE_PART_BYTES];
+    let last = raw.len() - PROBE_PART_BYTES;
+    for (part, at) in sample.chunks_mut(PROBE_PART_BYTES).zip([0, last / 2, last]) {
+        part.copy_from_slice(&raw[at..at + PROBE_PART_BYTES]);
+    }
+    let mut room = [0; 3 * PROBE_PART_BYTES - PROBE_PART_BYTES / 16];
+    CONTEXTS.with_borrow_mut(|contexts| {
+        let probe = contexts.compressor(PROBE_LEVEL).ok();
+        // It fails where the sample does not fit into the room.
+        probe.is_some_and(|probe| probe.compress_to_buffer(&sample, &mut room[..]).is_ok())
+    })
+}
+
+/// The raw bytes of a frame, verified. A plain frame is not copied.
+///
+/// # Errors
+/// `Damaged`, without saying where: the caller knows what it read.
+pub fn unpack(frame: &Bytes) -> Result<Bytes, FsError> {
+    let header = verify(frame)?;
+    if header.codec == PLAIN {
+        return Ok(frame.slice(HEADER_BYTES..));
+    }
+    let mut raw = Vec::with_capacity(header.raw_bytes);
+    let stored = &frame[HEADER_BYTES..];
+    let done = CONTEXTS.with_borrow_mut(|contexts| {
+        contexts.decompressor()?.decompress_to_buffer(stored, &mut raw)
+    });
+    match done {
+        Ok(bytes) if bytes == header.raw_bytes => Ok(raw.into()),
+        Ok(bytes) => Err(damaged(format!("it holds {bytes} bytes, not {}", header.raw_bytes))),
+        Err(error) => Err(damaged(format!("zstd: {error}"))),
+    }
+}
+
+/// What a frame says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    codec: u8,
+    /// Length of what [`unpack`] gives.
+    pub raw_bytes: usize,
+    /// The frame's checksum, which covers all of it.
+    pub checksum: u32,
+}
+
+/// Checks a frame without opening it: version, lengths, checksum.
+///
+/// # Errors
+/// `Damaged`, as for [`unpack`].
+pub fn verify(frame: &[u8]) -> Result<Header, FsError> {
+    let header = header(frame)?;
+    if checksum(frame) != header.checksum {
+        return Err(damaged("the checksum does not match".to_string()));
+    }
+    let stored = frame.len() - HEADER_BYTES;
+    if header.codec == PLAIN && stored != header.raw_bytes {
+        return Err(damaged(format!("{stored} plain bytes, not {}", header.raw_bytes)));
+    }
+    Ok(header)
+}
+
+/// What a frame says of itself, from its first [`HEADER_BYTES`] alone. Believe it after [`verify`] only.
+///
+/// # Errors
+/// `Damaged`, as for [`unpack`].
+pub fn header(frame: &[u8]) -> Result<Header, FsError> {
+    let Some(&[version, codec, low, middle, high, a, b, c, d]) = frame.first_chunk() else {
+        return Err(damaged(format!("{} bytes are no frame", frame.len())));
+    };
+    let raw_bytes = u32::from_le_bytes([low, middle, high, 0]) as usize;
+    if version != VERSION {
+        return Err(damaged(format!("version {version}, this program reads {VERSION}")));
+    }
+    if codec > ZSTD || raw_bytes > BLOCK_BYTES_MAX {
+        return Err(damaged(format!("codec {codec}, {raw_bytes} bytes")));
+    }
+    Ok(Header { codec, raw_bytes, checksum: u32::from_le_bytes([a, b, c, d]) })
+}
+
+fn checksum(frame: &[u8]) -> u32 {
+    let prefix = crc32c::crc32c(&frame[..PREFIX_BYTES]);
+    crc32c::crc32c_append(prefix, &frame[HEADER_BYTES..])
+}
+
+fn damaged(what: String) -> FsError {
+    FsError::Damaged(format!("block frame: {what}"))
+}
+
+#[cfg(test)]
+mod tests;
