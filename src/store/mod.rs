@@ -1,3 +1,4 @@
 //! Bytes on disk.
 
 pub mod disk;
+pub mod table;
