@@ -3,6 +3,11 @@
 //! Run one part with `cargo test --test it crash::`. Tests that mount need `/dev/fuse` and root.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the suites report their figures")]
 
+/// The server killed under real writers.
+mod crash;
+/// pjdfstest and fsx on a mount.
+mod posix;
 /// Scratch directories, mounts and processes that clean up after themselves.
 mod support;
