@@ -44,11 +44,11 @@ test: deps ## Every test, those on real mounts included
 bench: build ## Measure, with baselines beside it; prints a table
 	$(CARGO) bench --bench fs
 
-posix: build ## The POSIX suites (pjdfstest, fsx) on a mount
-	tests/posix/run "$(TSFS)"
+posix: deps ## The POSIX suites (pjdfstest, fsx with many seeds) on a mount, with their figures
+	TSFS_TEST_FSX_SEEDS=$${SEEDS:-25} $(CARGO) test --locked --test it posix:: -- --nocapture
 
 crash: deps ## Kill -9 and lost writes, for minutes instead of seconds
-	TSFS_TEST_CRASH_SECONDS=$${SECONDS_EACH:-180} $(TEST) --locked --test it crash
+	TSFS_TEST_CRASH_SECONDS=$${SECONDS_EACH:-180} $(CARGO) test --locked --test it crash:: -- --nocapture
 
 run: build ## Mount a store (MNT=, STORE= choose where) and say what to try
 	@mount-scripts/try.sh "$(TSFS)" "$(STORE)" "$(MNT)"
