@@ -3,6 +3,7 @@
 //! Not here: disks, sockets, clocks, errno. Every replica applies the same ops in the same order and reaches the
 //! same rows; a client runs the same rules over its cache and so knows the answer before the log does.
 
+pub mod extents;
 pub mod key;
 pub mod op;
 pub mod record;

@@ -8,6 +8,7 @@ use crate::types::AsOf;
 use crate::types::BatchSeq;
 use crate::types::BlockId;
 use crate::types::FileKind;
+use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::SessionId;
 use crate::types::Stamp;
@@ -22,7 +23,8 @@ pub type Name = Bytes;
 /// One change to the tree.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Op {
-    /// A new file of any kind, with its first link. `ino` is fresh: from the range that the session was given.
+    /// A new file of any kind, with its first link. `ino` is fresh: from the ranges that the session was given, and
+    /// greater than any it used before.
     Create {
         dir: Ino,
         name: Name,
@@ -108,7 +110,9 @@ pub enum Op {
     Release {
         ino: Ino,
     },
-    /// Copies `len` bytes of `from` as of an instant, by naming the same blocks. Resolved where it is applied.
+    /// Copies `len` bytes of `from` as of an instant, by naming the same blocks; what lies beyond its size then is left
+    /// out. At most 500 regions. Resolved where it is applied, which a client cannot do: it flushes what it has,
+    /// has this applied as a batch of its own, then drops the rows of `ino` it keeps.
     Clone {
         from: Ino,
         as_of: AsOf,
@@ -136,7 +140,9 @@ pub enum Op {
         horizon: Stamp,
         rows: u32,
     },
-    /// Forgets the past versions of these keys that ended at or before `before`, marks or not kept apart: marks keep theirs.
+    /// Forgets past versions of these keys that ended at or before `before`, at most 1,000 of them; marks keep theirs.
+    /// Contents and attributes go only where no version of their inode is left that could show them, so the keys
+    /// of inodes come first.
     Forget {
         keys: Vec<Bytes>,
         before: Stamp,
@@ -161,6 +167,15 @@ pub enum Op {
         keep: bool,
         time: Time,
     },
+    /// Makes the store: its identity and its root directory. The first op of every log, and only there.
+    Format {
+        uuid: [u8; 16],
+        hash_key: [u8; 16],
+        mode: u32,
+        uid: u32,
+        gid: u32,
+        time: Time,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -183,7 +198,8 @@ pub struct SetAttr {
     pub mode: Option<u32>,
     pub uid: Option<u32>,
     pub gid: Option<u32>,
-    /// Truncates or extends. At most 500 regions go with one op: a client shortens a longer file in steps.
+    /// Truncates or extends. Emptying goes at once, whatever the size; at most 500 regions go otherwise with one
+    /// op: a client shortens a longer file in steps (`meta::apply::truncate_steps`).
     pub size: Option<u64>,
     pub atime: Option<Time>,
     pub mtime: Option<Time>,
@@ -228,6 +244,51 @@ pub struct Batch {
     pub ops: Vec<Op>,
 }
 
+const BATCH_VERSION: u8 = 1;
+
+impl Batch {
+    /// The bytes of a log entry: a version byte, then postcard.
+    pub fn encode(&self) -> Bytes {
+        let payload: usize = self.ops.iter().map(Op::payload_bytes).sum();
+        let mut bytes = Vec::with_capacity(64 + self.ops.len() * 64 + payload);
+        bytes.push(BATCH_VERSION);
+        postcard::to_extend(self, bytes).expect("ops have nothing unserializable").into()
+    }
+
+    /// # Errors
+    /// `Damaged` where the bytes are not a batch of a version that this program knows.
+    pub fn decode(bytes: &[u8]) -> Result<Batch, FsError> {
+        let damaged = |why: String| FsError::Damaged(format!("batch in the log: {why}"));
+        match bytes.split_first() {
+            Some((&BATCH_VERSION, rest)) => match postcard::take_from_bytes(rest) {
+                Ok((batch, [])) => Ok(batch),
+                Ok((_, tail)) => Err(damaged(format!("{} bytes follow it", tail.len()))),
+                Err(error) => Err(damaged(error.to_string())),
+            },
+            Some((version, _)) => Err(damaged(format!("unknown version {version}"))),
+            None => Err(damaged("it is empty".to_owned())),
+        }
+    }
+}
+
+impl Op {
+    /// Bytes of contents that travel inside it.
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Op::Write { pieces, .. } => pieces
+                .iter()
+                .map(|piece| match piece {
+                    Piece::Inline(bytes) => bytes.len(),
+                    Piece::Payload { frame, .. } => frame.len(),
+                    Piece::Block { .. } => 0,
+                })
+                .sum(),
+            Op::SetXattr { value, .. } => value.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// What applying a batch said.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Outcome {
@@ -239,4 +300,31 @@ pub enum Outcome {
         op: u32,
         why: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_come_back_and_refuse() {
+        let ino = Ino::ROOT;
+        let piece = Piece::Payload {
+            block: BlockId { session: SessionId(3), number: 9 },
+            frame: Bytes::from_static(b"frame"),
+            len: 70_000,
+        };
+        let (time, name) = (Time { secs: -1, nanos: 5 }, Bytes::from_static(b"a"));
+        let write = Op::Write { ino, offset: 1 << 40, pieces: vec![piece], clear_suid: true, time };
+        let unlink = Op::Unlink { dir: ino, name, keep_open: false, time };
+        let ops = vec![write, unlink, Op::Version { ino }];
+        let batch = Batch { session: SessionId(3), seq: BatchSeq(7), epoch: 2, ops };
+        let bytes = batch.encode();
+        assert_eq!(Batch::decode(&bytes), Ok(batch));
+        for cut in 0..bytes.len() {
+            assert!(Batch::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        assert!(Batch::decode(&[&[2], &bytes[1..]].concat()).is_err(), "a later version");
+        assert!(Batch::decode(&[&bytes[..], &[0]].concat()).is_err(), "a tail");
+    }
 }
