@@ -45,8 +45,8 @@ const XATTR: u8 = b'X';
 /// A directory entry's key with the longest name is the longest key.
 pub const KEY_BYTES_MAX: usize = 1 + 8 + 8 + NAME_BYTES_MAX + 1;
 
-/// Cookies 0, 1 and 2 mean the start of a directory, `.` and `..`.
-const HASH_MIN: u64 = 3;
+/// Smaller cookies are left to the start of a directory, `.`, `..`, and what a view of the directory adds.
+const HASH_MIN: u64 = 16;
 
 /// A key on the stack: keys are made for every row that an op touches.
 #[derive(Clone, Copy)]
@@ -88,7 +88,7 @@ impl Deref for KeyBytes {
 }
 
 /// The order of the entries of a directory: a hash under a key of the store's own, so that nobody who names files
-/// can choose it. It is also the entry's cookie for `readdir`: at least 3, and positive as an `i64`.
+/// can choose it. It is also the entry's cookie for `readdir`: at least 16, and positive as an `i64`.
 #[derive(Clone, Copy)]
 pub struct NameHash {
     hasher: SipHasher13,
@@ -100,7 +100,7 @@ impl NameHash {
     }
 
     pub fn of(&self, name: &[u8]) -> u64 {
-        // 63 bits, and the three lowest values folded onto others.
+        // 63 bits, and the lowest values folded onto others.
         let hash = self.hasher.hash(name) >> 1;
         if hash < HASH_MIN { hash + HASH_MIN } else { hash }
     }

@@ -101,6 +101,9 @@ pub enum Past {
     /// The former value is forgotten and the row keeps the stamp it holds from: growth that no instant before now
     /// can see, things without a history (atime), directories that keep none.
     Forget,
+    /// There is no former value, neither present nor past: this key was never used before, so nobody needs to look
+    /// for one. For rows of new inodes and of files that grow.
+    Fresh,
 }
 
 /// The present as one batch sees and changes it: what the rules of `meta` run on, in a replica and in a client.

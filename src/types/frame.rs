@@ -92,9 +92,20 @@ pub fn pack(raw: &[u8], level: i32) -> Bytes {
         }
     };
     frame.shrink_to_fit();
+    finish(frame, codec, raw.len())
+}
+
+/// The plain frame of `raw`: the same bytes wherever and whenever it is made, which zstd does not promise.
+pub fn plain(raw: &[u8]) -> Bytes {
+    assert!(raw.len() <= BLOCK_BYTES_MAX, "a block of {} bytes", raw.len());
+    finish([&[0; HEADER_BYTES], raw].concat(), PLAIN, raw.len())
+}
+
+/// Fills in the header of a frame whose stored bytes are in place.
+fn finish(mut frame: Vec<u8>, codec: u8, raw_bytes: usize) -> Bytes {
     frame[0] = VERSION;
     frame[1] = codec;
-    frame[2..PREFIX_BYTES].copy_from_slice(&(raw.len() as u32).to_le_bytes()[..3]);
+    frame[2..PREFIX_BYTES].copy_from_slice(&(raw_bytes as u32).to_le_bytes()[..3]);
     let sum = checksum(&frame);
     frame[PREFIX_BYTES..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
     frame.into()

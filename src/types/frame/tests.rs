@@ -132,3 +132,11 @@ fn how_long_packing_takes() {
         }
     }
 }
+
+#[test]
+fn a_plain_frame_is_plain_however_well_it_would_shrink() {
+    let raw = vec![7; 5000];
+    let frame = plain(&raw);
+    assert_eq!(frame.len(), HEADER_BYTES + raw.len());
+    assert_eq!(unpack(&frame).unwrap(), raw);
+}
