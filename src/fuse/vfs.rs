@@ -10,6 +10,12 @@
 //! Not here: permissions (the kernel checks them, `default_permissions`), locks (the kernel keeps them), `access`,
 //! `bmap`, `ioctl`, `poll` (a transport refuses them).
 
+use crate::tsdb_client::Allocate;
+use crate::tsdb_client::RenameHow;
+use crate::tsdb_client::SeekFor;
+use crate::tsdb_client::Space;
+use crate::tsdb_client::Wait;
+use crate::tsdb_client::XattrHow;
 use crate::types::Attr;
 use crate::types::FileKind;
 use crate::types::FsError;
@@ -18,13 +24,6 @@ use crate::types::Time;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Whether a call may wait where it is made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Wait {
-    Never,
-    Allowed,
-}
 
 /// Who asks. Only calls made by processes carry a caller: writeback does not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,6 +100,10 @@ impl OpenFlags {
         self.0 & libc::O_ACCMODE != libc::O_RDONLY
     }
 
+    pub fn reads(self) -> bool {
+        self.0 & libc::O_ACCMODE != libc::O_WRONLY
+    }
+
     pub fn truncates(self) -> bool {
         self.0 & libc::O_TRUNC != 0
     }
@@ -125,6 +128,8 @@ pub enum Cache {
 pub struct Opened {
     pub handle: Handle,
     pub cache: Cache,
+    /// Whether closed descriptors are told with [`Vfs::flush`].
+    pub flush: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -153,58 +158,12 @@ pub struct WriteHow {
     pub clear_suid: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SeekFor {
-    Data,
-    Hole,
-}
-
-/// The modes of fallocate(2) that exist here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Allocate {
-    /// Grow the file where the range ends beyond it.
-    Extend,
-    /// Change nothing that can be seen.
-    KeepSize,
-    /// Make a hole; the size stays.
-    PunchHole,
-    /// Zeros; grow the file where the range ends beyond it.
-    Zero,
-    /// Zeros; the size stays.
-    ZeroKeepSize,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RenameHow {
-    Replace,
-    NoReplace,
-    Exchange,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum XattrHow {
-    Set,
-    Create,
-    Replace,
-}
-
 /// Where bytes are copied from or to: a file by its handle, and an offset in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
     pub ino: Ino,
     pub handle: Handle,
     pub offset: u64,
-}
-
-/// What statfs(2) tells. Sizes in units of `block_bytes`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Space {
-    pub block_bytes: u32,
-    pub blocks: u64,
-    pub free: u64,
-    pub available: u64,
-    pub files: u64,
-    pub files_free: u64,
 }
 
 /// An entry of a directory on its way to the kernel.
@@ -244,7 +203,8 @@ pub trait Vfs: Send + Sync + 'static {
     /// Called once, before the first request.
     fn mounted(&self, kernel: Arc<dyn Kernel>);
 
-    /// Called after the last request. Everything not yet durable is made so.
+    /// Called after the last request, or where no answer is wanted any more; then perhaps again. Everything not yet
+    /// durable is made so.
     ///
     /// # Errors
     /// What could not be kept.

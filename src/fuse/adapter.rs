@@ -1,0 +1,730 @@
+//! fuser on one side, a [`Vfs`] on the other: decode, call, reply. The only file that a new fuser changes.
+//!
+//! A handler that panics answers EIO and is logged; the loop thread lives on. A call that would have to wait is
+//! repeated on a worker thread.
+//!
+//! What is not asked of the kernel, and why: `WRITEBACK_CACHE` merges writes and takes size and times from us;
+//! `DONT_MASK`, because the kernel takes the umask off as well as we could; `POSIX_ACL`, because default ACLs would
+//! have to be handed down by every mount alike, which no rule of `meta` does yet; `POSIX_LOCKS` and `FLOCK_LOCKS`: one
+//! mount's locks are the kernel's (and fuser cannot tell the two kinds apart); `AUTO_INVAL_DATA`: it would drop a
+//! file's pages after each write of our own, whose time is given here.
+
+use crate::fuse::convert::allocate;
+use crate::fuse::convert::ino;
+use crate::fuse::convert::node_kind;
+use crate::fuse::convert::rename_how;
+use crate::fuse::convert::set_time;
+use crate::fuse::convert::xattr_how;
+use crate::fuse::reply::Listing;
+use crate::fuse::reply::Reply;
+use crate::fuse::reply::ReplyOpendir;
+use crate::fuse::reply::ReplySized;
+use crate::fuse::vfs::Answer;
+use crate::fuse::vfs::Handle;
+use crate::fuse::vfs::Kernel;
+use crate::fuse::vfs::Make;
+use crate::fuse::vfs::OpenFlags;
+use crate::fuse::vfs::Place;
+use crate::fuse::vfs::Request;
+use crate::fuse::vfs::SetAttr;
+use crate::fuse::vfs::Stop;
+use crate::fuse::vfs::Vfs;
+use crate::fuse::vfs::WriteHow;
+use crate::fuse::workers::Workers;
+use crate::telemetry::counter::FUSE_PANICS;
+use crate::telemetry::counter::FUSE_REQUESTS;
+use crate::telemetry::counter::FUSE_WAITED;
+use crate::tsdb_client::SeekFor;
+use crate::tsdb_client::Wait;
+use crate::types::FileKind;
+use crate::types::FsError;
+use crate::types::Ino;
+use crate::types::NAME_BYTES_MAX;
+use bytes::Bytes;
+use fuser::FileHandle;
+use fuser::INodeNo;
+use fuser::InitFlags;
+use fuser::LockOwner;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Largest read or write that the kernel sends, in bytes: as much as its default limit of pages allows.
+pub(super) const REQUEST_BYTES_MAX: u32 = 1 << 20;
+/// Reads ahead and asynchronous direct I/O that may be under way.
+const BACKGROUND_MAX: u16 = 64;
+/// Most bytes of one copy_file_range; the kernel comes back for the rest.
+const COPY_BYTES_MAX: u64 = 1 << 30;
+
+/// Asked for where the kernel has it; all work without.
+const WANTED: &[InitFlags] = &[
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+    InitFlags::FUSE_EXPORT_SUPPORT,
+    // Without it every write is preceded by a getxattr of security.capability. fuser does not pass on for which
+    // truncations and opens set-user-id must go, so here it goes whenever the caller is not root.
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+];
+
+/// Called with what `destroy` came to, once no request can come any more.
+pub(super) type Ended = Box<dyn FnOnce(Result<(), FsError>) + Send + Sync>;
+
+pub(super) struct Adapter<V: Vfs> {
+    vfs: Arc<V>,
+    workers: Option<Workers>,
+    ended: Option<Ended>,
+}
+
+impl<V: Vfs> Adapter<V> {
+    pub(super) fn new(vfs: Arc<V>, ended: Ended) -> io::Result<Adapter<V>> {
+        Ok(Adapter { vfs, workers: Some(Workers::start()?), ended: Some(ended) })
+    }
+
+    /// Calls, and replies; where the call would wait, from a worker thread.
+    fn answer<T: 'static>(
+        &self,
+        from: &fuser::Request,
+        reply: impl Reply<T>,
+        call: impl Fn(&V, &Request) -> Answer<T> + Send + 'static,
+    ) {
+        FUSE_REQUESTS.add(1);
+        let mut request = request(from);
+        match guarded(|| call(&self.vfs, &request)) {
+            Ok(answer) => reply.send(Ok(answer)),
+            Err(Stop::Error(error)) => reply.send(Err(error)),
+            Err(Stop::Waits) => {
+                request.wait = Wait::Allowed;
+                let vfs = Arc::clone(&self.vfs);
+                self.later(move || reply.send(settled(guarded(|| call(&vfs, &request)))));
+            }
+        }
+    }
+
+    fn later(&self, job: impl FnOnce() + Send + 'static) {
+        FUSE_WAITED.add(1);
+        match &self.workers {
+            Some(workers) => workers.run(Box::new(job)),
+            None => tracing::debug!("a request came after the end"),
+        }
+    }
+
+    fn list(
+        &self,
+        from: &fuser::Request,
+        dir: INodeNo,
+        handle: FileHandle,
+        after: u64,
+        mut listing: Listing,
+    ) {
+        FUSE_REQUESTS.add(1);
+        let mut request = request(from);
+        let (plus, handle) = (listing.has_attributes(), Handle(handle.0));
+        let call = move |vfs: &V, request: &Request, listing: &mut Listing| {
+            vfs.readdir(request, ino(dir)?, handle, after, plus, listing)
+        };
+        match guarded(|| call(&self.vfs, &request, &mut listing)) {
+            Ok(()) => listing.send(Ok(())),
+            Err(Stop::Error(error)) => listing.send(Err(error)),
+            Err(Stop::Waits) => {
+                request.wait = Wait::Allowed;
+                let vfs = Arc::clone(&self.vfs);
+                self.later(move || {
+                    let answer = guarded(|| call(&vfs, &request, &mut listing));
+                    listing.send(settled(answer));
+                });
+            }
+        }
+    }
+
+    fn sync(&self, at: INodeNo, handle: FileHandle, reply: fuser::ReplyEmpty) {
+        FUSE_REQUESTS.add(1);
+        let outcome = guarded(|| {
+            let at = ino(at)?;
+            self.vfs.fsync(at, Handle(handle.0), Box::new(move |outcome| reply.send(outcome)));
+            Ok(())
+        });
+        // The reply went along with the call, and answers EIO where it is dropped.
+        drop(outcome);
+    }
+}
+
+fn request(from: &fuser::Request) -> Request {
+    Request { uid: from.uid(), gid: from.gid(), pid: from.pid(), wait: Wait::Never }
+}
+
+/// A panic in a handler is our fault and costs one request, not the mount.
+fn guarded<T>(call: impl FnOnce() -> Answer<T>) -> Answer<T> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        FUSE_PANICS.add(1);
+        let said = panic.downcast_ref::<&str>().copied();
+        let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Err(Stop::Error(FsError::Io(format!(
+            "a request panicked, which is a bug: {}",
+            said.unwrap_or("it did not say why")
+        ))))
+    })
+}
+
+fn settled<T>(answer: Answer<T>) -> Result<T, FsError> {
+    answer.map_err(|stop| match stop {
+        Stop::Error(error) => error,
+        Stop::Waits => FsError::Io("a request that may wait said it would wait".to_owned()),
+    })
+}
+
+/// A name of a directory entry or attribute, owned so that a call can be repeated elsewhere. In place, because most
+/// calls are not.
+#[derive(Clone, Copy)]
+struct Name {
+    len: usize,
+    bytes: [u8; NAME_BYTES_MAX],
+}
+
+impl Name {
+    /// A name that is too long keeps its length alone, which `get` refuses.
+    fn new(name: &OsStr) -> Name {
+        let name = name.as_bytes();
+        let mut bytes = [0; NAME_BYTES_MAX];
+        if let Some(room) = bytes.get_mut(..name.len()) {
+            room.copy_from_slice(name);
+        }
+        Name { len: name.len(), bytes }
+    }
+
+    fn get(&self) -> Result<&[u8], FsError> {
+        self.bytes.get(..self.len).ok_or(FsError::NameTooLong)
+    }
+}
+
+fn place(at: INodeNo, handle: FileHandle, offset: u64) -> Result<Place, FsError> {
+    Ok(Place { ino: ino(at)?, handle: Handle(handle.0), offset })
+}
+
+impl<V: Vfs> fuser::Filesystem for Adapter<V> {
+    fn init(&mut self, _: &fuser::Request, config: &mut fuser::KernelConfig) -> io::Result<()> {
+        for flag in WANTED {
+            if config.add_capabilities(*flag).is_err() {
+                tracing::debug!(?flag, "the kernel does not have it");
+            }
+        }
+        let refused = |nearest| io::Error::other(format!("at most {nearest} is possible"));
+        config.set_max_write(REQUEST_BYTES_MAX).map_err(refused)?;
+        // The kernel offers what its device is set to; more is set on the device itself once it is mounted.
+        if let Err(most) = config.set_max_readahead(REQUEST_BYTES_MAX) {
+            config.set_max_readahead(most).map_err(refused)?;
+        }
+        let refused = |nearest| io::Error::other(format!("at least {nearest} is needed"));
+        config.set_max_background(BACKGROUND_MAX).map_err(refused)?;
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        // Replies first: what was taken on is answered before the end.
+        drop(self.workers.take());
+        let outcome = guarded(|| Ok(self.vfs.destroy()?));
+        if let Some(ended) = self.ended.take() {
+            ended(settled(outcome));
+        }
+    }
+
+    fn lookup(&self, from: &fuser::Request, dir: INodeNo, name: &OsStr, reply: fuser::ReplyEntry) {
+        let name = Name::new(name);
+        self.answer(from, reply, move |vfs, request| vfs.lookup(request, ino(dir)?, name.get()?));
+    }
+
+    fn forget(&self, _: &fuser::Request, at: INodeNo, lookups: u64) {
+        // Nobody waits for an answer; a panic has been counted.
+        let _ = guarded(|| {
+            self.vfs.forget(ino(at)?, lookups);
+            Ok(())
+        });
+    }
+
+    fn getattr(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        _: Option<FileHandle>,
+        reply: fuser::ReplyAttr,
+    ) {
+        self.answer(from, reply, move |vfs, request| vfs.getattr(request, ino(at)?));
+    }
+
+    fn setattr(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<fuser::TimeOrNow>,
+        mtime: Option<fuser::TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<fuser::BsdFileFlags>,
+        reply: fuser::ReplyAttr,
+    ) {
+        let mode = mode.map(|mode| mode & 0o7777);
+        let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
+        let set = SetAttr { mode, uid, gid, size, atime, mtime };
+        self.answer(from, reply, move |vfs, request| vfs.setattr(request, ino(at)?, &set));
+    }
+
+    fn readlink(&self, from: &fuser::Request, at: INodeNo, reply: fuser::ReplyData) {
+        self.answer(from, reply, move |vfs, request| vfs.readlink(request, ino(at)?));
+    }
+
+    fn mknod(
+        &self,
+        from: &fuser::Request,
+        dir: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: fuser::ReplyEntry,
+    ) {
+        let name = Name::new(name);
+        self.answer(from, reply, move |vfs, request| {
+            let kind = node_kind(mode)?;
+            let make = Make { kind, mode: mode & 0o7777, rdev, target: Bytes::new() };
+            vfs.make(request, ino(dir)?, name.get()?, &make)
+        });
+    }
+
+    fn mkdir(
+        &self,
+        from: &fuser::Request,
+        dir: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: fuser::ReplyEntry,
+    ) {
+        let name = Name::new(name);
+        let (kind, mode) = (FileKind::Directory, mode & 0o7777);
+        self.answer(from, reply, move |vfs, request| {
+            let make = Make { kind, mode, rdev: 0, target: Bytes::new() };
+            vfs.make(request, ino(dir)?, name.get()?, &make)
+        });
+    }
+
+    fn symlink(
+        &self,
+        from: &fuser::Request,
+        dir: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: fuser::ReplyEntry,
+    ) {
+        let name = Name::new(name);
+        let target = Bytes::copy_from_slice(target.as_os_str().as_bytes());
+        self.answer(from, reply, move |vfs, request| {
+            let target = target.clone();
+            let make = Make { kind: FileKind::Symlink, mode: 0o777, rdev: 0, target };
+            vfs.make(request, ino(dir)?, name.get()?, &make)
+        });
+    }
+
+    fn create(
+        &self,
+        from: &fuser::Request,
+        dir: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: fuser::ReplyCreate,
+    ) {
+        let (name, flags) = (Name::new(name), OpenFlags(flags));
+        self.answer(from, reply, move |vfs, request| {
+            vfs.create(request, ino(dir)?, name.get()?, mode & 0o7777, flags)
+        });
+    }
+
+    fn unlink(&self, from: &fuser::Request, dir: INodeNo, name: &OsStr, reply: fuser::ReplyEmpty) {
+        let name = Name::new(name);
+        self.answer(from, reply, move |vfs, request| vfs.unlink(request, ino(dir)?, name.get()?));
+    }
+
+    fn rmdir(&self, from: &fuser::Request, dir: INodeNo, name: &OsStr, reply: fuser::ReplyEmpty) {
+        let name = Name::new(name);
+        self.answer(from, reply, move |vfs, request| vfs.rmdir(request, ino(dir)?, name.get()?));
+    }
+
+    fn rename(
+        &self,
+        from: &fuser::Request,
+        dir: INodeNo,
+        name: &OsStr,
+        new_dir: INodeNo,
+        new_name: &OsStr,
+        flags: fuser::RenameFlags,
+        reply: fuser::ReplyEmpty,
+    ) {
+        let (name, new_name) = (Name::new(name), Name::new(new_name));
+        self.answer(from, reply, move |vfs, request| {
+            let (old, new) = ((ino(dir)?, name.get()?), (ino(new_dir)?, new_name.get()?));
+            vfs.rename(request, old, new, rename_how(flags)?)
+        });
+    }
+
+    fn link(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        dir: INodeNo,
+        name: &OsStr,
+        reply: fuser::ReplyEntry,
+    ) {
+        let name = Name::new(name);
+        self.answer(from, reply, move |vfs, request| {
+            vfs.link(request, ino(at)?, ino(dir)?, name.get()?)
+        });
+    }
+
+    fn open(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        flags: fuser::OpenFlags,
+        reply: fuser::ReplyOpen,
+    ) {
+        let flags = OpenFlags(flags.0);
+        self.answer(from, reply, move |vfs, request| vfs.open(request, ino(at)?, flags));
+    }
+
+    fn read(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: fuser::OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: fuser::ReplyData,
+    ) {
+        let handle = Handle(handle.0);
+        self.answer(from, reply, move |vfs, request| {
+            vfs.read(request, ino(at)?, handle, offset, size)
+        });
+    }
+
+    fn write(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: fuser::WriteFlags,
+        flags: fuser::OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: fuser::ReplyWrite,
+    ) {
+        FUSE_REQUESTS.add(1);
+        let mut request = request(from);
+        let how = WriteHow {
+            // Pages that the kernel writes back know their place; they come without a program's flags.
+            append: OpenFlags(flags.0).appends()
+                && !write_flags.contains(fuser::WriteFlags::FUSE_WRITE_CACHE),
+            clear_suid: write_flags.contains(fuser::WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        };
+        let handle = Handle(handle.0);
+        let call = move |vfs: &V, request: &Request, data: &[u8]| {
+            vfs.write(request, ino(at)?, handle, offset, data, how)
+        };
+        // The bytes lie in the loop thread's buffer: copied only where they have to leave it.
+        match guarded(|| call(&self.vfs, &request, data)) {
+            Err(Stop::Waits) => {
+                request.wait = Wait::Allowed;
+                let (vfs, data) = (Arc::clone(&self.vfs), data.to_vec());
+                self.later(move || reply.send(settled(guarded(|| call(&vfs, &request, &data)))));
+            }
+            answer => reply.send(settled(answer)),
+        }
+    }
+
+    fn flush(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        handle: FileHandle,
+        _owner: LockOwner,
+        reply: fuser::ReplyEmpty,
+    ) {
+        let handle = Handle(handle.0);
+        self.answer(from, reply, move |vfs, request| vfs.flush(request, ino(at)?, handle));
+    }
+
+    fn release(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        handle: FileHandle,
+        _flags: fuser::OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: fuser::ReplyEmpty,
+    ) {
+        let handle = Handle(handle.0);
+        self.answer(from, reply, move |vfs, _| {
+            vfs.release(ino(at)?, handle);
+            Ok(())
+        });
+    }
+
+    fn fsync(
+        &self,
+        _: &fuser::Request,
+        at: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: fuser::ReplyEmpty,
+    ) {
+        self.sync(at, handle, reply);
+    }
+
+    fn fsyncdir(
+        &self,
+        _: &fuser::Request,
+        at: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: fuser::ReplyEmpty,
+    ) {
+        self.sync(at, handle, reply);
+    }
+
+    fn opendir(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        _flags: fuser::OpenFlags,
+        reply: fuser::ReplyOpen,
+    ) {
+        let reply = ReplyOpendir(reply);
+        self.answer(from, reply, move |vfs, request| vfs.opendir(request, ino(at)?));
+    }
+
+    fn readdir(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        reply: fuser::ReplyDirectory,
+    ) {
+        self.list(from, at, handle, offset, Listing::names(reply));
+    }
+
+    fn readdirplus(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        reply: fuser::ReplyDirectoryPlus,
+    ) {
+        self.list(from, at, handle, offset, Listing::attributes(reply));
+    }
+
+    fn releasedir(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        handle: FileHandle,
+        _flags: fuser::OpenFlags,
+        reply: fuser::ReplyEmpty,
+    ) {
+        let handle = Handle(handle.0);
+        self.answer(from, reply, move |vfs, _| {
+            vfs.releasedir(ino(at)?, handle);
+            Ok(())
+        });
+    }
+
+    fn statfs(&self, from: &fuser::Request, at: INodeNo, reply: fuser::ReplyStatfs) {
+        self.answer(from, reply, move |vfs, request| vfs.statfs(request, ino(at)?));
+    }
+
+    fn setxattr(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: fuser::ReplyEmpty,
+    ) {
+        let (name, value) = (Name::new(name), value.to_vec());
+        self.answer(from, reply, move |vfs, request| {
+            vfs.setxattr(request, ino(at)?, name.get()?, &value, xattr_how(flags)?)
+        });
+    }
+
+    fn getxattr(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: fuser::ReplyXattr,
+    ) {
+        let name = Name::new(name);
+        self.answer(from, ReplySized { reply, room: size }, move |vfs, request| {
+            vfs.getxattr(request, ino(at)?, name.get()?)
+        });
+    }
+
+    fn listxattr(&self, from: &fuser::Request, at: INodeNo, size: u32, reply: fuser::ReplyXattr) {
+        self.answer(from, ReplySized { reply, room: size }, move |vfs, request| {
+            vfs.listxattr(request, ino(at)?)
+        });
+    }
+
+    fn removexattr(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        name: &OsStr,
+        reply: fuser::ReplyEmpty,
+    ) {
+        let name = Name::new(name);
+        self.answer(from, reply, move |vfs, request| {
+            vfs.removexattr(request, ino(at)?, name.get()?)
+        });
+    }
+
+    fn fallocate(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        len: u64,
+        mode: i32,
+        reply: fuser::ReplyEmpty,
+    ) {
+        self.answer(from, reply, move |vfs, request| {
+            vfs.fallocate(request, place(at, handle, offset)?, len, allocate(mode)?)
+        });
+    }
+
+    fn lseek(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: fuser::ReplyLseek,
+    ) {
+        self.answer(from, reply, move |vfs, request| {
+            let what = match whence {
+                libc::SEEK_DATA => SeekFor::Data,
+                libc::SEEK_HOLE => SeekFor::Hole,
+                _ => return Err(FsError::Invalid("the kernel seeks by itself otherwise").into()),
+            };
+            let offset = u64::try_from(offset).map_err(|_| FsError::NoData)?;
+            vfs.seek(request, place(at, handle, offset)?, what)
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        from: &fuser::Request,
+        source: INodeNo,
+        source_handle: FileHandle,
+        source_offset: u64,
+        target: INodeNo,
+        target_handle: FileHandle,
+        target_offset: u64,
+        len: u64,
+        _flags: fuser::CopyFileRangeFlags,
+        reply: fuser::ReplyWrite,
+    ) {
+        self.answer(from, reply, move |vfs, request| {
+            let source = place(source, source_handle, source_offset)?;
+            let target = place(target, target_handle, target_offset)?;
+            let copied = vfs.copy_range(request, source, target, len.min(COPY_BYTES_MAX))?;
+            Ok(u32::try_from(copied).unwrap_or(u32::MAX))
+        });
+    }
+
+    fn access(
+        &self,
+        _: &fuser::Request,
+        _: INodeNo,
+        _: fuser::AccessFlags,
+        reply: fuser::ReplyEmpty,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn bmap(&self, _: &fuser::Request, _: INodeNo, _: u32, _: u64, reply: fuser::ReplyBmap) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _: &fuser::Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: fuser::IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: fuser::ReplyIoctl,
+    ) {
+        reply.error(fuser::Errno::ENOTTY);
+    }
+
+    fn poll(
+        &self,
+        _: &fuser::Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: fuser::PollNotifier,
+        _: fuser::PollEvents,
+        _: fuser::PollFlags,
+        reply: fuser::ReplyPoll,
+    ) {
+        // The kernel takes it that files are always ready, and does not ask again.
+        reply.error(fuser::Errno::ENOSYS);
+    }
+}
+
+/// Corrections of the kernel's caches, over fuser's notifier. They are written to the device where they are made.
+pub(super) struct Notifier(pub(super) fuser::Notifier);
+
+impl Kernel for Notifier {
+    fn forget_inode(&self, at: Ino, contents: Option<u64>) {
+        let offset = contents.map_or(-1, |from| from as i64);
+        if let Err(error) = self.0.inval_inode(INodeNo(at.get()), offset, 0) {
+            tracing::debug!(ino = %at, %error, "the kernel kept an inode");
+        }
+    }
+
+    fn forget_entry(&self, dir: Ino, name: &[u8]) {
+        if let Err(error) = self.0.inval_entry(INodeNo(dir.get()), OsStr::from_bytes(name)) {
+            tracing::debug!(%dir, %error, "the kernel kept an entry");
+        }
+    }
+}

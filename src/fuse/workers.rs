@@ -1,0 +1,117 @@
+//! A few threads for requests that have to wait, so that the loop threads keep answering the others.
+//!
+//! Not here: anything that waits without end. What waits for a disk or a server does so within the bounds set there.
+
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Threads. They wait rather than compute, so there are more of them than processors.
+const THREADS: usize = 16;
+/// Jobs that may stand in line. The kernel has at most `max_background` reads ahead under way, and every other request is
+/// a process that waits for it; beyond this the loop threads wait too, which is all that is left to do.
+const QUEUE_MAX: usize = 256;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+pub(super) struct Workers {
+    queue: Arc<Queue>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    /// A job came, or the end.
+    came: Condvar,
+    /// A job was taken.
+    taken: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+impl Workers {
+    pub(super) fn start() -> io::Result<Workers> {
+        let queue = Arc::new(Queue::default());
+        let mut workers = Workers { queue, threads: Vec::with_capacity(THREADS) };
+        for n in 0..THREADS {
+            let queue = Arc::clone(&workers.queue);
+            let thread = std::thread::Builder::new().name(format!("fuse-wait-{n}"));
+            workers.threads.push(thread.spawn(move || queue.work())?);
+        }
+        Ok(workers)
+    }
+
+    /// Has it done on one of the threads. It must not panic.
+    pub(super) fn run(&self, job: Job) {
+        let mut state = self.queue.state.lock();
+        while state.jobs.len() >= QUEUE_MAX {
+            self.queue.taken.wait(&mut state);
+        }
+        state.jobs.push_back(job);
+        drop(state);
+        self.queue.came.notify_one();
+    }
+}
+
+impl Drop for Workers {
+    /// Every job that was taken on is done first: each holds a reply that somebody waits for.
+    fn drop(&mut self) {
+        self.queue.state.lock().closed = true;
+        self.queue.came.notify_all();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked said so itself, and its job's reply was sent by being dropped.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Queue {
+    fn work(&self) {
+        while let Some(job) = self.next() {
+            job();
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                self.taken.notify_one();
+                return Some(job);
+            }
+            if state.closed {
+                return None;
+            }
+            self.came.wait(&mut state);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    #[test]
+    fn every_job_taken_on_is_done_before_the_end() {
+        let done = Arc::new(AtomicUsize::new(0));
+        let workers = Workers::start().unwrap();
+        for _ in 0..4 * QUEUE_MAX {
+            let done = Arc::clone(&done);
+            workers.run(Box::new(move || {
+                done.fetch_add(1, Relaxed);
+            }));
+        }
+        drop(workers);
+        assert_eq!(done.load(Relaxed), 4 * QUEUE_MAX);
+    }
+}
