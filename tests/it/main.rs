@@ -11,3 +11,5 @@ mod crash;
 mod posix;
 /// Scratch directories, mounts and processes that clean up after themselves.
 mod support;
+/// Mounting, and requests through the adapter.
+mod transport;
