@@ -27,9 +27,9 @@ pub(super) struct Row {
 /// The table cannot be read.
 pub(super) fn top(at: &Path) -> io::Result<Option<Row>> {
     let table = std::fs::read(TABLE)?;
-    let rows = table.split(|byte| *byte == b'\n').filter_map(row);
+    let mut rows = table.split(|byte| *byte == b'\n').filter_map(row);
     // Mounts that lie on one another are listed from the bottom.
-    Ok(rows.filter(|row| row.at == at).next_back())
+    Ok(rows.rfind(|row| row.at == at))
 }
 
 /// `36 35 98:0 /root /mount\040point rw,noatime master:1 - ext3 /dev/sda1 rw`: any number of optional fields stand
