@@ -1,4 +1,5 @@
 //! Bytes on disk.
 
 pub mod disk;
+pub mod holder;
 pub mod table;

@@ -6,6 +6,7 @@ mod attr;
 mod error;
 pub mod frame;
 mod id;
+pub mod instant;
 mod range;
 mod time;
 
