@@ -2,4 +2,5 @@
 
 pub mod disk;
 pub mod holder;
+pub mod label;
 pub mod table;

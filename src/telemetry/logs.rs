@@ -46,13 +46,19 @@ pub struct Options {
     pub target: Target,
 }
 
-/// Starts logging for the process. Once.
+/// Starts logging for the process, panics included. Once.
 ///
 /// # Errors
 /// A filter that cannot be read, a file that cannot be opened, or logging that was started before.
 pub fn start(options: &Options) -> Result<(), String> {
     let filter = EnvFilter::try_new(&options.filter)
         .map_err(|error| format!("log level '{}' is not understood: {error}", options.filter))?;
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or_default().to_owned();
+        let trace = std::backtrace::Backtrace::capture();
+        tracing::error!(thread = name, %trace, "{panic}");
+    }));
     match &options.target {
         Target::Stderr => install(filter, options.format, io::stderr),
         Target::Journal => install(filter, options.format, Journal),

@@ -26,8 +26,8 @@ pub struct Settings {
     pub log_target: LogTarget,
     /// FUSE loop threads.
     pub mount_threads: u32,
-    /// Whether users other than the one who mounts may enter; permissions are checked either way.
-    pub mount_allow_other: bool,
+    /// Whether users other than the one who mounts may enter. `None`: if it is root.
+    pub mount_allow_other: Option<bool>,
     /// Bytes of rows and contents that a mount keeps in memory.
     pub cache_client: u64,
     /// Bytes of table blocks that the store keeps in memory.
@@ -83,7 +83,7 @@ impl Settings {
                 path => LogTarget::File(PathBuf::from(path)),
             },
             mount_threads: values.number("mount.threads") as u32,
-            mount_allow_other: values.number("mount.allow-other") == 1,
+            mount_allow_other: values.text("mount.allow-other").parse().ok(),
             cache_client: values.number("cache.client"),
             cache_table: values.number("cache.table"),
             write_window: Duration::from_nanos(values.number("write.window")),

@@ -7,7 +7,6 @@ use crate::tsdb_config::unit;
 pub enum Kind {
     Text,
     Choice(&'static [&'static str]),
-    Switch,
     /// Whole numbers, both bounds allowed.
     Count(u64, u64),
     /// Bytes, both bounds allowed.
@@ -20,7 +19,7 @@ pub enum Kind {
     Percent,
 }
 
-/// A value that was checked against its kind. Sizes are in bytes, times in nanoseconds, switches 0 or 1.
+/// A value that was checked against its kind. Sizes are in bytes, times in nanoseconds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Value {
     Text(String),
@@ -70,10 +69,10 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "mount.allow-other",
-        kind: Kind::Switch,
-        default: "true",
-        help: "Whether other users may enter the mount; permissions are checked either way. A user who \
-               is not root needs user_allow_other in /etc/fuse.conf for it, and gets false without.",
+        kind: Kind::Choice(&["auto", "true", "false"]),
+        default: "auto",
+        help: "Whether users other than the one who mounts may enter; permissions are checked either way. \
+               auto: if it is root. Others need user_allow_other in /etc/fuse.conf.",
     },
     Setting {
         key: "cache.client",
@@ -147,11 +146,6 @@ impl Setting {
             Kind::Choice(choices) => {
                 Err(format!("'{text}' is none of its choices: {}", choices.join(", ")))
             }
-            Kind::Switch => match text {
-                "true" | "yes" | "on" | "1" => Ok(Value::Number(1)),
-                "false" | "no" | "off" | "0" => Ok(Value::Number(0)),
-                _ => Err(format!("'{text}' is neither true nor false")),
-            },
             Kind::Count(least, most) => {
                 let number = text.parse().map_err(|_| format!("'{text}' is no whole number"))?;
                 bounded(number, least, most, |n| n.to_string())

@@ -80,7 +80,7 @@ fn a_bad_value_says_where_and_what_would_do() {
         ("cache.client", "lots", "64KiB, 256MiB"),
         ("cache.client", "1KiB", "between 16 MiB and"),
         ("log.format", "xml", "text, json"),
-        ("mount.allow-other", "maybe", "neither true nor false"),
+        ("mount.allow-other", "maybe", "auto, true, false"),
         ("history.age", "never", "or forever"),
         ("history.disk", "0%", "1% to 100%"),
         ("log.level", "", "is empty"),

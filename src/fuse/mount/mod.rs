@@ -8,7 +8,7 @@
 
 mod fusermount;
 mod options;
-mod table;
+pub mod table;
 
 pub use options::MountOptions;
 
@@ -34,7 +34,7 @@ use std::time::Duration;
 
 const DEVICE: &str = "/dev/fuse";
 /// The file system type that the table of mounts shows.
-const KIND: &str = "fuse.tsfs";
+pub const KIND: &str = "fuse.tsfs";
 /// How often a busy mount is tried again.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -249,6 +249,19 @@ impl Mounted {
     }
 }
 
+/// Unmounts what is mounted at `at`, whoever serves it; `lazy`: even while it is busy.
+///
+/// # Errors
+/// `ResourceBusy` where it is in use; what the kernel or fusermount3 refuses for other reasons.
+pub fn unmount(at: &Path, lazy: bool) -> io::Result<()> {
+    let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+    match rustix::mount::unmount(at, flags | UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::PERM) => fusermount::unmount(at, lazy),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Takes a mount back that could not be served.
 struct Undo<'a> {
     at: &'a Path,
@@ -317,7 +330,10 @@ fn dead(at: &Path) -> bool {
 }
 
 /// Absolute and without symbolic links. A dead mount point answers nothing about itself, but its parent does.
-fn resolve(at: &Path) -> Result<PathBuf, MountError> {
+///
+/// # Errors
+/// It does not exist, or may not be entered.
+pub fn resolve(at: &Path) -> Result<PathBuf, MountError> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => MountError::Missing { at: at.to_owned() },
         io::ErrorKind::NotADirectory => MountError::NotDirectory { at: at.to_owned() },

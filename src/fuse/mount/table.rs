@@ -10,26 +10,32 @@ const TABLE: &str = "/proc/self/mountinfo";
 
 /// One mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Row {
+pub struct Row {
     /// The kernel's number of the mount; used again after it is gone.
-    pub(super) id: u32,
+    pub id: u32,
     /// Of the file system, as `0:52`.
-    pub(super) device: String,
-    pub(super) at: PathBuf,
+    pub device: String,
+    pub at: PathBuf,
     /// As `fuse.tsfs`.
-    pub(super) kind: String,
-    pub(super) source: String,
+    pub kind: String,
+    pub source: String,
 }
 
 /// The mount on top at exactly that path, which is absolute and resolved.
 ///
 /// # Errors
 /// The table cannot be read.
-pub(super) fn top(at: &Path) -> io::Result<Option<Row>> {
+pub fn top(at: &Path) -> io::Result<Option<Row>> {
+    Ok(all()?.into_iter().rfind(|row| row.at == at))
+}
+
+/// Every mount. Those that lie on one another are listed from the bottom.
+///
+/// # Errors
+/// The table cannot be read.
+pub fn all() -> io::Result<Vec<Row>> {
     let table = std::fs::read(TABLE)?;
-    let mut rows = table.split(|byte| *byte == b'\n').filter_map(row);
-    // Mounts that lie on one another are listed from the bottom.
-    Ok(rows.rfind(|row| row.at == at))
+    Ok(table.split(|byte| *byte == b'\n').filter_map(row).collect())
 }
 
 /// `36 35 98:0 /root /mount\040point rw,noatime master:1 - ext3 /dev/sda1 rw`: any number of optional fields stand
