@@ -5,9 +5,24 @@
 //! from; `history` holds what was, newest first, each row for an interval `[from, to)` that is never empty.
 //!
 //! **Keys are prefix-free**: no key is the beginning of another. History rows append the stamp to the key, and
-//! only so does a seek for one key never land between the rows of another.
+//! only so does a seek for one key never land between the rows of another. No key begins with a zero byte: the
+//! index of past versions does.
 
+mod batch;
+mod chain;
+pub mod changes;
+mod delta;
+mod listing;
+mod overlay;
+mod read;
+mod row;
 pub mod table;
+
+pub use batch::Batch;
+pub use batch::Finished;
+pub use batch::Origin;
+pub use read::Readable;
+pub use read::Series;
 
 use crate::types::AsOf;
 use crate::types::FsError;
@@ -46,6 +61,14 @@ impl KeyRange {
     pub fn contains(&self, key: &[u8]) -> bool {
         self.start.as_slice() <= key && (self.end.is_empty() || key < self.end.as_slice())
     }
+}
+
+/// Which keys are listed together as of an instant: the entries of a directory. Only for them is there an index of the
+/// past, which keeps such a listing as fast as one of the present.
+#[derive(Clone, Copy)]
+pub struct Groups {
+    /// How many of the first bytes of a key, or of the beginning of one, name its group; `None` where it has none.
+    pub prefix: fn(&[u8]) -> Option<usize>,
 }
 
 /// What a visitor is shown: key, value. It breaks to end the scan.
@@ -197,4 +220,7 @@ pub trait Replica {
 
     /// Removes a row of `changes` that has been worked off.
     fn changes_remove(&mut self, stamp: Stamp);
+
+    /// Replaces a row of `changes` by what is left to work off in it.
+    fn changes_keep(&mut self, rest: &changes::Record);
 }

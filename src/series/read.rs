@@ -1,0 +1,178 @@
+//! Reading the map as of an instant, from the rows of a table.
+//!
+//! Now: `current` alone. At t: `current` if it holds from t or before, else one seek in `history` and at most
+//! [`row::CHAIN_MAX`] deltas. Listing at t: see [`listing`](crate::series::listing). Not here: writing, and which instants
+//! are kept, which the caller says.
+//!
+//! [`row::CHAIN_MAX`]: crate::series::row
+
+use crate::series::Direction;
+use crate::series::Groups;
+use crate::series::KeyRange;
+use crate::series::Read;
+use crate::series::Version;
+use crate::series::Visit;
+use crate::series::chain;
+use crate::series::chain::Found;
+use crate::series::delta::Form;
+use crate::series::listing;
+use crate::series::row::Present;
+use crate::series::row::split_past_key;
+use crate::series::table::Family;
+use crate::series::table::Rows;
+use crate::types::AsOf;
+use crate::types::FsError;
+use crate::types::Stamp;
+use bytes::Bytes;
+use std::ops::ControlFlow;
+
+/// Which instants can be read.
+#[derive(Clone, Default, Debug)]
+pub struct Readable {
+    /// The horizon.
+    pub oldest: Stamp,
+    /// Older instants that are kept none the less: marks. Sorted.
+    pub marks: Vec<Stamp>,
+}
+
+impl Readable {
+    /// # Errors
+    /// `BeforeHorizon`.
+    pub fn check(&self, asked: Stamp) -> Result<(), FsError> {
+        if asked >= self.oldest || self.marks.binary_search(&asked).is_ok() {
+            return Ok(());
+        }
+        Err(FsError::BeforeHorizon { asked, oldest: self.oldest })
+    }
+
+    /// Some instant in `[from, to)` can be read. What cannot may be there still, until purge comes to it.
+    fn shows(&self, from: Stamp, to: Stamp) -> bool {
+        let mark = self.marks.partition_point(|mark| *mark < from);
+        to > self.oldest || self.marks.get(mark).is_some_and(|mark| *mark < to)
+    }
+}
+
+/// The map as a table holds it. Reads that are to agree need a snapshot of the table; one read of the past by itself does,
+/// too, where another thread writes.
+pub struct Series<'a> {
+    rows: &'a dyn Rows,
+    groups: Groups,
+    readable: Readable,
+}
+
+impl<'a> Series<'a> {
+    pub fn new(rows: &'a dyn Rows, groups: Groups, readable: Readable) -> Series<'a> {
+        Series { rows, groups, readable }
+    }
+
+    fn get_at(&self, key: &[u8], at: Stamp) -> Result<Option<Bytes>, FsError> {
+        if let Some((from, _, value)) = chain::present(self.rows, key)?
+            && from <= at
+        {
+            return Ok(Some(value));
+        }
+        match chain::newest(self.rows, key, at)? {
+            Some(found) if at < found.to => chain::value(self.rows, key, &found).map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl Read for Series<'_> {
+    fn get(&self, key: &[u8], at: AsOf) -> Result<Option<Bytes>, FsError> {
+        match at {
+            AsOf::Now => Ok(chain::present(self.rows, key)?.map(|(_, _, value)| value)),
+            AsOf::At(at) => {
+                self.readable.check(at)?;
+                self.get_at(key, at)
+            }
+        }
+    }
+
+    fn scan(
+        &self,
+        range: &KeyRange,
+        at: AsOf,
+        direction: Direction,
+        visit: Visit<'_>,
+    ) -> Result<(), FsError> {
+        match at {
+            AsOf::Now => scan_present(self.rows, range, direction, visit),
+            AsOf::At(at) => {
+                self.readable.check(at)?;
+                listing::scan(self.rows, self.groups, range, at, direction, visit)
+            }
+        }
+    }
+
+    fn versions(
+        &self,
+        key: &[u8],
+        since: Stamp,
+        until: Stamp,
+        visit: &mut dyn FnMut(Version) -> ControlFlow<()>,
+    ) -> Result<(), FsError> {
+        if let Some((from, _, value)) = chain::present(self.rows, key)?
+            && from <= until
+            && visit(Version { from, to: Stamp::MAX, value }).is_break()
+        {
+            return Ok(());
+        }
+        // Only the newest of them is looked up; each older one is told from its predecessor.
+        let Some(newest) = chain::newest(self.rows, key, until)? else { return Ok(()) };
+        let mut newer = match newest.form {
+            Form::Image => Bytes::new(),
+            Form::Edits | Form::Patch => {
+                chain::newer(self.rows, key, newest.from)?.map_or(Bytes::new(), |newer| newer.value)
+            }
+        };
+        let mut fault = None;
+        let past = chain::at_or_before(key, newest.from);
+        self.rows.scan(Family::History, &past, Direction::Forward, &mut |row_key, row| {
+            let version = split_past_key(row_key)
+                .and_then(|(_, from)| Found::decode(key, from, row))
+                .and_then(|found| {
+                    let value = found.told_from(key, &newer)?;
+                    Ok(Version { from: found.from, to: found.to, value })
+                });
+            match version {
+                Ok(Version { to, .. }) if to <= since => ControlFlow::Break(()),
+                Ok(version) => {
+                    newer = version.value.clone();
+                    match self.readable.shows(version.from, version.to) {
+                        true => visit(version),
+                        false => ControlFlow::Continue(()),
+                    }
+                }
+                Err(error) => {
+                    fault = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        fault.map_or(Ok(()), Err)
+    }
+}
+
+/// The present values in a range.
+pub(crate) fn scan_present(
+    rows: &dyn Rows,
+    range: &KeyRange,
+    direction: Direction,
+    visit: Visit<'_>,
+) -> Result<(), FsError> {
+    let mut fault = None;
+    rows.scan(
+        Family::Current,
+        range,
+        direction,
+        &mut |key, row| match Present::decode(key, row) {
+            Ok(present) => visit(key, present.value),
+            Err(error) => {
+                fault = Some(error);
+                ControlFlow::Break(())
+            }
+        },
+    )?;
+    fault.map_or(Ok(()), Err)
+}
