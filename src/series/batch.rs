@@ -156,6 +156,10 @@ impl<'a> Batch<'a> {
 
     fn change(&mut self, key: &[u8], value: Option<Bytes>, past: Past) {
         let stamp = self.stamp;
+        if past == Past::Fresh && !self.series.contains_key(key) {
+            debug_assert_eq!(self.rows.get(Family::Current, key), Ok(None), "used: {key:?}");
+            self.series.insert(key.to_vec(), Timeline::new(None));
+        }
         match self.timeline(key) {
             Ok(timeline) => timeline.change(stamp, value, past),
             Err(fault) => {

@@ -68,12 +68,14 @@ impl Timeline {
     /// Lets the key hold `value` from `stamp` on, which is not before any stamp given earlier.
     pub(super) fn change(&mut self, stamp: Stamp, value: Option<Bytes>, past: Past) {
         match (past, self.live.take()) {
-            (Past::Keep, Some((from, former))) if value.as_ref() == Some(&former) => {
+            (Past::Keep | Past::Fresh, Some((from, former))) if value.as_ref() == Some(&former) => {
                 self.live = Some((from, former));
             }
             // Begun in this step: no instant shows what it held.
-            (Past::Keep, Some((from, _))) if from == stamp => self.begin(stamp, value),
-            (Past::Keep, Some((from, former))) => {
+            (Past::Keep | Past::Fresh, Some((from, _))) if from == stamp => {
+                self.begin(stamp, value)
+            }
+            (Past::Keep | Past::Fresh, Some((from, former))) => {
                 self.ended.push(Ended { from, to: stamp, value: former });
                 self.begin(stamp, value);
             }
@@ -83,7 +85,7 @@ impl Timeline {
                 }
                 self.live = value.map(|value| (from, value));
             }
-            (Past::Keep | Past::Forget, None) => self.begin(stamp, value),
+            (Past::Keep | Past::Fresh | Past::Forget, None) => self.begin(stamp, value),
         }
     }
 
