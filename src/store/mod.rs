@@ -3,4 +3,5 @@
 pub mod disk;
 pub mod holder;
 pub mod label;
+pub mod log;
 pub mod table;
