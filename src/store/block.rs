@@ -1,0 +1,431 @@
+//! The blocks of the data role: immutable frames by [`BlockId`], in append-only segments.
+//!
+//! `docs/decisions/0005-blocks-in-segments.md` has the states of a block and every power cut. In short: `put` writes,
+//! `sync` makes durable, `named` and `freed` write index rows into the same table write as the batch that causes them,
+//! `reclaim` rewrites segments that are mostly dead. Not here: who names a block, threads, when to flush the table.
+//!
+//! Two kinds of callers. Any thread may `put`, `sync`, `get` and `reclaim`. One thread, the replica driver, calls what
+//! takes [`Changes`], writes them to the table before its next such call, and then says [`BlockStore::written`].
+//!
+//! [`Changes`]: crate::series::table::Changes
+
+mod index;
+mod open;
+mod reclaim;
+mod scrub;
+
+pub use reclaim::Reclaim;
+pub use reclaim::Retired;
+
+use crate::series::table::Table;
+use crate::store::disk::Disk;
+use crate::store::disk::File;
+use crate::store::segment;
+use crate::store::segment::Origin;
+use crate::store::segment::Place;
+use crate::store::segment::Record;
+use crate::store::segment::SegmentId;
+use crate::store::segment::UNIT_BYTES;
+use crate::telemetry::counter;
+use crate::types::BlockId;
+use crate::types::FsError;
+use crate::types::frame;
+use bytes::Bytes;
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+use parking_lot::MutexGuard;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::io::IoSlice;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What a block store may use.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A segment ends before it would grow beyond this.
+    pub segment_bytes: u64,
+    /// Space is taken from the disk in steps of this.
+    pub allocate_bytes: u64,
+    /// Segments kept open for reading.
+    pub open_files_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { segment_bytes: 64 << 20, allocate_bytes: 8 << 20, open_files_max: 256 }
+    }
+}
+
+/// Blocks by name. See the module's text for who may call what.
+pub struct BlockStore {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// The store's identity, in every segment's header.
+    store: [u8; 16],
+    table: Arc<dyn Table>,
+    options: Options,
+    state: Mutex<State>,
+    /// A write ended, or a sync.
+    changed: Condvar,
+    files: quick_cache::sync::Cache<SegmentId, Arc<dyn File>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Why nothing may change any more.
+    failed: Option<FsError>,
+    segments: BTreeMap<SegmentId, Segment>,
+    /// Where puts and copies are appended.
+    puts_to: Option<SegmentId>,
+    copies_to: Option<SegmentId>,
+    next_segment: u64,
+    /// Written blocks that no op names yet.
+    pending: BTreeMap<BlockId, Pending>,
+    /// Those of them that may have no row, oldest first. May hold some that are no longer pending.
+    unrowed: Vec<BlockId>,
+    /// What changes say that are not yet in the table: where a block lies, or that it was freed.
+    unsaved: HashMap<BlockId, Option<Place>>,
+    /// Copies that are durable, and whose rows are to be moved.
+    moves: Vec<reclaim::Move>,
+    /// Segments that may have nothing live any more.
+    perhaps_dead: BTreeSet<SegmentId>,
+    /// Segments with more synced than their row says.
+    rowed_behind: BTreeSet<SegmentId>,
+    retiring: Retiring,
+    syncing: Syncing,
+}
+
+/// Segments on their way out, by step.
+#[derive(Default)]
+struct Retiring {
+    /// Their rows say so in changes that are not yet in the table.
+    unsaved: Vec<SegmentId>,
+    /// Their rows say so in the table, which is not yet flushed.
+    unflushed: Vec<SegmentId>,
+    /// Their files are removed, their rows not.
+    removed: Vec<SegmentId>,
+}
+
+/// Many callers, one sync of each file.
+#[derive(Default)]
+struct Syncing {
+    running: bool,
+    /// Writes ended so far, and how many of them were covered by syncs.
+    written: u64,
+    covered: u64,
+    dirty: BTreeSet<SegmentId>,
+    /// A segment was created since the directory was last synced.
+    names: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Pending {
+    place: Place,
+    /// It has a row in the table, or in changes.
+    rowed: bool,
+}
+
+/// A segment; positions and sizes in units.
+#[derive(Default)]
+struct Segment {
+    /// Open for writing: for as long as it may be appended to or has to be synced.
+    file: Option<Arc<dyn File>>,
+    /// Where the next record goes.
+    end: u32,
+    /// Space taken from the disk.
+    allocated: u32,
+    /// Everything before it is durable.
+    synced: u32,
+    /// Rows say everything about what lies before it.
+    rowed: u32,
+    /// Of the records that have rows.
+    live: u32,
+    /// Where writes that have not ended begin.
+    in_flight: BTreeSet<u32>,
+    /// It was rewritten, and the rows are still to follow.
+    copied: bool,
+    /// Something in it cannot be read: it is kept as it is.
+    damaged: bool,
+}
+
+impl State {
+    fn working(&self) -> Result<(), FsError> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// A write or sync failed: what is on the disk is not known any more. Nothing changes from now on.
+    fn fail(&mut self, error: &FsError) -> FsError {
+        let error = FsError::Io(format!("blocks can no longer be stored: {error}"));
+        self.failed.get_or_insert(error).clone()
+    }
+
+    fn segment(&mut self, id: SegmentId) -> &mut Segment {
+        self.segments.get_mut(&id).expect("a segment is known while anything lies in it")
+    }
+
+    fn appended_to(&mut self, origin: Origin) -> &mut Option<SegmentId> {
+        match origin {
+            Origin::Put => &mut self.puts_to,
+            Origin::Copied => &mut self.copies_to,
+        }
+    }
+
+    fn is_synced(&self, place: Place) -> bool {
+        self.segments.get(&place.segment).is_some_and(|segment| place.unit < segment.synced)
+    }
+
+    fn is_appended_to(&self, id: SegmentId) -> bool {
+        self.puts_to == Some(id) || self.copies_to == Some(id)
+    }
+}
+
+impl BlockStore {
+    /// Stores a frame under a name that is never given to another. Returns when it is written, not when it is durable.
+    /// Putting a block again does nothing.
+    ///
+    /// # Errors
+    /// `NoSpace`, after which other puts may succeed; `Io`, after which none does; `Damaged` where it is no frame.
+    pub fn put(&self, block: BlockId, frame: &[u8]) -> Result<(), FsError> {
+        let header = frame::verify(frame)?;
+        if self.locate(block)?.is_some() {
+            return Ok(());
+        }
+        self.append(Origin::Put, block, frame, header.checksum)?;
+        counter::BLOCKS_PUT.add(1);
+        counter::BLOCKS_PUT_BYTES.add(frame.len() as u64);
+        Ok(())
+    }
+
+    /// Writes a record where puts or copies go at present. Any number of threads write at once, each to its own place.
+    fn append(
+        &self,
+        origin: Origin,
+        block: BlockId,
+        frame: &[u8],
+        checksum: u32,
+    ) -> Result<Place, FsError> {
+        let (place, file) = self.reserve(origin, frame.len() as u32)?;
+        let record = Record { origin, block, place, checksum }.to_bytes();
+        let done = file.write_at(place.offset(), &[IoSlice::new(&record), IoSlice::new(frame)]);
+        let state = &mut *self.state.lock();
+        state.segment(place.segment).in_flight.remove(&place.unit);
+        // A sync may wait for this one.
+        self.changed.notify_all();
+        if let Err(error) = done {
+            return Err(state.fail(&error));
+        }
+        state.syncing.written += 1;
+        if origin == Origin::Put {
+            // Of two puts of one block at once, the first counts; the other's record is dead.
+            state.pending.entry(block).or_insert(Pending { place, rowed: false });
+            state.unrowed.push(block);
+        }
+        Ok(place)
+    }
+
+    /// Sets a place aside, with space on the disk, so that writing there cannot fail for want of it.
+    fn reserve(&self, origin: Origin, frame_bytes: u32) -> Result<(Place, Arc<dyn File>), FsError> {
+        let units = segment::units(frame_bytes);
+        let limit = u32::try_from(self.options.segment_bytes / UNIT_BYTES).unwrap_or(u32::MAX);
+        let state = &mut *self.state.lock();
+        state.working()?;
+        let present = *state.appended_to(origin);
+        let id = match present {
+            Some(id) if state.segment(id).end + units <= limit => id,
+            Some(id) => {
+                self.seal(state, id)?;
+                self.create(state, origin)?
+            }
+            None => self.create(state, origin)?,
+        };
+        let step = u32::try_from(self.options.allocate_bytes / UNIT_BYTES).unwrap_or(u32::MAX);
+        let segment = state.segment(id);
+        let end = segment.end + units;
+        let file = segment.file.clone().expect("a segment that is appended to is open");
+        if end > segment.allocated {
+            // A step at a time, or on a disk that is almost full just what is needed.
+            let stepped = limit.min(segment.end.saturating_add(step)).max(end);
+            let from = u64::from(segment.allocated) * UNIT_BYTES;
+            let take = |to: u32| file.allocate(from, u64::from(to) * UNIT_BYTES - from);
+            segment.allocated = match take(stepped) {
+                Err(FsError::NoSpace) => take(end).map(|()| end)?,
+                other => other.map(|()| stepped)?,
+            };
+        }
+        let place = Place { segment: id, unit: segment.end, frame_bytes };
+        segment.end = end;
+        segment.in_flight.insert(place.unit);
+        state.syncing.dirty.insert(id);
+        Ok((place, file))
+    }
+
+    /// Begins a segment. Where it cannot, nothing is left of it.
+    fn create(&self, state: &mut State, origin: Origin) -> Result<SegmentId, FsError> {
+        let id = SegmentId(state.next_segment);
+        let path = id.path(&self.dir);
+        let file = self.disk.create(&path)?;
+        let header = segment::segment_header(id, &self.store);
+        let begun = file.allocate(0, UNIT_BYTES);
+        if let Err(error) = begun.and_then(|()| file.write_at(0, &[IoSlice::new(&header)])) {
+            // The first error is the one to tell. A file that stays has no row and no record: opening removes it.
+            let _ = self.disk.remove(&path);
+            state.next_segment += 1;
+            return Err(error);
+        }
+        let first = segment::FIRST_UNIT;
+        let segment =
+            Segment { file: Some(file), end: first, allocated: first, ..Segment::default() };
+        state.segments.insert(id, segment);
+        state.next_segment += 1;
+        state.syncing.dirty.insert(id);
+        state.syncing.names = true;
+        *state.appended_to(origin) = Some(id);
+        Ok(id)
+    }
+
+    /// Ends a segment: nothing is appended any more, and space it took but did not use goes back.
+    fn seal(&self, state: &mut State, id: SegmentId) -> Result<(), FsError> {
+        for appended in [&mut state.puts_to, &mut state.copies_to] {
+            appended.take_if(|appended| *appended == id);
+        }
+        state.perhaps_dead.insert(id);
+        let dirty = state.syncing.dirty.contains(&id);
+        let segment = state.segment(id);
+        if segment.allocated > segment.end
+            && let Some(file) = &segment.file
+        {
+            file.set_len(u64::from(segment.end) * UNIT_BYTES)?;
+            segment.allocated = segment.end;
+        }
+        if !dirty {
+            segment.file = None;
+        }
+        Ok(())
+    }
+
+    /// Makes every block durable whose `put` has returned. Callers at the same time share one sync of each file.
+    ///
+    /// # Errors
+    /// `Io`; final. Nothing is stored, named or freed after it, for what was not durable may be lost.
+    pub fn sync(&self) -> Result<(), FsError> {
+        let mut state = self.state.lock();
+        let wanted = state.syncing.written;
+        loop {
+            state.working()?;
+            if state.syncing.covered >= wanted {
+                return Ok(());
+            }
+            if !state.syncing.running {
+                state.syncing.running = true;
+                let done = self.sync_all(&mut state);
+                state.syncing.running = false;
+                self.changed.notify_all();
+                done.map_err(|error| state.fail(&error))?;
+            } else {
+                self.changed.wait(&mut state);
+            }
+        }
+    }
+
+    /// Syncs what is dirty now. Lets go of the state while it does.
+    fn sync_all(&self, state: &mut MutexGuard<'_, State>) -> Result<(), FsError> {
+        let covered = state.syncing.written;
+        let names = std::mem::take(&mut state.syncing.names);
+        let dirty = std::mem::take(&mut state.syncing.dirty);
+        let mut targets = Vec::new();
+        for id in dirty {
+            let segment = state.segment(id);
+            let file = segment.file.clone().expect("a dirty segment is open");
+            targets.push((id, file, segment.end));
+        }
+        // What is synced of a segment is a beginning of it, so writes below the mark are waited for. Those that
+        // begin now are above it.
+        for (id, _, end) in &targets {
+            while state.segment(*id).in_flight.first().is_some_and(|unit| unit < end) {
+                self.changed.wait(state);
+            }
+        }
+        state.working()?;
+        MutexGuard::unlocked(state, || {
+            targets.iter().try_for_each(|(_, file, _)| file.sync_data())?;
+            if names { self.disk.sync_dir(&self.dir) } else { Ok(()) }
+        })?;
+        for (id, _, end) in targets {
+            let finished = !state.is_appended_to(id) && !state.syncing.dirty.contains(&id);
+            let segment = state.segment(id);
+            segment.synced = segment.synced.max(end);
+            if finished {
+                segment.file = None;
+            }
+            state.rowed_behind.insert(id);
+        }
+        state.syncing.covered = state.syncing.covered.max(covered);
+        Ok(())
+    }
+
+    /// A block's frame, verified.
+    ///
+    /// # Errors
+    /// `Stale` where no such block is known; `Damaged`, naming block, segment and offset; `Io`.
+    pub fn get(&self, block: BlockId) -> Result<Bytes, FsError> {
+        let mut place = self.locate(block)?.ok_or(FsError::Stale)?;
+        loop {
+            let read =
+                self.file(place.segment).and_then(|file| segment::read_frame(&*file, place, block));
+            let error = match read {
+                Ok(frame) => {
+                    counter::BLOCKS_READ.add(1);
+                    return Ok(frame);
+                }
+                Err(error) => error,
+            };
+            // The segment may have been rewritten and removed since the block was located.
+            let now = self.locate(block)?.ok_or(FsError::Stale)?;
+            if now == place {
+                if matches!(error, FsError::Damaged(_)) {
+                    counter::DAMAGE_FOUND.add(1);
+                }
+                return Err(error);
+            }
+            place = now;
+        }
+    }
+
+    /// Whether a block is here, put or named.
+    ///
+    /// # Errors
+    /// `Damaged`, `Io`.
+    pub fn contains(&self, block: BlockId) -> Result<bool, FsError> {
+        Ok(self.locate(block)?.is_some())
+    }
+
+    /// Bytes of disk that segments take.
+    pub fn bytes(&self) -> u64 {
+        let state = self.state.lock();
+        state.segments.values().map(|segment| u64::from(segment.allocated) * UNIT_BYTES).sum()
+    }
+
+    /// Gives back space that was taken ahead of use. For a store that closes; everything durable stays so.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn close(&self) -> Result<(), FsError> {
+        self.sync()?;
+        let state = &mut *self.state.lock();
+        for id in [state.puts_to, state.copies_to].into_iter().flatten() {
+            self.seal(state, id)?;
+        }
+        Ok(())
+    }
+
+    fn file(&self, id: SegmentId) -> Result<Arc<dyn File>, FsError> {
+        self.files.get_or_insert_with(&id, || {
+            self.disk.open(&id.path(&self.dir), crate::store::disk::Access::Read)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,317 @@
+//! Where blocks lie, as rows of `Family::Local`, and the calls of the replica driver that write them.
+//!
+//! | key | value | one for each |
+//! |---|---|---|
+//! | `B` block 16 | version, segment, unit, frame bytes | named block |
+//! | `P` block 16 | the same | pending block that was synced when a batch was applied |
+//! | `G` segment 8 | version, rowed, live, retired | segment |
+
+use crate::series::Direction;
+use crate::series::KeyRange;
+use crate::series::table::Changes;
+use crate::series::table::Family;
+use crate::series::table::Rows;
+use crate::store::block::BlockStore;
+use crate::store::block::State;
+use crate::store::segment::Place;
+use crate::store::segment::SegmentId;
+use crate::telemetry::counter;
+use crate::types::BlockId;
+use crate::types::FsError;
+use crate::types::SessionId;
+use serde::Deserialize;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+const VERSION: u8 = 1;
+
+/// The kinds of rows, by the first byte of their keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Named = b'B',
+    Pending = b'P',
+    Segment = b'G',
+}
+
+pub(super) fn block_key(kind: Kind, block: BlockId) -> Vec<u8> {
+    [&[kind as u8][..], &block.to_bytes()].concat()
+}
+
+pub(super) fn segment_key(segment: SegmentId) -> Vec<u8> {
+    [&[Kind::Segment as u8][..], &segment.0.to_be_bytes()].concat()
+}
+
+/// What a block's row holds.
+#[derive(Serialize, Deserialize)]
+struct PlaceRow {
+    segment: u64,
+    unit: u32,
+    frame_bytes: u32,
+}
+
+/// What a segment's row holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct SegmentRow {
+    /// Rows say everything about the units below.
+    pub rowed: u32,
+    /// Units of records that have rows.
+    pub live: u32,
+    /// Nothing is live, and the file goes.
+    pub retired: bool,
+}
+
+impl SegmentRow {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+}
+
+fn encode(row: &impl Serialize) -> Vec<u8> {
+    postcard::to_extend(row, vec![VERSION]).expect("writing to memory does not fail")
+}
+
+fn decode<'a, T: Deserialize<'a>>(value: &'a [u8], what: &str) -> Result<T, FsError> {
+    let damaged = || FsError::Damaged(format!("the row of {what} in the table cannot be read"));
+    match value.split_first() {
+        Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| damaged()),
+        _ => Err(damaged()),
+    }
+}
+
+pub(super) fn encode_place(place: Place) -> Vec<u8> {
+    let Place { segment, unit, frame_bytes } = place;
+    encode(&PlaceRow { segment: segment.0, unit, frame_bytes })
+}
+
+pub(super) fn decode_place(value: &[u8], block: BlockId) -> Result<Place, FsError> {
+    let PlaceRow { segment, unit, frame_bytes } = decode(value, &format!("block {block}"))?;
+    Ok(Place { segment: SegmentId(segment), unit, frame_bytes })
+}
+
+/// The rows of blocks of one kind, in order of the blocks.
+pub(super) fn each_block(
+    rows: &dyn Rows,
+    kind: Kind,
+    mut visit: impl FnMut(BlockId, Place) -> Result<(), FsError>,
+) -> Result<(), FsError> {
+    let mut failed = Ok(());
+    rows.scan(
+        Family::Local,
+        &KeyRange::prefix(&[kind as u8]),
+        Direction::Forward,
+        &mut |key, value| {
+            // The table's own rows may share the first byte, but not the length.
+            let Some(block) = BlockId::from_bytes(&key[1..]) else {
+                return ControlFlow::Continue(());
+            };
+            match decode_place(value, block).and_then(|place| visit(block, place)) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Err(error);
+                    ControlFlow::Break(())
+                }
+            }
+        },
+    )?;
+    failed
+}
+
+/// The rows of segments.
+pub(super) fn segments(rows: &dyn Rows) -> Result<Vec<(SegmentId, SegmentRow)>, FsError> {
+    let (mut found, mut failed) = (Vec::new(), Ok(()));
+    let range = KeyRange::prefix(&[Kind::Segment as u8]);
+    rows.scan(Family::Local, &range, Direction::Forward, &mut |key, value| {
+        let Ok(id) = key[1..].try_into().map(|id| SegmentId(u64::from_be_bytes(id))) else {
+            return ControlFlow::Continue(());
+        };
+        match decode(value, &format!("segment {id}")) {
+            Ok(row) => {
+                found.push((id, row));
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failed = Err(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    failed.map(|()| found)
+}
+
+/// Rows on their way into [`Changes`], and the segments whose rows have to follow.
+pub(super) struct Writing<'a> {
+    pub state: &'a mut State,
+    pub changes: &'a mut Changes,
+    touched: BTreeSet<SegmentId>,
+}
+
+impl<'a> Writing<'a> {
+    pub(super) fn new(state: &'a mut State, changes: &'a mut Changes) -> Writing<'a> {
+        Writing { state, changes, touched: BTreeSet::new() }
+    }
+
+    pub(super) fn put(&mut self, kind: Kind, block: BlockId, place: Place) {
+        self.changes.put(Family::Local, block_key(kind, block), encode_place(place));
+    }
+
+    pub(super) fn delete(&mut self, kind: Kind, block: BlockId) {
+        self.changes.delete(Family::Local, block_key(kind, block));
+    }
+
+    /// A record that had no row has one.
+    pub(super) fn lives(&mut self, place: Place) {
+        self.state.segment(place.segment).live += place.units();
+        self.touched.insert(place.segment);
+    }
+
+    /// A record that had a row has none.
+    pub(super) fn dies(&mut self, place: Place) {
+        // Where damage was found at opening, the segment may be unknown, or its row's number too small.
+        if let Some(segment) = self.state.segments.get_mut(&place.segment) {
+            segment.live = segment.live.saturating_sub(place.units());
+            self.touched.insert(place.segment);
+            self.state.perhaps_dead.insert(place.segment);
+        }
+    }
+
+    /// Gives all synced blocks rows, and writes the rows of the segments that were touched.
+    pub(super) fn finish(mut self) {
+        for block in std::mem::take(&mut self.state.unrowed) {
+            let Some(pending) = self.state.pending.get(&block).copied() else { continue };
+            if pending.rowed {
+                continue;
+            }
+            if !self.state.is_synced(pending.place) {
+                self.state.unrowed.push(block);
+                continue;
+            }
+            self.put(Kind::Pending, block, pending.place);
+            self.lives(pending.place);
+            self.state.pending.entry(block).and_modify(|pending| pending.rowed = true);
+        }
+        for id in std::mem::take(&mut self.state.rowed_behind) {
+            let Some(segment) = self.state.segments.get_mut(&id) else { continue };
+            segment.rowed = segment.rowed.max(segment.synced);
+            self.touched.insert(id);
+            self.state.perhaps_dead.insert(id);
+        }
+        for id in &self.touched {
+            if let Some(segment) = self.state.segments.get(id) {
+                let row = SegmentRow { rowed: segment.rowed, live: segment.live, retired: false };
+                self.changes.put(Family::Local, segment_key(*id), row.encode());
+            }
+        }
+    }
+}
+
+impl BlockStore {
+    /// Where a block lies: pending, or as its row says. `None` where it is not known.
+    pub(super) fn locate(&self, block: BlockId) -> Result<Option<Place>, FsError> {
+        {
+            let state = self.state.lock();
+            if let Some(pending) = state.pending.get(&block) {
+                return Ok(Some(pending.place));
+            }
+            if let Some(unsaved) = state.unsaved.get(&block) {
+                return Ok(*unsaved);
+            }
+        }
+        let row = self.table.get(Family::Local, &block_key(Kind::Named, block))?;
+        row.map(|row| decode_place(&row, block)).transpose()
+    }
+
+    /// Applied ops name these blocks from now on. The driver's.
+    ///
+    /// # Errors
+    /// `Damaged` where one is not here or was never synced: it was acknowledged, so it was lost. `Io`.
+    pub fn named(&self, blocks: &[BlockId], changes: &mut Changes) -> Result<(), FsError> {
+        for block in blocks {
+            if self.locate(*block)?.is_none() {
+                let what = "which the log names, is not in the store; run 'tsfs fsck'";
+                return Err(FsError::Damaged(format!("block {block}, {what}")));
+            }
+        }
+        let state = &mut *self.state.lock();
+        state.working()?;
+        let mut writing = Writing::new(state, changes);
+        for block in blocks {
+            let Some(pending) = writing.state.pending.get(block).copied() else { continue };
+            if !writing.state.is_synced(pending.place) {
+                let what = "is named by the log but was never synced";
+                return Err(FsError::Damaged(format!("block {block} {what}")));
+            }
+            writing.state.pending.remove(block);
+            if pending.rowed {
+                writing.delete(Kind::Pending, *block);
+            } else {
+                writing.lives(pending.place);
+            }
+            writing.put(Kind::Named, *block, pending.place);
+            writing.state.unsaved.insert(*block, Some(pending.place));
+        }
+        writing.finish();
+        Ok(())
+    }
+
+    /// No row of the map names these blocks any more. Those that are not here travelled inside ops, and are passed
+    /// over. The driver's.
+    ///
+    /// # Errors
+    /// `Damaged`, `Io`.
+    pub fn freed(&self, blocks: &[BlockId], changes: &mut Changes) -> Result<(), FsError> {
+        let places: Vec<_> =
+            blocks.iter().map(|block| self.locate(*block)).collect::<Result<_, _>>()?;
+        let state = &mut *self.state.lock();
+        state.working()?;
+        let mut writing = Writing::new(state, changes);
+        for (block, place) in blocks.iter().zip(places) {
+            // A pending block was never named; its session's end takes it.
+            if let Some(place) = place
+                && !writing.state.pending.contains_key(block)
+            {
+                writing.delete(Kind::Named, *block);
+                writing.dies(place);
+                writing.state.unsaved.insert(*block, None);
+                counter::BLOCKS_FREED.add(1);
+            }
+        }
+        writing.finish();
+        Ok(())
+    }
+
+    /// Drops the blocks of a session that has ended and that no op named. The driver's.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn sweep_session(&self, session: SessionId, changes: &mut Changes) -> Result<(), FsError> {
+        let state = &mut *self.state.lock();
+        state.working()?;
+        let all = BlockId { session, number: 0 }..=BlockId { session, number: u64::MAX };
+        let swept: Vec<_> = state.pending.range(all).map(|(block, at)| (*block, *at)).collect();
+        let mut writing = Writing::new(state, changes);
+        for (block, pending) in swept {
+            writing.state.pending.remove(&block);
+            if pending.rowed {
+                writing.delete(Kind::Pending, block);
+                writing.dies(pending.place);
+            }
+            writing.state.unsaved.insert(block, None);
+        }
+        writing.finish();
+        Ok(())
+    }
+
+    /// The sessions that have blocks no op named. After a restart, those among them that have ended are to be swept.
+    pub fn pending_sessions(&self) -> BTreeSet<SessionId> {
+        self.state.lock().pending.keys().map(|block| block.session).collect()
+    }
+
+    /// The changes that were asked for so far are in the table. The driver's, after each write.
+    pub fn written(&self) {
+        let state = &mut *self.state.lock();
+        state.unsaved.clear();
+        state.retiring.unflushed.append(&mut state.retiring.unsaved);
+    }
+}

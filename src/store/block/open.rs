@@ -1,0 +1,257 @@
+//! Opening a block store: what rows say, and what was written since the table was last flushed.
+//!
+//! A scan cannot tell torn bytes from rotten ones, so it does not judge: a record that does not verify is passed over
+//! and stays where it is. What a row or the log names and is not there is reported by its name.
+
+use crate::series::table::Family;
+use crate::series::table::Rows;
+use crate::series::table::Table;
+use crate::store::block::BlockStore;
+use crate::store::block::Options;
+use crate::store::block::Pending;
+use crate::store::block::Segment;
+use crate::store::block::State;
+use crate::store::block::index;
+use crate::store::block::index::Kind;
+use crate::store::block::index::SegmentRow;
+use crate::store::disk::Access;
+use crate::store::disk::Disk;
+use crate::store::disk::File;
+use crate::store::segment;
+use crate::store::segment::Found;
+use crate::store::segment::Origin;
+use crate::store::segment::Record;
+use crate::store::segment::SegmentId;
+use crate::store::segment::UNIT_BYTES;
+use crate::store::segment::Walk;
+use crate::types::FsError;
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::io::IoSlice;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a scan of a segment met from where its row ends.
+struct Scan {
+    /// Puts that verify.
+    puts: Vec<Record>,
+    /// Behind the last unit that holds anything.
+    end: u32,
+}
+
+/// Where things are while a store is opened.
+struct Opening<'a> {
+    disk: &'a dyn Disk,
+    dir: &'a Path,
+    store: [u8; 16],
+    rows: &'a dyn Rows,
+    access: Access,
+    state: State,
+    faults: Vec<FsError>,
+}
+
+impl BlockStore {
+    /// Opens the segments in `dir`, making it where it is not there, with the index in `table`. Also says what is
+    /// damaged; the rest can be used. `store` is the store's identity. With [`Access::Read`] nothing is written, not
+    /// even what opening would tidy up, and every change fails.
+    ///
+    /// # Errors
+    /// `Damaged` where the index cannot be read; `NoSpace`, `Io`.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        store: [u8; 16],
+        table: Arc<dyn Table>,
+        options: Options,
+        access: Access,
+    ) -> Result<(BlockStore, Vec<FsError>), FsError> {
+        if access == Access::ReadWrite {
+            disk.make_dir(dir)?;
+        }
+        let (state, faults) = {
+            let (state, faults) = (State::default(), Vec::new());
+            let mut opening =
+                Opening { disk: &*disk, dir, store, rows: &*table, access, state, faults };
+            opening.run(&options)?;
+            (opening.state, opening.faults)
+        };
+        let files = quick_cache::sync::Cache::new(options.open_files_max);
+        let dir = dir.to_path_buf();
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        Ok((BlockStore { disk, dir, store, table, options, state, changed, files }, faults))
+    }
+}
+
+impl Opening<'_> {
+    fn run(&mut self, options: &Options) -> Result<(), FsError> {
+        let rows: BTreeMap<_, _> = index::segments(self.rows)?.into_iter().collect();
+        let names =
+            if self.disk.exists(self.dir)? { self.disk.list(self.dir)? } else { Vec::new() };
+        let files: BTreeSet<_> =
+            names.iter().filter_map(|name| SegmentId::from_name(name)).collect();
+        let newest = rows.keys().chain(&files).max();
+        self.state.next_segment = newest.map_or(1, |id| id.0 + 1);
+        index::each_block(self.rows, Kind::Pending, |block, place| {
+            self.state.pending.insert(block, Pending { place, rowed: true });
+            Ok(())
+        })?;
+        for (id, row) in &rows {
+            self.row_without_file(*id, row, files.contains(id))?;
+        }
+        for id in files {
+            if rows.get(&id).is_none_or(|row| !row.retired) {
+                self.segment(id, rows.get(&id))?;
+            }
+        }
+        if self.access == Access::Read {
+            let error = FsError::Io("the store was opened for reading only".to_string());
+            self.state.failed = Some(error);
+            return Ok(());
+        }
+        // What was found is used from now on as if it had just been synced.
+        self.disk.sync_dir(self.dir)?;
+        self.choose_appended(options);
+        Ok(())
+    }
+
+    /// Finishes the removal of a retired segment, and reports one that is missing.
+    fn row_without_file(
+        &mut self,
+        id: SegmentId,
+        row: &SegmentRow,
+        exists: bool,
+    ) -> Result<(), FsError> {
+        if row.retired {
+            if exists && self.access == Access::ReadWrite {
+                self.disk.remove(&id.path(self.dir))?;
+            }
+            self.state.retiring.removed.push(id);
+        } else if !exists {
+            let path = id.path(self.dir);
+            let what = format!("the segment {} is missing", path.display());
+            self.faults.push(FsError::Damaged(what));
+            let SegmentRow { rowed, live, .. } = *row;
+            // It counts what is lost, and is never rewritten.
+            let gone = Segment {
+                end: rowed,
+                synced: rowed,
+                rowed,
+                live,
+                damaged: true,
+                ..Segment::default()
+            };
+            self.state.segments.insert(id, gone);
+        }
+        Ok(())
+    }
+
+    /// Takes in a segment's file, from where its row ends.
+    fn segment(&mut self, id: SegmentId, row: Option<&SegmentRow>) -> Result<(), FsError> {
+        let path = id.path(self.dir);
+        let file = self.disk.open(&path, self.access)?;
+        let rowed = row.map_or(0, |row| row.rowed);
+        let len = file.len()?;
+        let scan = self.scan(&*file, id, rowed.max(segment::FIRST_UNIT))?;
+        let header = segment::check_segment_header(&*file, id, &self.store);
+        let mut damaged = false;
+        match header {
+            Ok(()) => {}
+            // A power cut came before the first sync, so nothing in it was promised; but what verifies is kept.
+            Err(_) if row.is_none() && self.access == Access::ReadWrite => {
+                if scan.puts.is_empty() {
+                    return self.disk.remove(&path);
+                }
+                let header = segment::segment_header(id, &self.store);
+                file.write_at(0, &[IoSlice::new(&header)])?;
+            }
+            Err(_) if row.is_none() => {}
+            Err(error) => {
+                self.faults.push(error);
+                damaged = true;
+            }
+        }
+        if len < u64::from(rowed) * UNIT_BYTES {
+            let (path, wanted) = (path.display(), u64::from(rowed) * UNIT_BYTES);
+            let what = format!("the segment {path} is cut: {len} bytes, not {wanted}");
+            self.faults.push(FsError::Damaged(what));
+            damaged = true;
+        }
+        let end = scan.end.max(rowed);
+        if self.access == Access::ReadWrite {
+            // Shorter where the last record ends inside its last unit and the length taken ahead was lost.
+            if len != u64::from(end) * UNIT_BYTES && !damaged {
+                file.set_len(u64::from(end) * UNIT_BYTES)?;
+            }
+            if end > rowed {
+                // Read back does not mean durable: the process may have died without the machine.
+                file.sync_data()?;
+            }
+        }
+        for record in scan.puts {
+            self.found(record)?;
+        }
+        let allocated = u32::try_from(len.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(end);
+        let live = row.map_or(0, |row| row.live);
+        let file = Some(file);
+        let synced = end;
+        let segment =
+            Segment { file, end, allocated, synced, rowed, live, damaged, ..Segment::default() };
+        self.state.segments.insert(id, segment);
+        if end > rowed {
+            self.state.rowed_behind.insert(id);
+        }
+        self.state.perhaps_dead.insert(id);
+        Ok(())
+    }
+
+    fn scan(&self, file: &dyn File, id: SegmentId, from: u32) -> Result<Scan, FsError> {
+        let mut walk = Walk::new(file, id, from)?;
+        let mut scan = Scan { puts: Vec::new(), end: from };
+        while let Some((unit, found)) = walk.step()? {
+            match found {
+                Found::Empty => {}
+                Found::Junk => scan.end = unit + 1,
+                Found::Record(record) => {
+                    scan.end = walk.unit.min(walk.end);
+                    match segment::read_frame(file, record.place, record.block) {
+                        Ok(_) if record.origin == Origin::Put => scan.puts.push(record),
+                        Ok(_) | Err(FsError::Damaged(_)) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+        Ok(scan)
+    }
+
+    /// A put that no row says anything about is pending. One that has a row lies elsewhere, and this is a second copy.
+    fn found(&mut self, record: Record) -> Result<(), FsError> {
+        let key = index::block_key(Kind::Named, record.block);
+        if self.rows.get(Family::Local, &key)?.is_none()
+            && !self.state.pending.contains_key(&record.block)
+        {
+            self.state.pending.insert(record.block, Pending { place: record.place, rowed: false });
+            self.state.unrowed.push(record.block);
+        }
+        Ok(())
+    }
+
+    /// The two newest segments with room go on being filled; the others are closed.
+    fn choose_appended(&mut self, options: &Options) {
+        let limit = u32::try_from(options.segment_bytes / UNIT_BYTES).unwrap_or(u32::MAX);
+        let State { segments, puts_to, copies_to, .. } = &mut self.state;
+        for (id, segment) in segments.iter_mut().rev() {
+            let room =
+                !segment.damaged && segment.end.saturating_add(segment::RECORD_UNITS_MAX) <= limit;
+            if room && puts_to.is_none() {
+                *puts_to = Some(*id);
+            } else if room && copies_to.is_none() {
+                *copies_to = Some(*id);
+            } else {
+                segment.file = None;
+            }
+        }
+    }
+}

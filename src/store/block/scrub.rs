@@ -1,0 +1,97 @@
+//! Verifying what is stored, segment by segment, for fsck and for the background.
+//!
+//! Not here: whether what the map names is what the index names; whoever reads the map compares with `each_named`.
+
+use crate::store::block::BlockStore;
+use crate::store::block::index;
+use crate::store::block::index::Kind;
+use crate::store::segment;
+use crate::store::segment::Found;
+use crate::store::segment::Place;
+use crate::store::segment::SegmentId;
+use crate::store::segment::UNIT_BYTES;
+use crate::store::segment::Walk;
+use crate::telemetry::counter;
+use crate::types::BlockId;
+use crate::types::FsError;
+use std::collections::BTreeSet;
+
+impl BlockStore {
+    /// The segments with the bytes they take, oldest first: what there is to scrub.
+    pub fn segments(&self) -> Vec<(SegmentId, u64)> {
+        let state = self.state.lock();
+        let bytes = |units: u32| u64::from(units) * UNIT_BYTES;
+        state.segments.iter().map(|(id, segment)| (*id, bytes(segment.allocated))).collect()
+    }
+
+    /// Every named block, in order.
+    ///
+    /// # Errors
+    /// `Damaged`, `Io`, and what `visit` returns.
+    pub fn each_named(
+        &self,
+        mut visit: impl FnMut(BlockId) -> Result<(), FsError>,
+    ) -> Result<(), FsError> {
+        index::each_block(&*self.table, Kind::Named, |block, _| visit(block))
+    }
+
+    /// Reads all that is live in a segment and verifies it. `fault` is told each thing that does not hold, as a
+    /// sentence that names it.
+    ///
+    /// # Errors
+    /// `Damaged` where the index cannot be read; `Io` where the disk fails otherwise than for a part of a file.
+    pub fn scrub(&self, id: SegmentId, fault: &mut dyn FnMut(FsError)) -> Result<(), FsError> {
+        let Some((before, rowed)) = self.live(id) else { return Ok(()) };
+        let mut tell = |error| {
+            counter::DAMAGE_FOUND.add(1);
+            fault(error);
+        };
+        let mut seen = BTreeSet::new();
+        let mut live = 0;
+        match self.file(id) {
+            Ok(file) => {
+                let header = segment::check_segment_header(&*file, id, &self.store);
+                header.unwrap_or_else(&mut tell);
+                let mut walk = Walk::new(&*file, id, segment::FIRST_UNIT)?;
+                while let Some((unit, found)) = walk.step()? {
+                    let Found::Record(record) = found else { continue };
+                    if self.locate(record.block)? != Some(record.place) {
+                        continue;
+                    }
+                    seen.insert(unit);
+                    // Beyond, records are known, but have no rows to be counted by.
+                    live += if unit < rowed { record.place.units() } else { 0 };
+                    let read = segment::read_frame(&*file, record.place, record.block);
+                    read.map_or_else(&mut tell, |_| ());
+                }
+            }
+            Err(error) => tell(error),
+        }
+        // A store in use may have changed meanwhile; then the sum proves nothing.
+        if self.live(id) != Some((before, rowed)) || live == before {
+            return Ok(());
+        }
+        let mut lost = |block: BlockId, place: Place| {
+            if place.segment == id && !seen.contains(&place.unit) {
+                let at = place.offset();
+                let what =
+                    format!("block {block} at byte {at} of segment {id}: no record is there");
+                live += place.units();
+                tell(FsError::Damaged(what));
+            }
+            Ok(())
+        };
+        index::each_block(&*self.table, Kind::Named, &mut lost)?;
+        index::each_block(&*self.table, Kind::Pending, &mut lost)?;
+        if live != before {
+            let what = format!("segment {id}: {live} units are live, its row says {before}");
+            tell(FsError::Damaged(what));
+        }
+        Ok(())
+    }
+
+    /// Units of a segment whose records have rows, and up to where there are rows.
+    fn live(&self, id: SegmentId) -> Option<(u32, u32)> {
+        self.state.lock().segments.get(&id).map(|segment| (segment.live, segment.rowed))
+    }
+}
