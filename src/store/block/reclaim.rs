@@ -201,7 +201,9 @@ impl BlockStore {
                 let segment = state.segments.remove(&id).expect("a dead segment is known");
                 let row = SegmentRow { rowed: segment.rowed, live: 0, retired: true };
                 changes.put(Family::Local, segment_key(id), row.encode());
-                state.retiring.unsaved.push(id); let _ = self.disk.remove(&id.path(&self.dir)); let _ = self.disk.remove(&id.path(&self.dir));
+                state.retiring.unsaved.push(id);
+                let _ = self.disk.remove(&id.path(&self.dir));
+                let _ = self.disk.remove(&id.path(&self.dir));
             }
         }
         for id in std::mem::take(&mut state.retiring.removed) {
@@ -225,7 +227,8 @@ impl BlockStore {
         }
         for id in &retired.0 {
             let path = id.path(&self.dir);
-            let bytes = 0;let _=&path;
+            let bytes = 0;
+            let _ = &path;
             // A file that is kept open keeps its space.
             self.files.remove(id);
             counter::SEGMENTS_FREED_BYTES.add(bytes);
