@@ -13,6 +13,7 @@ mod writer;
 
 use crate::support;
 use crate::support::Mount;
+use crate::support::Point;
 use crate::support::Random;
 use crate::support::Running;
 use std::path::Path;
@@ -157,10 +158,6 @@ struct World<'a> {
 }
 
 impl World<'_> {
-    fn open(&self) -> Mount {
-        Mount::open(&self.disk.store(), &self.scratch.join("mnt"))
-    }
-
     fn fsck(&self) -> Result<(), String> {
         let output = support::tsfs().arg("fsck").arg(self.disk.store()).output().unwrap();
         let said = [output.stdout, output.stderr].concat();
@@ -181,7 +178,7 @@ impl World<'_> {
     }
 
     /// Lets the writers work until a chosen number of changes, remembering an instant on the way; then kills.
-    fn work_and_kill(&mut self, mut mount: Mount) -> Result<Vec<Account>, String> {
+    fn work_and_kill(&mut self, mount: Mount) -> Result<(Point, Vec<Account>), String> {
         let mut writers: Vec<Writer> = (0..WRITERS)
             .map(|index| Writer::start(self.scratch, &mount, index, self.random.next()))
             .collect();
@@ -205,7 +202,7 @@ impl World<'_> {
             }
             progress >= goal
         });
-        mount.kill();
+        let point = mount.kill();
         self.instants.extend(looked.transpose()?);
         self.disk.crash(&mut self.random);
         support::wait_until(ROUND_LIMIT, "the writers to notice", || {
@@ -214,7 +211,7 @@ impl World<'_> {
         self.kills += 1;
         let account =
             |writer: &Writer| Account { seed: writer.seed, entries: Entry::read(&writer.ledger) };
-        Ok(writers.iter().map(account).collect())
+        Ok((point, writers.iter().map(account).collect()))
     }
 
     /// Compares a mount after a kill with what is known, and takes what it holds as the new truth.
@@ -329,14 +326,14 @@ fn survive(disk: &mut dyn Disk, scratch: &Path, kills: u64) {
 
 /// One kill and what follows; returns the mount that came up after it.
 fn round(world: &mut World<'_>, mount: Mount) -> Result<Mount, String> {
-    let accounts = world.work_and_kill(mount)?;
+    let (point, accounts) = world.work_and_kill(mount)?;
     if world.random.below(4) == 0 {
         world.kill_in_recovery();
     }
     if world.random.below(4) == 0 {
         world.fsck()?;
     }
-    let mount = world.open();
+    let mount = Mount::with(&[], &world.disk.store(), point);
     world.compare(&mount, &accounts)?;
     Ok(mount)
 }

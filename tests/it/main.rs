@@ -7,8 +7,12 @@
 
 /// The server killed under real writers.
 mod crash;
+/// A full disk.
+mod full;
 /// pjdfstest and fsx on a mount.
 mod posix;
+/// git, rsync, tar, SQLite and others on a mount.
+mod programs;
 /// Scratch directories, mounts and processes that clean up after themselves.
 mod support;
 /// Mounting, and requests through the adapter.

@@ -135,64 +135,75 @@ pub(crate) fn unmount(dir: &Path) {
     }
 }
 
+/// Where something may be mounted. Dropped, it is unmounted, whatever state it is in.
+pub(crate) struct Point(PathBuf);
+
+impl Point {
+    /// A mount point to be, made where it is missing.
+    pub(crate) fn new(dir: &Path) -> Point {
+        std::fs::create_dir_all(dir).unwrap();
+        Point(dir.canonicalize().unwrap())
+    }
+}
+
+impl Drop for Point {
+    fn drop(&mut self) {
+        unmount(&self.0);
+    }
+}
+
 /// A mounted store, served by a process of its own. Dropped, it is killed and unmounted, whatever the test did.
 pub(crate) struct Mount {
+    // In this order: the server is dead before its mount goes.
     server: Running,
-    dir: PathBuf,
+    point: Point,
     log: PathBuf,
 }
 
 impl Mount {
     /// Makes a store and mounts it.
     pub(crate) fn create(store: &Path, dir: &Path) -> Mount {
-        Mount::with(&["--create"], store, dir)
+        Mount::with(&["--create"], store, Point::new(dir))
     }
 
     /// Mounts a store that is there.
     pub(crate) fn open(store: &Path, dir: &Path) -> Mount {
-        Mount::with(&[], store, dir)
+        Mount::with(&[], store, Point::new(dir))
     }
 
     /// Mounts with further arguments of `tsfs mount`. What the server logs is appended to `STORE.log`.
     ///
     /// # Panics
     /// With that log if the mount does not appear.
-    pub(crate) fn with(arguments: &[&str], store: &Path, dir: &Path) -> Mount {
+    pub(crate) fn with(arguments: &[&str], store: &Path, point: Point) -> Mount {
         let mut command = tsfs();
-        command.args(["mount", "--foreground"]).args(arguments).arg(store).arg(dir);
-        Mount::serve(&mut command, &store.with_extension("log"), dir)
+        command.args(["mount", "--foreground"]).args(arguments).arg(store).arg(&point.0);
+        Mount::serve(&mut command, &store.with_extension("log"), point)
     }
 
-    /// Starts any program that serves a mount at `dir` until it is told to stop.
-    pub(crate) fn serve(command: &mut Command, log: &Path, dir: &Path) -> Mount {
-        // After a crash the mount point is still there and answers nothing, so only its parent can be resolved.
-        let parent = dir.parent().unwrap();
-        std::fs::create_dir_all(parent).unwrap();
-        let dir = parent.canonicalize().unwrap().join(dir.file_name().unwrap());
-        if mounted(&dir).is_none() {
-            std::fs::create_dir_all(&dir).unwrap();
-        }
+    /// Starts any program that serves a mount until it is told to stop.
+    pub(crate) fn serve(command: &mut Command, log: &Path, point: Point) -> Mount {
         let file: File = OpenOptions::new().create(true).append(true).open(log).unwrap();
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
-        let mut mount = Mount { server: Running::start(command), dir, log: log.to_owned() };
+        let mut mount = Mount { server: Running::start(command), point, log: log.to_owned() };
         wait_until(MOUNT_LIMIT, "the mount to appear", || {
             if let Some(status) = mount.server.0.try_wait().unwrap() {
                 panic!("the mount ended with {status}:\n{}", mount.logged());
             }
-            // A stale mount of a killed server is in the table too, but does not answer.
-            mounted(&mount.dir).is_some_and(|kind| kind.starts_with("fuse"))
-                && std::fs::metadata(&mount.dir).is_ok()
+            // The mount of a server that was killed is in the table too, but does not answer.
+            mounted(mount.dir()).is_some_and(|kind| kind.starts_with("fuse"))
+                && std::fs::metadata(mount.dir()).is_ok()
         });
         mount
     }
 
     pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+        &self.point.0
     }
 
     /// A path inside.
     pub(crate) fn join(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.dir.join(path)
+        self.dir().join(path)
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -204,9 +215,12 @@ impl Mount {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    /// kill -9 of the server. The mount point is left as a crash leaves it: in place, dead.
-    pub(crate) fn kill(&mut self) {
-        self.server.kill();
+    /// kill -9 of the server. The mount is left as a crash leaves it, in place and dead, for whoever mounts next.
+    #[must_use = "it is unmounted when this is dropped"]
+    pub(crate) fn kill(self) -> Point {
+        let Mount { mut server, point, .. } = self;
+        server.kill();
+        point
     }
 
     /// Ends it as an operator would, by SIGTERM, and waits.
@@ -222,16 +236,9 @@ impl Mount {
         });
         let (status, log) = (status.unwrap(), self.logged());
         assert!(status.success(), "the mount ended with {status}:\n{log}");
-        assert_eq!(mounted(&self.dir), None, "the mount ended but is still in place");
+        assert_eq!(mounted(self.dir()), None, "the mount ended but is still in place");
         let bad = log.lines().find(|line| line.contains("ERROR") || line.contains("panicked"));
         assert_eq!(bad, None, "the log has an error");
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        self.server.kill();
-        unmount(&self.dir);
     }
 }
 

@@ -1,0 +1,166 @@
+//! What has to be on disk before it returns: write + fsync, and a database's commits.
+
+use crate::Plan;
+use crate::place::Measured;
+use crate::place::Place;
+use crate::support;
+use crate::support::Random;
+use crate::table::Bar;
+use crate::table::Row;
+use crate::table::median;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+
+const PAGE: u64 = 4096;
+/// Pages of the files that are overwritten: 16 MiB.
+const PAGES: u64 = 4096;
+
+/// A file whose every page has been written and synced: overwriting one allocates nothing.
+fn prewritten(path: &Path, random: &mut Random) -> File {
+    let file =
+        File::options().create(true).truncate(true).read(true).write(true).open(path).unwrap();
+    for n in 0..16 {
+        file.write_all_at(&random.text(1 << 20), n << 20).unwrap();
+    }
+    file.sync_all().unwrap();
+    file
+}
+
+/// Seconds that each of `count` overwrites of a random page takes, with its sync.
+fn overwrite(file: &File, random: &mut Random, count: u64, sync: impl Fn(&File)) -> Vec<f64> {
+    let page = random.text(PAGE as usize);
+    let each = |_| {
+        let start = support::now();
+        file.write_all_at(&page, random.below(PAGES) * PAGE).unwrap();
+        sync(file);
+        start.elapsed().as_secs_f64()
+    };
+    (0..count).map(each).collect()
+}
+
+/// 4 KiB write + fsync against a raw overwrite + fdatasync on the same disk.
+pub(crate) fn sync(plan: &Plan) -> Vec<Row> {
+    let mut random = Random::new(3);
+    let places = [Place::disk(plan.dir()), Place::tsfs(plan.dir())];
+    let raw = prewritten(&places[0].join("raw"), &mut random);
+    let ours = prewritten(&places[1].join("file"), &mut random);
+    let fdatasync = |file: &File| file.sync_data().unwrap();
+    let fsync = |file: &File| file.sync_all().unwrap();
+    let (mut raw_us, mut our_us, mut our_p99) = (Vec::new(), Vec::new(), Vec::new());
+    places[1].settle();
+    let (mut server, mut operations) = (Duration::ZERO, 0.0);
+    let each = 100;
+    for _ in plan.rounds(21) {
+        raw_us.push(1e6 * median(&overwrite(&raw, &mut random, each, fdatasync)));
+        let before = places[1].server_time();
+        let mut seconds = overwrite(&ours, &mut random, each, fsync);
+        server += places[1].server_time() - before;
+        operations += each as f64;
+        seconds.sort_by(f64::total_cmp);
+        our_p99.push(1e6 * seconds[each as usize * 99 / 100]);
+        our_us.push(1e6 * median(&seconds));
+    }
+    let server = Some(server.as_secs_f64() * 1e6 / operations);
+    let row = |name: &str, ours, bar| Row {
+        name: name.to_owned(),
+        unit: "us",
+        ours,
+        base: Some(("us sync", raw_us.clone())),
+        bar,
+        server,
+    };
+    vec![
+        row("4 KiB write + fsync, p50", our_us, Bar::AtMost(1.6)),
+        row("4 KiB write + fsync, p99", our_p99, Bar::None),
+    ]
+}
+
+/// Writes + fsyncs a second by so many threads at once, each with its own file.
+fn syncs(files: &[File], threads: usize, time: Duration) -> f64 {
+    let start = support::now();
+    let run = |n: usize, file: &File| {
+        let mut random = Random::new(100 + n as u64);
+        let mut count = 0;
+        while start.elapsed() < time {
+            count += overwrite(file, &mut random, 10, |file| file.sync_all().unwrap()).len();
+        }
+        count
+    };
+    let total: usize = std::thread::scope(|scope| {
+        let spawn = |(n, file)| scope.spawn(move || run(n, file));
+        let threads: Vec<_> = files.iter().enumerate().take(threads).map(spawn).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    total as f64 / start.elapsed().as_secs_f64()
+}
+
+/// The same by sixteen threads against one.
+pub(crate) fn sync_threads(plan: &Plan) -> Vec<Row> {
+    let mut random = Random::new(4);
+    let places = [Place::disk(plan.dir()), Place::tsfs(plan.dir())];
+    let open = |place: &Place, random: &mut Random| -> Vec<File> {
+        (0..16).map(|n| prewritten(&place.join(format!("file{n}")), random)).collect()
+    };
+    let (disk, ours) = (open(&places[0], &mut random), open(&places[1], &mut random));
+    let time = Duration::from_millis(plan.count(1500, 500));
+    let (mut one, mut many, mut disk_many) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut server, mut operations) = (Duration::ZERO, 0.0);
+    for _ in plan.rounds(5) {
+        one.push(syncs(&ours, 1, time));
+        let before = places[1].server_time();
+        many.push(syncs(&ours, 16, time));
+        server += places[1].server_time() - before;
+        operations += many.last().unwrap() * time.as_secs_f64();
+        disk_many.push(syncs(&disk, 16, time));
+    }
+    let server = Some(server.as_secs_f64() * 1e6 / operations);
+    let row = |base, bar| Row {
+        name: "4 KiB write + fsync, 16 threads".to_owned(),
+        unit: "/s",
+        ours: many.clone(),
+        base: Some(base),
+        bar,
+        server,
+    };
+    vec![row(("one thread", one), Bar::AtLeast(6.0)), row(("ext4", disk_many), Bar::None)]
+}
+
+/// Commits of SQLite, a row each.
+pub(crate) fn sqlite(plan: &Plan) -> Vec<Row> {
+    let commits = plan.count(400, 100);
+    let places = [Place::disk(plan.dir()), Place::tsfs(plan.dir())];
+    let mut rows = Vec::new();
+    for journal in ["DELETE", "WAL"] {
+        let mut measured = Measured::new(places.len());
+        for round in plan.rounds(7) {
+            for (index, place) in places.iter().enumerate() {
+                let path = place.join(format!("{journal}{round}.db"));
+                let setup = format!(
+                    "PRAGMA journal_mode={journal}; CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT);"
+                );
+                support::run(Command::new("sqlite3").arg(&path).arg(setup).stdout(Stdio::null()));
+                let insert =
+                    "INSERT INTO t(v) VALUES (hex(randomblob(100)));\n".repeat(commits as usize);
+                let script = plan.dir().join("commits.sql");
+                std::fs::write(&script, format!("PRAGMA synchronous=FULL;\n{insert}")).unwrap();
+                measured.time(index, place, || {
+                    let input = File::open(&script).unwrap();
+                    support::run(Command::new("sqlite3").arg(&path).stdin(input));
+                });
+            }
+        }
+        rows.push(Row {
+            name: format!("SQLite commits, journal {journal}"),
+            unit: "/s",
+            ours: measured.rates(1, commits as f64),
+            base: Some(("ext4", measured.rates(0, commits as f64))),
+            bar: Bar::AtLeast(0.5),
+            server: Some(measured.server_each(commits as f64)),
+        });
+    }
+    rows
+}

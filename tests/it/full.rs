@@ -1,0 +1,88 @@
+//! A real disk that is really full: programs are told so, nothing breaks, and deleting gets it back.
+
+use crate::support;
+use crate::support::Mount;
+use crate::support::Random;
+use crate::support::sh;
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// An ext4 of so many MiB in a file, mounted while it lives.
+struct Image(PathBuf);
+
+impl Image {
+    fn new(scratch: &Path, mib: u64) -> Image {
+        sh(
+            scratch,
+            &format!(
+                "truncate -s {mib}M image && PATH=$PATH:/usr/sbin:/sbin mkfs.ext4 -q -m 0 image"
+            ),
+        );
+        sh(scratch, "mkdir disk && mount -o loop image disk");
+        Image(scratch.canonicalize().unwrap().join("disk"))
+    }
+
+    fn free(&self) -> u64 {
+        let space = rustix::fs::statvfs(&self.0).unwrap();
+        space.f_bavail * space.f_frsize
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        support::unmount(&self.0);
+    }
+}
+
+/// Writes files of noise until the disk is full; returns how many are whole.
+fn fill(dir: &Path) -> (u64, std::io::Error) {
+    let mut random = Random::new(15);
+    for n in 0.. {
+        let write = || -> std::io::Result<()> {
+            let mut file = std::fs::File::create(dir.join(format!("file{n}")))?;
+            // A size that goes into blocks, then one that goes into the log.
+            file.write_all(&random.noise(if n % 2 == 0 { 1 << 20 } else { 20_000 }))?;
+            file.sync_all()
+        };
+        if let Err(error) = { write }() {
+            return (n, error);
+        }
+    }
+    unreachable!("the disk is finite")
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_gives_space_back() {
+    let scratch = support::scratch();
+    let image = Image::new(scratch.path(), 400);
+    let store = image.0.join("store");
+    let mount = Mount::create(&store, &scratch.path().join("mnt"));
+    let top = mount.dir().to_owned();
+    std::fs::create_dir(top.join("many")).unwrap();
+    let (whole, error) = fill(&top.join("many"));
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+    assert!(whole > 100, "full after {whole} files");
+    // What was synced before is whole, also for a server that starts on the full disk.
+    let sums = format!("cd many && sha256sum $(seq -f file%.0f 0 {})", whole - 1);
+    let before = sh(&top, &sums);
+    mount.close();
+    support::run(support::tsfs().arg("fsck").arg(&store));
+    let mount = Mount::open(&store, &scratch.path().join("mnt"));
+    assert_eq!(sh(&top, &sums), before);
+    let refused = std::fs::write(top.join("more"), Random::new(16).noise(4 << 20));
+    assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    // Deleting works; the space comes back when history is given up.
+    sh(&top, "rm -rf many");
+    let full = image.free();
+    let purge = support::run(support::tsfs().args(["purge", "--before", "now"]).arg(&top));
+    support::wait_until(std::time::Duration::from_secs(120), "space to come back", || {
+        image.free() > full + (150 << 20)
+    });
+    drop(purge);
+    let (again, error) = fill(&top);
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+    assert!(again * 2 > whole, "{whole} files at first, {again} after purging");
+    mount.close();
+    support::run(support::tsfs().arg("fsck").arg(&store));
+}
