@@ -1,1 +1,4 @@
 //! The roles of a node, and the one driver of its log.
+
+pub mod retention;
+pub mod task;

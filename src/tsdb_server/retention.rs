@@ -1,0 +1,129 @@
+//! Which history goes when: by age, and by the share of the disk that it takes.
+//!
+//! Decides the horizon and proposes `Purge` ops, a few hundred rows each; forgetting itself is the log's and
+//! `meta`'s. It also works off what other ops left for purge: contents that nothing leads to any more, and versions that
+//! only a removed mark kept.
+
+use crate::env::Clock;
+use crate::meta::key::StateKey;
+use crate::meta::op::Op;
+use crate::meta::record::Horizon;
+use crate::meta::record::Record;
+use crate::meta::record::Retention;
+use crate::series::KeyRange;
+use crate::series::changes;
+use crate::tsdb_server::task::Task;
+use crate::tsdb_server::task::Worked;
+use crate::types::FsError;
+use crate::types::Stamp;
+use crate::wire::Server;
+use crate::wire::Status;
+use std::sync::Arc;
+use std::sync::Weak;
+use std::time::Duration;
+
+/// Versions that one op forgets: well below the thousand rows that an op may touch.
+const VERSIONS_PER_OP: u32 = 400;
+/// How often an idle task looks at clock and disk.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Batches whose history goes at a time where the disk's share is passed.
+const BATCHES_PER_STEP: usize = 32;
+/// History younger than this never goes because of its size: what a person wants back most is what just went.
+const KEPT_NS: u64 = 3_600_000_000_000;
+
+/// The task of a node. It ends when the node is gone.
+pub struct Keeper<S> {
+    node: Weak<S>,
+    clock: Arc<dyn Clock>,
+}
+
+impl<S: Server> Keeper<S> {
+    pub fn new(node: &Arc<S>, clock: Arc<dyn Clock>) -> Keeper<S> {
+        Keeper { node: Arc::downgrade(node), clock }
+    }
+}
+
+impl<S: Server> Task for Keeper<S> {
+    fn name(&self) -> &'static str {
+        "retention"
+    }
+
+    fn work(&mut self) -> Result<Worked, FsError> {
+        let node = self.node.upgrade().ok_or(FsError::Closing)?;
+        match plan(&*node, self.clock.wall())? {
+            Some(horizon) => {
+                node.administer(Op::Purge { horizon, rows: VERSIONS_PER_OP })?;
+                Ok(Worked::More)
+            }
+            None => Ok(Worked::Idle(LOOK_EVERY)),
+        }
+    }
+}
+
+/// The horizon to purge to; `None` where nothing is to be done.
+///
+/// # Errors
+/// `Damaged`, `Io`.
+fn plan(node: &dyn Server, now: Stamp) -> Result<Option<Stamp>, FsError> {
+    let horizon = record::<Horizon>(node, &StateKey::Horizon)?.unwrap_or_default().0;
+    let mut wanted = horizon;
+    if let Some(retention) = record::<Retention>(node, &StateKey::Retention)? {
+        if let Some(age) = retention.age_ns {
+            wanted = wanted.max(Stamp(now.0.saturating_sub(age)));
+        }
+        if let Some(percent) = retention.disk_percent
+            && history_on_disk(&node.status()?) > share(node.status()?.disk_total, percent)
+        {
+            wanted = wanted.max(by_size(node, now)?);
+        }
+    }
+    let due = !node.changes(Stamp::ZERO, wanted, 1)?.rows.is_empty()
+        || !node.state(&StateKey::sweeps(), 1)?.rows.is_empty()
+        || !node.state(&StateKey::unmarked(), 1)?.rows.is_empty();
+    Ok(due.then_some(wanted))
+}
+
+fn record<R: Record>(node: &dyn Server, key: &StateKey) -> Result<Option<R>, FsError> {
+    let page = node.state(&KeyRange::prefix(&key.encode()), 1)?;
+    page.rows.first().map(|(key, row)| R::from_row(key, row)).transpose()
+}
+
+fn share(total: u64, percent: u8) -> u64 {
+    (u128::from(total) * u128::from(percent) / 100) as u64
+}
+
+/// What history takes on disk: its part of all contents, applied to what the contents take compressed.
+fn history_on_disk(status: &Status) -> u64 {
+    let contents = status.live_bytes.saturating_add(status.history_bytes);
+    let stored = status.block_bytes.saturating_add(status.table_bytes);
+    match contents {
+        0 => 0,
+        _ => (u128::from(stored) * u128::from(status.history_bytes) / u128::from(contents)) as u64,
+    }
+}
+
+/// The horizon behind the oldest few batches, but never one so young that history is hardly kept at all.
+fn by_size(node: &dyn Server, now: Stamp) -> Result<Stamp, FsError> {
+    let page = node.changes(Stamp::ZERO, Stamp::MAX, BATCHES_PER_STEP)?;
+    let youngest = Stamp(now.0.saturating_sub(KEPT_NS));
+    let Some((key, row)) = page.rows.last() else { return Ok(Stamp::ZERO) };
+    let record = changes::Record::decode(key, row)?;
+    let last = record.events.iter().map(|event| event.stamp).max().unwrap_or(record.stamp);
+    Ok(last.min(youngest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_of_history_is_that_of_its_contents() {
+        let mut status = Status { disk_total: 1000, ..Status::default() };
+        assert_eq!(history_on_disk(&status), 0);
+        (status.live_bytes, status.history_bytes) = (300, 100);
+        (status.block_bytes, status.table_bytes) = (150, 50);
+        assert_eq!(history_on_disk(&status), 50);
+        assert_eq!(share(status.disk_total, 5), 50);
+        assert_eq!(share(u64::MAX, 100), u64::MAX);
+    }
+}
