@@ -11,6 +11,7 @@
 mod batch;
 mod chain;
 pub mod changes;
+pub mod check;
 mod delta;
 mod listing;
 mod overlay;

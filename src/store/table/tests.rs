@@ -2,6 +2,7 @@
 //!
 //! The versioned map is tested here, too, against a model: it stands below and may not know of tables.
 
+mod checked;
 mod contract;
 mod model;
 mod on_disk;

@@ -13,6 +13,8 @@ use crate::series::Read;
 use crate::series::Readable;
 use crate::series::Series;
 use crate::series::changes::Record;
+use crate::series::check::Fault;
+use crate::series::check::check;
 use crate::series::table::Family;
 use crate::series::table::Table;
 use crate::store::table::MemoryTable;
@@ -32,7 +34,7 @@ use proptest::test_runner::TestRunner;
 use std::ops::ControlFlow;
 
 #[derive(Clone, Debug)]
-enum Change {
+pub(super) enum Change {
     Put(u8, Vec<u8>, bool),
     /// A few bytes of the present value become others: what deltas are for.
     Edit(u8, u8, bool),
@@ -47,7 +49,7 @@ enum Change {
 const KEYS: u8 = 12;
 
 /// Two groups, and keys of none around them. Names of a group are prefix-free by their end.
-fn key(n: u8) -> Key {
+pub(super) fn key(n: u8) -> Key {
     match n % KEYS {
         0 => b"A first\0".to_vec(),
         n @ 1..=5 => [b"D1", &b"nnnnn"[..n as usize], b"\0"].concat(),
@@ -77,7 +79,7 @@ fn past(keep: bool) -> Past {
 }
 
 /// Applies the changes to the table and to a model, which it returns.
-fn play(table: &dyn Table, changes: &[Change]) -> Model {
+pub(super) fn play(table: &dyn Table, changes: &[Change]) -> Model {
     let mut model = Model::default();
     let mut stamp = Stamp(1 << 60);
     for part in changes.split_inclusive(|change| matches!(change, Change::Batch(_))) {
@@ -252,8 +254,16 @@ fn changes_parse(table: &dyn Table, model: &Model) {
         .unwrap();
 }
 
+/// Every fault that the check of the rules finds.
+pub(super) fn faults(table: &dyn Table) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    check(table, groups(), &mut |_, _| {}, &mut |fault| faults.push(fault)).unwrap();
+    faults
+}
+
 fn against_the_model(cases: u32, length: usize, new: &dyn Fn() -> Box<dyn Table>) {
-    let mut runner = TestRunner::new(Config { cases, ..Config::default() });
+    let mut runner =
+        TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let changes = proptest::collection::vec(change(), 1..length);
     let outcome = runner.run(&changes, |changes| {
         let table = new();
@@ -262,6 +272,7 @@ fn against_the_model(cases: u32, length: usize, new: &dyn Fn() -> Box<dyn Table>
         table.flush().unwrap();
         compare(&*table, &model);
         changes_parse(&*table, &model);
+        assert_eq!(faults(&*table), []);
         Ok(())
     });
     if let Err(error) = outcome {
