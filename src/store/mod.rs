@@ -6,4 +6,5 @@ pub mod holder;
 pub mod label;
 pub mod log;
 pub mod segment;
+pub mod space;
 pub mod table;
