@@ -6,7 +6,12 @@
 mod adapter;
 mod convert;
 pub mod errno;
+mod history;
 pub mod mount;
+mod present;
 mod reply;
+mod tree;
 pub mod vfs;
 mod workers;
+
+pub use tree::Tree;

@@ -108,6 +108,10 @@ impl OpenFlags {
         self.0 & libc::O_TRUNC != 0
     }
 
+    pub fn exclusive(self) -> bool {
+        self.0 & libc::O_EXCL != 0
+    }
+
     pub fn appends(self) -> bool {
         self.0 & libc::O_APPEND != 0
     }

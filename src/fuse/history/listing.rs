@@ -1,0 +1,276 @@
+//! Listings under `.tsfs`, and of directories of the past.
+
+use crate::fuse::history::FOR_EVER;
+use crate::fuse::history::History;
+use crate::fuse::history::Open;
+use crate::fuse::history::lookup::alone;
+use crate::fuse::history::lookup::below;
+use crate::fuse::history::lookup::earlier_name;
+use crate::fuse::history::lookup::stamp_name;
+use crate::fuse::history::permission::Way;
+use crate::fuse::history::view::Past;
+use crate::fuse::history::view::Shown;
+use crate::fuse::history::view::View;
+use crate::fuse::present::DOT;
+use crate::fuse::present::DOT_DOT;
+use crate::fuse::present::behind_dots;
+use crate::fuse::vfs::Answer;
+use crate::fuse::vfs::DirEntry;
+use crate::fuse::vfs::DirSink;
+use crate::fuse::vfs::Handle;
+use crate::tsdb_client::Deleted;
+use crate::tsdb_client::FileVersion;
+use crate::tsdb_client::Marked;
+use crate::types::AsOf;
+use crate::types::Attr;
+use crate::types::FileKind;
+use crate::types::FsError;
+use crate::types::Ino;
+use crate::types::Stamp;
+use bytes::Bytes;
+use jiff::Timestamp;
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+const HOUR_NS: u64 = 3_600_000_000_000;
+const DAY_NS: u64 = 24 * HOUR_NS;
+/// What `at` lists: the last full hours of a day and the last midnights (UTC) of a month.
+const HOURS: u64 = 24;
+const DAYS: u64 = 31;
+/// As Samba's `shadow_copy2` wants names: with these it shows "Previous Versions" of any directory.
+const SAMBA: &str = "@GMT-%Y.%m.%d-%H.%M.%S";
+
+/// One line of a listing that is kept while its directory is open.
+pub(super) struct Item {
+    name: Bytes,
+    view: View,
+    kind: FileKind,
+    /// Where it was at hand.
+    attr: Option<Attr>,
+    way: Way,
+}
+
+/// What `.tsfs` holds.
+pub(super) fn hub(dir: Ino) -> Vec<Item> {
+    let directory = |name: &'static str, view| Item {
+        name: Bytes::from_static(name.as_bytes()),
+        view,
+        kind: FileKind::Directory,
+        attr: None,
+        way: Way::default(),
+    };
+    vec![
+        directory("at", View::At(dir)),
+        directory("versions", View::Versions(dir)),
+        directory("deleted", View::Deleted(dir)),
+        directory("marks", View::Marks(dir)),
+        Item { kind: FileKind::File, ..directory("control", View::Control(dir)) },
+    ]
+}
+
+impl History {
+    /// Everything in a directory under `.tsfs`. May wait.
+    pub(super) fn items(&self, view: &View) -> Result<Vec<Item>, FsError> {
+        match view {
+            View::Hub(dir) => Ok(hub(*dir)),
+            View::At(dir) => Ok(self.instants(*dir)),
+            View::VersionsOf(dir, file) => {
+                let versions = self.client.file_versions(*dir, file)?;
+                let item = |version: &FileVersion| Item {
+                    name: stamp_name(version.stamp).into(),
+                    view: View::Past(Past::plain(version.attr.ino, version.stamp)),
+                    kind: version.attr.kind,
+                    attr: Some(version.attr.clone()),
+                    way: alone(*dir, version.stamp),
+                };
+                Ok(versions.iter().map(item).collect())
+            }
+            View::Deleted(dir) => self.deletions(*dir),
+            View::Marks(dir) => {
+                let marks = self.client.marks()?;
+                let item = |mark: &Marked| {
+                    let past = Past { ino: *dir, at: mark.stamp, shown: Shown::AsMark };
+                    self.there(mark.name.clone(), past)
+                };
+                Ok(marks.iter().filter_map(item).collect())
+            }
+            View::Versions(_) | View::Past(_) | View::Control(_) => Err(FsError::NotDirectory),
+        }
+    }
+
+    /// An item, if its object was there at its instant.
+    fn there(&self, name: Bytes, past: Past) -> Option<Item> {
+        self.client.now_readable(past.at).ok()?;
+        let view = View::Past(past);
+        let attr = self.attr(&view).ok()?;
+        Some(Item { name, view, kind: attr.kind, attr: Some(attr), way: Way::default() })
+    }
+
+    fn instants(&self, dir: Ino) -> Vec<Item> {
+        let now = self.client.clock().wall().0;
+        let hours = (0..HOURS).map(|n| (now - now % HOUR_NS).saturating_sub(n * HOUR_NS));
+        let days = (0..DAYS).map(|n| (now - now % DAY_NS).saturating_sub(n * DAY_NS));
+        let mut seen = HashSet::new();
+        let item = |at: u64| {
+            let past = Past::plain(dir, Stamp(at));
+            let name = Timestamp::from_nanosecond(i128::from(at)).ok()?.strftime(SAMBA).to_string();
+            self.there(name.into(), past)
+        };
+        hours.chain(days).filter(|at| seen.insert(*at)).filter_map(item).collect()
+    }
+
+    /// The last thing deleted under a name has that name, earlier ones have the instant behind it.
+    fn deletions(&self, dir: Ino) -> Result<Vec<Item>, FsError> {
+        let mut seen = HashSet::new();
+        let item = |gone: Deleted| {
+            let last = seen.insert(gone.name.clone());
+            let name = if last { gone.name } else { earlier_name(&gone.name, gone.when) };
+            let shown = Shown::AsDeleted(gone.when);
+            let view = View::Past(Past { ino: gone.ino, at: gone.last, shown });
+            Item { name, view, kind: gone.kind, attr: None, way: alone(dir, gone.last) }
+        };
+        Ok(self.client.deleted(dir)?.into_iter().map(item).collect())
+    }
+
+    pub(in crate::fuse) fn readdir(
+        &self,
+        dir: Ino,
+        handle: Handle,
+        after: u64,
+        plus: bool,
+        sink: &mut dyn DirSink,
+    ) -> Answer<()> {
+        let (view, way) = self.get(dir)?;
+        if !self.dots(dir, &view, after, sink) {
+            return Ok(());
+        }
+        match &view {
+            View::Past(past) => self.list_past(past, &way, after, plus, sink)?,
+            View::Versions(dir) => self.list_versions(*dir, after, plus, sink)?,
+            _ => match self.opened(handle)? {
+                Open::Listing(items) => self.list_items(&items, after, plus, sink)?,
+                Open::Control(_) => return Err(FsError::NotDirectory.into()),
+            },
+        }
+        Ok(())
+    }
+
+    /// `.` and `..`. False once the sink is full.
+    fn dots(&self, dir: Ino, view: &View, after: u64, sink: &mut dyn DirSink) -> bool {
+        let dots: [(u64, &[u8], Ino); 2] = [(DOT, b".", dir), (DOT_DOT, b"..", self.up(view))];
+        dots.into_iter().filter(|(cookie, ..)| *cookie > after).all(|(cookie, name, ino)| {
+            let kind = FileKind::Directory;
+            sink.add(&DirEntry { name, ino, kind, cookie, entry: None })
+        })
+    }
+
+    fn up(&self, view: &View) -> Ino {
+        match view {
+            View::Hub(dir) => *dir,
+            View::At(dir) | View::Versions(dir) | View::Deleted(dir) | View::Marks(dir) => {
+                self.numbers.show(&View::Hub(*dir))
+            }
+            View::VersionsOf(dir, _) => self.numbers.show(&View::Versions(*dir)),
+            View::Control(dir) => self.numbers.show(&View::Hub(*dir)),
+            View::Past(past) => {
+                let parent = self.client.parent(past.ino, AsOf::At(past.at)).unwrap_or(past.ino);
+                self.numbers.show(&View::Past(Past::plain(parent, past.at)))
+            }
+        }
+    }
+
+    fn list_past(
+        &self,
+        past: &Past,
+        way: &Way,
+        after: u64,
+        plus: bool,
+        sink: &mut dyn DirSink,
+    ) -> Result<(), FsError> {
+        let at = AsOf::At(past.at);
+        let valid = self.names_believed(past);
+        let way = below(past, way);
+        self.client.readdir(past.ino, at, behind_dots(after), plus, &mut |found| {
+            let view = View::Past(Past::plain(found.ino, past.at));
+            let (name, kind, cookie) = (found.name, found.kind, found.cookie);
+            self.add(name, &view, kind, cookie, found.attr, &way, valid, sink)
+        })
+    }
+
+    /// Every name that is there now. Those that are no more have versions too, but stand in `deleted`.
+    fn list_versions(
+        &self,
+        dir: Ino,
+        after: u64,
+        plus: bool,
+        sink: &mut dyn DirSink,
+    ) -> Result<(), FsError> {
+        let attr = self.attr(&View::Versions(dir))?;
+        let (kind, way) = (FileKind::Directory, Way::default());
+        self.client.readdir(dir, AsOf::Now, behind_dots(after), false, &mut |found| {
+            let view = View::VersionsOf(dir, Bytes::copy_from_slice(found.name));
+            let attr = plus.then(|| attr.clone());
+            self.add(found.name, &view, kind, found.cookie, attr, &way, Duration::ZERO, sink)
+        })
+    }
+
+    fn list_items(
+        &self,
+        items: &[Item],
+        after: u64,
+        plus: bool,
+        sink: &mut dyn DirSink,
+    ) -> Result<(), FsError> {
+        let first = DOT_DOT + 1;
+        let skip = after.saturating_sub(DOT_DOT) as usize;
+        for (n, item) in items.iter().enumerate().skip(skip) {
+            let attr = match &item.attr {
+                _ if !plus => None,
+                Some(attr) => Some(attr.clone()),
+                None => match self.attr(&item.view) {
+                    // Purged since the directory was opened.
+                    Err(FsError::Stale | FsError::NotFound | FsError::BeforeHorizon { .. }) => {
+                        continue;
+                    }
+                    attr => Some(attr?),
+                },
+            };
+            let valid = match &item.view {
+                View::Past(_) => Duration::ZERO,
+                _ => FOR_EVER,
+            };
+            let (name, view, way) = (&item.name, &item.view, &item.way);
+            let cookie = first + n as u64;
+            if self.add(name, view, item.kind, cookie, attr, way, valid, sink).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds one entry; with attributes it is handed to the kernel, and taken back where there is no room for it.
+    #[expect(clippy::too_many_arguments, reason = "they are the columns of one line")]
+    fn add(
+        &self,
+        name: &[u8],
+        view: &View,
+        kind: FileKind,
+        cookie: u64,
+        attr: Option<Attr>,
+        way: &Way,
+        valid: Duration,
+        sink: &mut dyn DirSink,
+    ) -> ControlFlow<()> {
+        let entry = attr.map(|attr| self.entry(view, attr, Way::clone(way), valid));
+        let handed = entry.as_ref().map(|entry| entry.stat.attr.ino);
+        let ino = handed.unwrap_or_else(|| self.numbers.show(view));
+        if sink.add(&DirEntry { name, ino, kind, cookie, entry }) {
+            return ControlFlow::Continue(());
+        }
+        if let Some(ino) = handed {
+            self.numbers.forget(ino, 1);
+        }
+        ControlFlow::Break(())
+    }
+}

@@ -1,0 +1,254 @@
+//! Names under `.tsfs`, and names in directories of the past.
+
+use crate::fuse::history::A_MOMENT;
+use crate::fuse::history::FOR_EVER;
+use crate::fuse::history::History;
+use crate::fuse::history::permission::Step;
+use crate::fuse::history::permission::Want;
+use crate::fuse::history::permission::Way;
+use crate::fuse::history::permission::may;
+use crate::fuse::history::permission::may_walk;
+use crate::fuse::history::view::Past;
+use crate::fuse::history::view::Shown;
+use crate::fuse::history::view::View;
+use crate::fuse::vfs::Answer;
+use crate::fuse::vfs::Lookup;
+use crate::fuse::vfs::Request;
+use crate::fuse::vfs::Stop;
+use crate::tsdb_client::FileVersion;
+use crate::tsdb_client::Wait;
+use crate::types::AsOf;
+use crate::types::FsError;
+use crate::types::Ino;
+use crate::types::Stamp;
+use crate::types::instant;
+use bytes::Bytes;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Younger instants may not be settled yet: reading them asks for a commit, which waits.
+const SETTLED_NS: u64 = 70_000_000_000;
+
+const NOTHING: Lookup = Lookup::Missing { valid: Duration::ZERO };
+
+impl History {
+    pub(in crate::fuse) fn lookup(
+        &self,
+        request: &Request,
+        dir: Ino,
+        name: &[u8],
+    ) -> Answer<Lookup> {
+        let (view, way) = self.get(dir)?;
+        let found = match &view {
+            _ if name == b"." => Ok(self.found(&view, way, FOR_EVER)?),
+            View::Hub(dir) => self.in_hub(*dir, name),
+            View::At(dir) => self.in_at(request, *dir, name),
+            View::Versions(dir) => self.in_versions(request, *dir, name),
+            View::VersionsOf(dir, file) => self.in_versions_of(request, *dir, file, name),
+            View::Deleted(dir) => self.in_deleted(request, *dir, name),
+            View::Marks(dir) => self.in_marks(request, *dir, name),
+            View::Control(_) => Err(FsError::NotDirectory.into()),
+            View::Past(past) => self.in_past(request, past, &way, name),
+        };
+        match found {
+            // Nothing was there then, or nothing that a name could lead to.
+            Err(Stop::Error(FsError::NotFound | FsError::Stale)) => Ok(NOTHING),
+            found => found,
+        }
+    }
+
+    fn found(&self, view: &View, way: Way, valid: Duration) -> Result<Lookup, FsError> {
+        let attr = self.attr(view)?;
+        Ok(Lookup::Found(self.entry(view, attr, way, valid)))
+    }
+
+    fn in_hub(&self, dir: Ino, name: &[u8]) -> Answer<Lookup> {
+        let view = match name {
+            b"at" => View::At(dir),
+            b"versions" => View::Versions(dir),
+            b"deleted" => View::Deleted(dir),
+            b"marks" => View::Marks(dir),
+            b"control" => View::Control(dir),
+            _ => return Ok(NOTHING),
+        };
+        Ok(self.found(&view, Way::default(), FOR_EVER)?)
+    }
+
+    fn in_at(&self, request: &Request, dir: Ino, name: &[u8]) -> Answer<Lookup> {
+        let (at, valid) = self.instant(request, name)?;
+        Ok(self.found(&View::Past(Past::plain(dir, at)), Way::default(), valid)?)
+    }
+
+    fn in_versions(&self, request: &Request, dir: Ino, name: &[u8]) -> Answer<Lookup> {
+        self.versions(request, dir, name)?;
+        let view = View::VersionsOf(dir, Bytes::copy_from_slice(name));
+        Ok(self.found(&view, Way::default(), A_MOMENT)?)
+    }
+
+    /// Any instant will do, not only those listed.
+    fn in_versions_of(
+        &self,
+        request: &Request,
+        dir: Ino,
+        file: &[u8],
+        name: &[u8],
+    ) -> Answer<Lookup> {
+        let (at, valid) = self.instant(request, name)?;
+        let way = alone(dir, at);
+        may_walk(&self.client, request, &way)?;
+        let attr = self.client.lookup(dir, file, AsOf::At(at))?;
+        let view = View::Past(Past::plain(attr.ino, at));
+        Ok(Lookup::Found(self.entry(&view, attr, way, valid)))
+    }
+
+    fn in_deleted(&self, request: &Request, dir: Ino, shown: &[u8]) -> Answer<Lookup> {
+        let whole = match self.versions(request, dir, shown) {
+            Err(Stop::Error(FsError::NotFound)) => Vec::new(),
+            versions => versions?,
+        };
+        let (name, gone) = match (deletions(&whole).next(), earlier(shown)) {
+            (Some(gone), _) => (shown, gone.clone()),
+            (None, Some((name, when))) => {
+                let versions = self.versions(request, dir, name)?;
+                let gone = deletions(&versions).find(|gone| gone.until == when);
+                (name, gone.ok_or(FsError::NotFound)?.clone())
+            }
+            (None, None) => return Ok(NOTHING),
+        };
+        let way = alone(dir, gone.stamp);
+        may_walk(&self.client, request, &way)?;
+        let ino = self.client.lookup(dir, name, AsOf::At(gone.stamp))?.ino;
+        let shown = Shown::AsDeleted(gone.until);
+        let view = View::Past(Past { ino, at: gone.stamp, shown });
+        Ok(self.found(&view, way, Duration::ZERO)?)
+    }
+
+    fn in_marks(&self, request: &Request, dir: Ino, name: &[u8]) -> Answer<Lookup> {
+        let marks = self.client.marks()?;
+        let Some(mark) = marks.iter().find(|mark| mark.name == name) else {
+            return Ok(NOTHING);
+        };
+        self.readable(request, mark.stamp)?;
+        let view = View::Past(Past { ino: dir, at: mark.stamp, shown: Shown::AsMark });
+        Ok(self.found(&view, Way::default(), Duration::ZERO)?)
+    }
+
+    fn in_past(&self, request: &Request, past: &Past, way: &Way, name: &[u8]) -> Answer<Lookup> {
+        may_walk(&self.client, request, way)?;
+        may(&self.client, request, past.ino, AsOf::Now, Want::Search)?;
+        if name == b".." {
+            let parent = self.client.parent(past.ino, AsOf::At(past.at))?;
+            let view = View::Past(Past::plain(parent, past.at));
+            return Ok(self.found(&view, Way::default(), Duration::ZERO)?);
+        }
+        let valid = self.names_believed(past);
+        let attr = match self.client.lookup(past.ino, name, AsOf::At(past.at)) {
+            Err(FsError::NotFound) => return Ok(Lookup::Missing { valid }),
+            attr => attr?,
+        };
+        let view = View::Past(Past::plain(attr.ino, past.at));
+        Ok(Lookup::Found(self.entry(&view, attr, below(past, way), valid)))
+    }
+
+    /// How long names in a directory of the past may be believed. Where its permissions are others now, the kernel asks
+    /// each time, and whoever asks is looked at.
+    pub(super) fn names_believed(&self, past: &Past) -> Duration {
+        let now = self.client.getattr(past.ino, AsOf::Now);
+        let then = self.client.getattr(past.ino, AsOf::At(past.at));
+        match (now, then) {
+            (Ok(now), Ok(then))
+                if (now.mode, now.uid, now.gid) == (then.mode, then.uid, then.gid) =>
+            {
+                FOR_EVER
+            }
+            (Err(FsError::Stale | FsError::NotFound), _) => FOR_EVER,
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn versions(&self, request: &Request, dir: Ino, name: &[u8]) -> Answer<Vec<FileVersion>> {
+        if request.wait == Wait::Never {
+            return Err(Stop::Waits);
+        }
+        Ok(self.client.file_versions(dir, name)?)
+    }
+
+    /// The instant that a name says, settled, and how long the kernel may believe it.
+    fn instant(&self, request: &Request, name: &[u8]) -> Answer<(Stamp, Duration)> {
+        let text = std::str::from_utf8(name).map_err(|_| FsError::NotFound)?;
+        let now = self.client.clock().wall();
+        // Programs try names everywhere (`.git`): what is no instant is a name that is not there.
+        let at = instant::parse(text, now, &self.zone).map_err(|_| FsError::NotFound)?;
+        self.readable(request, at)?;
+        let valid = if instant::is_relative(text) { Duration::ZERO } else { FOR_EVER };
+        Ok((at, valid))
+    }
+
+    fn readable(&self, request: &Request, at: Stamp) -> Answer<()> {
+        let now = self.client.clock().wall();
+        if request.wait == Wait::Never && at.0.saturating_add(SETTLED_NS) > now.0 {
+            return Err(Stop::Waits);
+        }
+        Ok(self.client.now_readable(at)?)
+    }
+}
+
+/// The versions of a name, newest first, that ended with nothing in their place.
+fn deletions(versions: &[FileVersion]) -> impl Iterator<Item = &FileVersion> {
+    let starts = versions.iter().map(|version| version.stamp);
+    let newer = std::iter::once(Stamp::MAX).chain(starts);
+    versions
+        .iter()
+        .zip(newer)
+        .filter(|(version, newer)| version.until < *newer)
+        .map(|(gone, _)| gone)
+}
+
+/// The way to something that is shown without the directory it was in.
+pub(super) fn alone(dir: Ino, then: Stamp) -> Way {
+    Arc::new(Some(Step { dir, then: Some(then), up: Way::default() }))
+}
+
+/// The way to what is in a directory of the past.
+pub(super) fn below(past: &Past, way: &Way) -> Way {
+    Arc::new(Some(Step { dir: past.ino, then: None, up: Arc::clone(way) }))
+}
+
+/// A stamp as a name: an instant in UTC to the nanosecond, which `at` takes as well.
+pub(super) fn stamp_name(stamp: Stamp) -> String {
+    match Timestamp::from_nanosecond(i128::from(stamp.0)) {
+        Ok(timestamp) => format!("{timestamp:.9}"),
+        Err(_) => stamp.to_string(),
+    }
+}
+
+/// What deletions of a name before its last one are called: `NAME@INSTANT`.
+pub(super) fn earlier_name(name: &[u8], when: Stamp) -> Bytes {
+    [name, b"@", stamp_name(when).as_bytes()].concat().into()
+}
+
+fn earlier(name: &[u8]) -> Option<(&[u8], Stamp)> {
+    let sign = name.iter().rposition(|byte| *byte == b'@')?;
+    let text = std::str::from_utf8(&name[sign + 1..]).ok()?;
+    let when = instant::parse(text, Stamp::ZERO, &TimeZone::UTC).ok()?;
+    Some((&name[..sign], when))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_stamps_are_read_back() {
+        let stamp = Stamp(1_795_368_600_123_456_789);
+        let name = stamp_name(stamp);
+        assert_eq!(name, "2026-11-22T17:30:00.123456789Z");
+        assert_eq!(instant::parse(&name, Stamp::ZERO, &TimeZone::UTC), Ok(stamp));
+        let gone = earlier_name(b"a@b", stamp);
+        assert_eq!(earlier(&gone), Some((&b"a@b"[..], stamp)));
+        assert_eq!(earlier(b"a@b"), None);
+        assert_eq!(earlier(b"plain"), None);
+    }
+}

@@ -1,0 +1,201 @@
+//! What the numbers in the upper half stand for: the names under `.tsfs`, and objects of the past.
+//!
+//! A number is a hash of what it stands for, so it is the same whenever it is asked for again, and no object of the
+//! past has the number of one of the present (`cp` and `diff` would take them for one file). It is known here as long
+//! as the kernel knows it.
+
+use crate::fuse::history::permission::Way;
+use crate::types::FsError;
+use crate::types::Ino;
+use crate::types::Stamp;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use siphasher::sip::SipHasher13;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::hash::Hasher;
+use std::sync::Arc;
+
+/// Set in every number of this view; the store gives out none that has it.
+const UPPER_HALF: u64 = 1 << 63;
+
+/// Something under `.tsfs`. The directory is the one of the present whose `.tsfs` it is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum View {
+    /// `.tsfs` itself.
+    Hub(Ino),
+    At(Ino),
+    Versions(Ino),
+    VersionsOf(Ino, Bytes),
+    Deleted(Ino),
+    Marks(Ino),
+    Control(Ino),
+    Past(Past),
+}
+
+/// An inode as it was at an instant.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Past {
+    pub(super) ino: Ino,
+    pub(super) at: Stamp,
+    pub(super) shown: Shown,
+}
+
+/// Where it is shown, as far as that tells it from the same object elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Shown {
+    Plainly,
+    /// As a mark: removing the mark makes the kernel take *this* directory for removed.
+    AsMark,
+    /// As deleted at an instant, which is shown as its time of change.
+    AsDeleted(Stamp),
+}
+
+impl Past {
+    pub(super) fn plain(ino: Ino, at: Stamp) -> Past {
+        Past { ino, at, shown: Shown::Plainly }
+    }
+}
+
+/// The numbers that the kernel knows.
+#[derive(Default)]
+pub(super) struct Numbers {
+    known: Mutex<HashMap<Ino, Known>>,
+}
+
+struct Known {
+    view: View,
+    /// The directories on the way from `.tsfs` to it, as last walked.
+    way: Way,
+    /// As often as it was handed to the kernel and not forgotten.
+    lookups: u64,
+}
+
+pub(super) fn is_ours(ino: Ino) -> bool {
+    ino.get() & UPPER_HALF != 0
+}
+
+impl Numbers {
+    /// What a number stands for, and the way to it.
+    pub(super) fn get(&self, ino: Ino) -> Result<(View, Way), FsError> {
+        let known = self.known.lock();
+        let known = known.get(&ino).ok_or(FsError::Stale)?;
+        Ok((known.view.clone(), Arc::clone(&known.way)))
+    }
+
+    /// The number of a view that is handed to the kernel: one more lookup.
+    pub(super) fn enter(&self, view: &View, way: Way) -> Ino {
+        let mut known = self.known.lock();
+        let mut ino = first(view);
+        loop {
+            match known.entry(ino) {
+                Entry::Vacant(free) => {
+                    free.insert(Known { view: view.clone(), way, lookups: 1 });
+                    return ino;
+                }
+                Entry::Occupied(mut taken) if taken.get().view == *view => {
+                    taken.get_mut().lookups += 1;
+                    taken.get_mut().way = way;
+                    return ino;
+                }
+                Entry::Occupied(_) => ino = next(ino),
+            }
+        }
+    }
+
+    /// The number that a view has or would get; for a listing's numbers, which nobody looks up by.
+    pub(super) fn show(&self, view: &View) -> Ino {
+        let known = self.known.lock();
+        let mut ino = first(view);
+        while known.get(&ino).is_some_and(|known| known.view != *view) {
+            ino = next(ino);
+        }
+        ino
+    }
+
+    pub(super) fn forget(&self, ino: Ino, lookups: u64) {
+        let mut known = self.known.lock();
+        if let Entry::Occupied(mut entry) = known.entry(ino) {
+            entry.get_mut().lookups = entry.get().lookups.saturating_sub(lookups);
+            if entry.get().lookups == 0 {
+                entry.remove();
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.known.lock().len()
+    }
+}
+
+fn first(view: &View) -> Ino {
+    let mut hasher = SipHasher13::new();
+    view.hash(&mut hasher);
+    upper(hasher.finish())
+}
+
+fn next(ino: Ino) -> Ino {
+    upper(ino.get().wrapping_add(1))
+}
+
+fn upper(raw: u64) -> Ino {
+    Ino::new(raw | UPPER_HALF).expect("the upper half has no zero")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way() -> Way {
+        Arc::new(None)
+    }
+
+    #[test]
+    fn a_number_lives_as_long_as_the_kernel_knows_it() {
+        let numbers = Numbers::default();
+        let past = View::Past(Past::plain(Ino::ROOT, Stamp(5)));
+        let shown = numbers.show(&past);
+        let ino = numbers.enter(&past, way());
+        assert_eq!((shown, is_ours(ino), is_ours(Ino::ROOT)), (ino, true, false));
+        assert_eq!(numbers.enter(&past, way()), ino);
+        numbers.forget(ino, 1);
+        assert_eq!(numbers.get(ino).map(|(view, _)| view), Ok(past.clone()));
+        numbers.forget(ino, 1);
+        assert_eq!(numbers.get(ino).map(|(view, _)| view), Err(FsError::Stale));
+        assert_eq!(numbers.len(), 0);
+        assert_eq!(numbers.enter(&past, way()), ino, "and gets the same number again");
+    }
+
+    #[test]
+    fn what_differs_has_numbers_that_differ() {
+        let numbers = Numbers::default();
+        let past = |shown| View::Past(Past { ino: Ino::ROOT, at: Stamp(5), shown });
+        let views = [
+            View::Hub(Ino::ROOT),
+            View::At(Ino::ROOT),
+            View::VersionsOf(Ino::ROOT, Bytes::from_static(b"a")),
+            View::VersionsOf(Ino::ROOT, Bytes::from_static(b"b")),
+            past(Shown::Plainly),
+            past(Shown::AsMark),
+            past(Shown::AsDeleted(Stamp(6))),
+            View::Past(Past::plain(Ino::ROOT, Stamp(6))),
+        ];
+        for view in &views {
+            numbers.enter(view, way());
+        }
+        assert_eq!(numbers.len(), views.len());
+    }
+
+    #[test]
+    fn a_number_that_is_taken_is_passed_over() {
+        let numbers = Numbers::default();
+        let view = View::Hub(Ino::ROOT);
+        let taken = first(&view);
+        let other = Known { view: View::At(Ino::ROOT), way: way(), lookups: 1 };
+        numbers.known.lock().insert(taken, other);
+        assert_eq!(numbers.enter(&view, way()), next(taken));
+        assert_eq!(numbers.show(&view), next(taken));
+    }
+}

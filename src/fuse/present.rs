@@ -1,0 +1,288 @@
+//! The present: what the kernel asks, put to the client.
+//!
+//! One mount holds the right to the whole store, so whatever it says stays true until the kernel itself asks for a
+//! change: the kernel may believe it for a long time, names that are not there included. What changes behind its back
+//! (a restore) is told to it.
+
+use crate::fuse::vfs::Answer;
+use crate::fuse::vfs::Cache;
+use crate::fuse::vfs::DirEntry;
+use crate::fuse::vfs::DirSink;
+use crate::fuse::vfs::Entry;
+use crate::fuse::vfs::Handle;
+use crate::fuse::vfs::Lookup;
+use crate::fuse::vfs::Make;
+use crate::fuse::vfs::OpenFlags;
+use crate::fuse::vfs::Opened;
+use crate::fuse::vfs::Place;
+use crate::fuse::vfs::Request;
+use crate::fuse::vfs::SetAttr;
+use crate::fuse::vfs::SetTime;
+use crate::fuse::vfs::Stat;
+use crate::fuse::vfs::Stop;
+use crate::fuse::vfs::WriteHow;
+use crate::tsdb_client;
+use crate::tsdb_client::Allocate;
+use crate::tsdb_client::Caller;
+use crate::tsdb_client::Client;
+use crate::tsdb_client::New;
+use crate::tsdb_client::Wait;
+use crate::types::AsOf;
+use crate::types::Attr;
+use crate::types::FileKind;
+use crate::types::FsError;
+use crate::types::Ino;
+use bytes::Bytes;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the kernel may believe what it is told.
+const VALID: Duration = Duration::from_secs(24 * 3600);
+
+/// Cookies of `.` and `..`; those of entries are above.
+pub(super) const DOT: u64 = 1;
+pub(super) const DOT_DOT: u64 = 2;
+const _: () = assert!(DOT_DOT < tsdb_client::DirEntry::COOKIES_BELOW_ARE_FREE);
+
+/// The handle of an open directory: nothing is kept for it.
+const DIRECTORY: Handle = Handle(0);
+
+pub(super) struct Present {
+    client: Arc<Client>,
+}
+
+pub(super) fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid, gid: request.gid, pid: request.pid }
+}
+
+/// The client's cookie for a listing that goes on after `after`.
+pub(super) fn behind_dots(after: u64) -> u64 {
+    if after <= DOT_DOT { 0 } else { after }
+}
+
+fn stat(attr: Attr) -> Stat {
+    Stat { attr, valid: VALID }
+}
+
+fn entry(attr: Attr) -> Entry {
+    Entry { stat: stat(attr), valid: VALID }
+}
+
+fn handle(handle: Handle) -> Result<tsdb_client::Handle, FsError> {
+    tsdb_client::Handle::new(handle.0).ok_or(FsError::BadHandle)
+}
+
+impl Present {
+    pub(super) fn new(client: Arc<Client>) -> Present {
+        Present { client }
+    }
+
+    pub(super) fn lookup(&self, dir: Ino, name: &[u8]) -> Answer<Lookup> {
+        let found = match name {
+            b"." => self.client.getattr(dir, AsOf::Now),
+            b".." => {
+                let parent = self.client.parent(dir, AsOf::Now)?;
+                self.client.getattr(parent, AsOf::Now)
+            }
+            _ => self.client.lookup(dir, name, AsOf::Now),
+        };
+        match found {
+            Ok(attr) => Ok(Lookup::Found(entry(attr))),
+            Err(FsError::NotFound) => Ok(Lookup::Missing { valid: VALID }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn getattr(&self, ino: Ino) -> Answer<Stat> {
+        Ok(stat(self.client.getattr(ino, AsOf::Now)?))
+    }
+
+    pub(super) fn setattr(&self, request: &Request, ino: Ino, set: &SetAttr) -> Answer<Stat> {
+        let time = |time: SetTime| match time {
+            SetTime::Now => self.client.clock().time(),
+            SetTime::At(time) => time,
+        };
+        // Linux takes both bits off with any change of owner, whoever makes it, and with a change of size by somebody
+        // who may not keep them. Who may is told of writes only, so here it is root.
+        let clear_suid =
+            set.uid.is_some() || set.gid.is_some() || set.size.is_some() && request.uid != 0;
+        let set = tsdb_client::SetAttr {
+            mode: set.mode,
+            uid: set.uid,
+            gid: set.gid,
+            size: set.size,
+            atime: set.atime.map(time),
+            mtime: set.mtime.map(time),
+            clear_suid,
+        };
+        Ok(stat(self.client.setattr(ino, set)?))
+    }
+
+    pub(super) fn readlink(&self, ino: Ino) -> Answer<Bytes> {
+        Ok(self.client.readlink(ino, AsOf::Now)?)
+    }
+
+    pub(super) fn make(
+        &self,
+        request: &Request,
+        dir: Ino,
+        name: &[u8],
+        make: &Make,
+    ) -> Answer<Entry> {
+        let new = New {
+            kind: make.kind,
+            mode: make.mode,
+            uid: request.uid,
+            gid: request.gid,
+            rdev: make.rdev,
+            target: make.target.clone(),
+        };
+        Ok(entry(self.client.create(dir, name, new)?))
+    }
+
+    pub(super) fn create(
+        &self,
+        request: &Request,
+        dir: Ino,
+        name: &[u8],
+        mode: u32,
+        flags: OpenFlags,
+    ) -> Answer<(Entry, Opened)> {
+        let make = Make { kind: FileKind::File, mode, rdev: 0, target: Bytes::new() };
+        let (entry, flags) = match self.make(request, dir, name, &make) {
+            // The kernel believed that it is not there; something that changed behind its back has not reached it yet.
+            Err(Stop::Error(FsError::Exists)) if !flags.exclusive() => {
+                (entry(self.client.lookup(dir, name, AsOf::Now)?), flags)
+            }
+            // There is nothing to truncate.
+            entry => (entry?, OpenFlags(flags.0 & !libc::O_TRUNC)),
+        };
+        let opened = self.open(request, entry.stat.attr.ino, flags)?;
+        Ok((entry, opened))
+    }
+
+    pub(super) fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Answer<Entry> {
+        Ok(entry(self.client.link(ino, dir, name)?))
+    }
+
+    pub(super) fn open(&self, request: &Request, ino: Ino, flags: OpenFlags) -> Answer<Opened> {
+        if flags.truncates() {
+            let empty = SetAttr { size: Some(0), ..SetAttr::default() };
+            self.setattr(request, ino, &empty)?;
+        }
+        let handle = Handle(self.client.open_file(ino, flags.writes())?.get());
+        // Closing what was only read changes nothing, so the kernel need not tell.
+        Ok(Opened { handle, cache: Cache::Keep, flush: flags.writes() })
+    }
+
+    pub(super) fn read(&self, request: &Request, ino: Ino, offset: u64, len: u32) -> Answer<Bytes> {
+        let read = self.client.read(ino, AsOf::Now, offset, len, request.wait)?;
+        read.ok_or(Stop::Waits)
+    }
+
+    pub(super) fn write(
+        &self,
+        request: &Request,
+        at: Handle,
+        offset: u64,
+        data: &[u8],
+        how: WriteHow,
+    ) -> Answer<u32> {
+        let (at, wait) = (handle(at)?, request.wait);
+        let written = self.client.write(at, offset, data, how.append, how.clear_suid, wait)?;
+        written.ok_or(Stop::Waits)
+    }
+
+    pub(super) fn flush(&self, at: Handle) -> Answer<()> {
+        Ok(self.client.flush(handle(at)?)?)
+    }
+
+    pub(super) fn release(&self, at: Handle) {
+        if let Ok(at) = handle(at) {
+            self.client.release(at);
+        }
+    }
+
+    pub(super) fn fallocate(
+        &self,
+        request: &Request,
+        at: Place,
+        len: u64,
+        how: Allocate,
+    ) -> Answer<()> {
+        self.client.fallocate(handle(at.handle)?, how, at.offset, len)?;
+        self.clear_suid(request, at.ino)
+    }
+
+    pub(super) fn copy_range(
+        &self,
+        request: &Request,
+        from: Place,
+        to: Place,
+        len: u64,
+    ) -> Answer<u64> {
+        // What is shared is found where it is applied, which may have to be waited for.
+        if request.wait == Wait::Never {
+            return Err(Stop::Waits);
+        }
+        let (source, target) = (handle(from.handle)?, handle(to.handle)?);
+        let copied = self.client.copy_range(source, from.offset, target, to.offset, len)?;
+        self.clear_suid(request, to.ino)?;
+        Ok(copied)
+    }
+
+    /// After a change of contents by somebody who is not root, other than by a write, which carries its own word.
+    fn clear_suid(&self, request: &Request, ino: Ino) -> Answer<()> {
+        const SUID_OR_SGID: u32 = libc::S_ISUID | libc::S_ISGID;
+        if request.uid == 0 {
+            return Ok(());
+        }
+        let privileged = self.client.getattr(ino, AsOf::Now)?.mode & SUID_OR_SGID != 0
+            || self.client.getxattr(ino, b"security.capability", AsOf::Now).is_ok();
+        if privileged {
+            let set = tsdb_client::SetAttr { clear_suid: true, ..Default::default() };
+            self.client.setattr(ino, set)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn opendir(&self) -> Opened {
+        Opened { handle: DIRECTORY, cache: Cache::Keep, flush: false }
+    }
+
+    pub(super) fn readdir(
+        &self,
+        dir: Ino,
+        after: u64,
+        plus: bool,
+        sink: &mut dyn DirSink,
+    ) -> Answer<()> {
+        let kind = FileKind::Directory;
+        let dot = DirEntry { name: b".", ino: dir, kind, cookie: DOT, entry: None };
+        if after < DOT && !sink.add(&dot) {
+            return Ok(());
+        }
+        if after < DOT_DOT {
+            // A directory that was removed is its own parent: there is no other any more.
+            let ino = self.client.parent(dir, AsOf::Now).unwrap_or(dir);
+            let dot_dot = DirEntry { name: b"..", ino, cookie: DOT_DOT, ..dot };
+            if !sink.add(&dot_dot) {
+                return Ok(());
+            }
+        }
+        let listed = self.client.readdir(dir, AsOf::Now, behind_dots(after), plus, &mut |found| {
+            let (name, ino, kind, cookie) = (found.name, found.ino, found.kind, found.cookie);
+            let entry = found.attr.map(entry);
+            match sink.add(&DirEntry { name, ino, kind, cookie, entry }) {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        });
+        match listed {
+            // Removed while it was open: it has no entries.
+            Err(FsError::Stale | FsError::NotFound) => Ok(()),
+            listed => Ok(listed?),
+        }
+    }
+}
