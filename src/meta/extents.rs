@@ -25,7 +25,7 @@ pub const EXTENTS_CROWDED: usize = 1024;
 const VERSION: u8 = 1;
 
 /// Where a block lies.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Place {
     /// It travelled inside an op and is a row of `Family::Payload`.
     Payload,
@@ -47,7 +47,7 @@ pub enum Source {
 
 impl Source {
     /// The same source from `by` bytes further on, `len` bytes of it.
-    fn part(&self, by: u32, len: u32) -> Source {
+    pub fn part(&self, by: u32, len: u32) -> Source {
         match self {
             Source::Inline(bytes) => Source::Inline(bytes.slice(by as usize..(by + len) as usize)),
             Source::Block { block, place, offset } => {

@@ -19,7 +19,6 @@
 //! | | `T` stamp8 name 00 | nothing: the marks by instant |
 //! | | `r` | [`record::Retention`](crate::meta::record::Retention) |
 //! | | `h` | [`record::Horizon`](crate::meta::record::Horizon) |
-//! | | `p` | [`record::PurgeCursor`](crate::meta::record::PurgeCursor) |
 //! | | `Q` ino8 generation4 or FF×4 | nothing: extent rows, or attributes, that nothing names any more |
 //! | | `K` mark8 from8 key | nothing: a version past its time that the mark keeps |
 //! | | `U` mark8 | nothing: a removed mark whose kept versions are to be looked at again |
@@ -270,7 +269,6 @@ pub enum StateKey {
     MarkAt { stamp: Stamp, name: Vec<u8> },
     Retention,
     Horizon,
-    PurgeCursor,
     Sweep(Sweep),
     Kept { mark: Stamp, from: Stamp, key: Vec<u8> },
     Unmarked { mark: Stamp },
@@ -325,7 +323,6 @@ impl StateKey {
             | StateKey::Grant
             | StateKey::Retention
             | StateKey::Horizon
-            | StateKey::PurgeCursor
             | StateKey::Totals => {}
         }
         key
@@ -343,7 +340,6 @@ impl StateKey {
             StateKey::MarkAt { .. } => b'T',
             StateKey::Retention => b'r',
             StateKey::Horizon => b'h',
-            StateKey::PurgeCursor => b'p',
             StateKey::Sweep(_) => b'Q',
             StateKey::Kept { .. } => b'K',
             StateKey::Unmarked { .. } => b'U',
@@ -365,7 +361,6 @@ impl StateKey {
             b'T' => StateKey::MarkAt { stamp: Stamp(parts.u64()?), name: parts.name()? },
             b'r' => StateKey::Retention,
             b'h' => StateKey::Horizon,
-            b'p' => StateKey::PurgeCursor,
             b'Q' => {
                 let ino = parts.ino()?;
                 StateKey::Sweep(match parts.u32()? {

@@ -176,6 +176,11 @@ pub enum Op {
         gid: u32,
         time: Time,
     },
+    /// The file was read: `atime` moves in place and nothing else does. It makes no version.
+    Accessed {
+        ino: Ino,
+        time: Time,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

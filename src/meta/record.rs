@@ -128,13 +128,6 @@ pub struct Retention {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Horizon(pub Stamp);
 
-/// How far purge is inside the row of `changes` that it works off: the next key's place in it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct PurgeCursor {
-    pub batch: Stamp,
-    pub next: u64,
-}
-
 /// Sums that apply keeps, so that nobody has to count. `meta::check` recounts all but `history_bytes`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Totals {
@@ -159,7 +152,6 @@ impl Record for Lives {}
 impl Record for Mark {}
 impl Record for Retention {}
 impl Record for Horizon {}
-impl Record for PurgeCursor {}
 impl Record for Totals {}
 
 #[cfg(test)]

@@ -115,7 +115,23 @@ pub trait Read {
         until: Stamp,
         visit: &mut dyn FnMut(Version) -> ControlFlow<()>,
     ) -> Result<(), FsError>;
+
+    /// The newest past version of each key in `range` that is not there now, where it ended in `[since, until]`. In key
+    /// order. Costs by the past keys in the range.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn ended(
+        &self,
+        range: &KeyRange,
+        since: Stamp,
+        until: Stamp,
+        visit: Ended<'_>,
+    ) -> Result<(), FsError>;
 }
+
+/// What [`Read::ended`] shows: a key and its last version. It breaks to end the scan.
+pub type Ended<'a> = &'a mut dyn FnMut(&[u8], Version) -> ControlFlow<()>;
 
 /// Whether a change of a row leaves its former value in history.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,6 +7,7 @@
 //! [`row::CHAIN_MAX`]: crate::series::row
 
 use crate::series::Direction;
+use crate::series::Ended;
 use crate::series::Groups;
 use crate::series::KeyRange;
 use crate::series::Read;
@@ -63,6 +64,19 @@ pub struct Series<'a> {
 impl<'a> Series<'a> {
     pub fn new(rows: &'a dyn Rows, groups: Groups, readable: Readable) -> Series<'a> {
         Series { rows, groups, readable }
+    }
+
+    /// The first past row in a range of keys: key, from, row.
+    fn first_past(&self, range: &KeyRange) -> Result<Option<(Vec<u8>, Stamp, Bytes)>, FsError> {
+        let (mut first, mut fault) = (None, None);
+        self.rows.scan(Family::History, range, Direction::Forward, &mut |row_key, row| {
+            match split_past_key(row_key) {
+                Ok((key, from)) => first = Some((key.to_vec(), from, Bytes::copy_from_slice(row))),
+                Err(error) => fault = Some(error),
+            }
+            ControlFlow::Break(())
+        })?;
+        fault.map_or(Ok(first), Err)
     }
 
     fn get_at(&self, key: &[u8], at: Stamp) -> Result<Option<Bytes>, FsError> {
@@ -151,6 +165,31 @@ impl Read for Series<'_> {
             }
         })?;
         fault.map_or(Ok(()), Err)
+    }
+
+    fn ended(
+        &self,
+        range: &KeyRange,
+        since: Stamp,
+        until: Stamp,
+        visit: Ended<'_>,
+    ) -> Result<(), FsError> {
+        let mut range = range.clone();
+        // One seek for each key: its newest row stands first, and the next key after all of its rows.
+        while let Some((key, from, row)) = self.first_past(&range)? {
+            let newest = Found::decode(&key, from, &row)?;
+            if (since..=until).contains(&newest.to)
+                && self.readable.shows(from, newest.to)
+                && self.rows.get(Family::Current, &key)?.is_none()
+            {
+                let value = chain::value(self.rows, &key, &newest)?;
+                if visit(&key, Version { from, to: newest.to, value }).is_break() {
+                    break;
+                }
+            }
+            range.start = KeyRange::prefix(&key).end;
+        }
+        Ok(())
     }
 }
 

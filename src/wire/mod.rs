@@ -133,6 +133,19 @@ pub trait Server: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Version>, FsError>;
 
+    /// The last versions of at most `limit` keys of a range that are not there now and ended in `[since, until]`, in key
+    /// order. Where there are `limit` of them, more may follow after the last key.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn ended(
+        &self,
+        range: &KeyRange,
+        since: Stamp,
+        until: Stamp,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Version)>, FsError>;
+
     /// Rows without a history (`Family::State`).
     ///
     /// # Errors

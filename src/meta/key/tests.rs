@@ -51,7 +51,6 @@ fn states() -> Vec<StateKey> {
         StateKey::MarkAt { stamp, name },
         StateKey::Retention,
         StateKey::Horizon,
-        StateKey::PurgeCursor,
         StateKey::Sweep(Sweep::Extents { ino: ino(5), generation: Generation(2) }),
         StateKey::Sweep(Sweep::Xattrs { ino: ino(5) }),
         StateKey::Kept { mark: stamp, from: Stamp(3), key: inode(ino(5)).to_vec() },
