@@ -7,6 +7,8 @@
 
 /// The server killed under real writers.
 mod crash;
+/// A file system that loses what was not synced, for the tests that cut the power.
+mod crashfs;
 /// A full disk.
 mod full;
 /// pjdfstest and fsx on a mount.
