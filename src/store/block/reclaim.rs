@@ -12,6 +12,7 @@ use crate::store::block::index::Kind;
 use crate::store::block::index::SegmentRow;
 use crate::store::block::index::Writing;
 use crate::store::block::index::segment_key;
+use crate::store::disk::Access;
 use crate::store::segment;
 use crate::store::segment::Found;
 use crate::store::segment::Origin;
@@ -202,8 +203,6 @@ impl BlockStore {
                 let row = SegmentRow { rowed: segment.rowed, live: 0, retired: true };
                 changes.put(Family::Local, segment_key(id), row.encode());
                 state.retiring.unsaved.push(id);
-                let _ = self.disk.remove(&id.path(&self.dir));
-                let _ = self.disk.remove(&id.path(&self.dir));
             }
         }
         for id in std::mem::take(&mut state.retiring.removed) {
@@ -227,8 +226,8 @@ impl BlockStore {
         }
         for id in &retired.0 {
             let path = id.path(&self.dir);
-            let bytes = 0;
-            let _ = &path;
+            let bytes = self.disk.open(&path, Access::Read)?.len()?;
+            self.disk.remove(&path)?;
             // A file that is kept open keeps its space.
             self.files.remove(id);
             counter::SEGMENTS_FREED_BYTES.add(bytes);
