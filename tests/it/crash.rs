@@ -11,6 +11,8 @@
 mod tree;
 mod writer;
 
+use crate::crashfs::CrashFs;
+use crate::crashfs::Lost;
 use crate::support;
 use crate::support::Mount;
 use crate::support::Point;
@@ -46,6 +48,24 @@ impl Disk for Kept {
     }
 
     fn crash(&mut self, _: &mut Random) {}
+}
+
+/// A machine whose power is cut: what the store did not sync is gone, in the ways a disk loses it.
+struct Lossy {
+    under: CrashFs,
+    lost: Lost,
+}
+
+impl Disk for Lossy {
+    fn store(&self) -> PathBuf {
+        self.under.dir().join("store")
+    }
+
+    fn crash(&mut self, random: &mut Random) {
+        let Lost { pages, names } = self.under.crash(random);
+        self.lost.pages += pages;
+        self.lost.names += names;
+    }
 }
 
 /// A writer process and what is known of it.
@@ -386,4 +406,14 @@ fn the_process_dies() {
     let scratch = support::scratch();
     let mut disk = Kept(scratch.path().join("store"));
     survive(&mut disk, scratch.path(), 12);
+}
+
+#[test]
+fn the_power_fails() {
+    let scratch = support::scratch();
+    let under = CrashFs::mount(&scratch.path().join("disk"));
+    let mut disk = Lossy { under, lost: Lost::default() };
+    survive(&mut disk, scratch.path(), 12);
+    println!("thrown away: {:?}", disk.lost);
+    assert!(disk.lost.pages > 0, "nothing was lost, so nothing was shown");
 }
