@@ -103,10 +103,9 @@ impl Present {
             SetTime::Now => self.client.clock().time(),
             SetTime::At(time) => time,
         };
-        // Linux takes both bits off with any change of owner, whoever makes it, and with a change of size by somebody
-        // who may not keep them. Who may is told of writes only, so here it is root.
-        let clear_suid =
-            set.uid.is_some() || set.gid.is_some() || set.size.is_some() && request.uid != 0;
+        // By somebody who may not keep set-user-id. fuser passes the kernel's word on that on for writes only; here whoever
+        // is not root may not. A change of owner takes it off by itself.
+        let clear_suid = set.size.is_some() && request.uid != 0;
         let set = tsdb_client::SetAttr {
             mode: set.mode,
             uid: set.uid,

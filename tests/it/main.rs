@@ -11,6 +11,10 @@ mod crash;
 mod crashfs;
 /// A full disk.
 mod full;
+/// Calls on a mount, one by one.
+mod mount;
+/// The hidden `.tsfs`.
+mod past;
 /// pjdfstest and fsx on a mount.
 mod posix;
 /// git, rsync, tar, SQLite and others on a mount.
