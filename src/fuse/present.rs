@@ -45,9 +45,6 @@ pub(super) const DOT: u64 = 1;
 pub(super) const DOT_DOT: u64 = 2;
 const _: () = assert!(DOT_DOT < tsdb_client::DirEntry::COOKIES_BELOW_ARE_FREE);
 
-/// The handle of an open directory: nothing is kept for it.
-const DIRECTORY: Handle = Handle(0);
-
 pub(super) struct Present {
     client: Arc<Client>,
 }
@@ -244,10 +241,6 @@ impl Present {
             self.client.setattr(ino, set)?;
         }
         Ok(())
-    }
-
-    pub(super) fn opendir(&self) -> Opened {
-        Opened { handle: DIRECTORY, cache: Cache::Keep, flush: false }
     }
 
     pub(super) fn readdir(

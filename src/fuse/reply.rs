@@ -134,9 +134,6 @@ impl Reply<Space> for fuser::ReplyStatfs {
     }
 }
 
-/// A directory, opened: its flags differ from a file's.
-pub(super) struct ReplyOpendir(pub(super) fuser::ReplyOpen);
-
 fn file_flags(opened: &Opened) -> FopenFlags {
     let cache = match opened.cache {
         Cache::Keep => FopenFlags::FOPEN_KEEP_CACHE,
@@ -153,22 +150,6 @@ impl Reply<Opened> for fuser::ReplyOpen {
                 self.opened(fuser::FileHandle(opened.handle.0), file_flags(&opened));
             }
             Err(error) => self.error(ended(&error)),
-        }
-    }
-}
-
-impl Reply<Opened> for ReplyOpendir {
-    fn send(self, answer: Result<Opened, FsError>) {
-        match answer {
-            Ok(opened) => {
-                let flags = match opened.cache {
-                    Cache::Keep => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
-                    Cache::Renew => FopenFlags::FOPEN_CACHE_DIR,
-                    Cache::Bypass => FopenFlags::empty(),
-                };
-                self.0.opened(fuser::FileHandle(opened.handle.0), flags);
-            }
-            Err(error) => self.0.error(ended(&error)),
         }
     }
 }

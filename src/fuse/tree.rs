@@ -86,6 +86,7 @@ fn attribute(name: &[u8]) -> Result<&[u8], FsError> {
 
 impl Vfs for Tree {
     fn mounted(&self, kernel: Arc<dyn Kernel>) {
+        self.history.mounted(Arc::clone(&kernel));
         self.client.on_invalidate(Box::new(move |what| match what {
             Invalidate::Inode(ino) => kernel.forget_inode(ino, Some(0)),
             Invalidate::Entry { dir, name } => kernel.forget_entry(dir, &name),
@@ -258,32 +259,18 @@ impl Vfs for Tree {
         self.present.copy_range(request, from, to, len)
     }
 
-    fn opendir(&self, request: &Request, ino: Ino) -> Answer<Opened> {
-        if self.history.has(ino) {
-            return self.history.opendir(request, ino);
-        }
-        Ok(self.present.opendir())
-    }
-
     fn readdir(
         &self,
-        _: &Request,
+        request: &Request,
         dir: Ino,
-        handle: Handle,
         after: u64,
         plus: bool,
         sink: &mut dyn DirSink,
     ) -> Answer<()> {
         if self.history.has(dir) {
-            return self.history.readdir(dir, handle, after, plus, sink);
+            return self.history.readdir(request, dir, after, plus, sink);
         }
         self.present.readdir(dir, after, plus, sink)
-    }
-
-    fn releasedir(&self, ino: Ino, handle: Handle) {
-        if self.history.has(ino) {
-            self.history.release(handle);
-        }
     }
 
     fn statfs(&self, _: &Request, _: Ino) -> Answer<Space> {

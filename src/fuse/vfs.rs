@@ -53,7 +53,7 @@ pub type Answer<T> = Result<T, Stop>;
 /// Called once, on any thread, when what was asked is done.
 pub type Done<T> = Box<dyn FnOnce(Result<T, FsError>) + Send>;
 
-/// An open file or directory, as its file system numbers it.
+/// An open file, as its file system numbers it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Handle(pub u64);
 
@@ -117,7 +117,7 @@ impl OpenFlags {
     }
 }
 
-/// What the kernel may do with the contents of an open file or directory.
+/// What the kernel may do with the contents of an open file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cache {
     /// Keep what it has from before, and what it reads.
@@ -189,8 +189,9 @@ pub trait DirSink {
     fn add(&mut self, entry: &DirEntry<'_>) -> bool;
 }
 
-/// The kernel's caches, as a file system corrects them. Never called from within a request: the kernel may hold
-/// locks for that very request that the correction needs.
+/// The kernel's caches, as a file system corrects them. Never called from within a request, because the kernel may
+/// hold locks for that very request that the correction needs. One exception: a directory's contents may be forgotten
+/// while it is listed, for which the kernel holds nothing that this needs.
 pub trait Kernel: Send + Sync {
     /// Drops the attributes of `ino`, and its contents from `offset` on (`None`: keeps them).
     fn forget_inode(&self, ino: Ino, contents: Option<u64>);
@@ -293,21 +294,17 @@ pub trait Vfs: Send + Sync + 'static {
     /// How many bytes were copied: at most `len`, fewer at the end of the source.
     fn copy_range(&self, request: &Request, from: Place, to: Place, len: u64) -> Answer<u64>;
 
-    fn opendir(&self, request: &Request, ino: Ino) -> Answer<Opened>;
-
     /// The entries behind the cookie `after` (0: from the start), `.` and `..` first, until the sink is full; `plus`:
-    /// with attributes. Says [`Stop::Waits`] only before it adds the first.
+    /// with attributes. Says [`Stop::Waits`] only before it adds the first. Directories are not opened, and the kernel
+    /// keeps a listing that was read to its end; see [`Kernel::forget_inode`] for one that it should not keep.
     fn readdir(
         &self,
         request: &Request,
         dir: Ino,
-        handle: Handle,
         after: u64,
         plus: bool,
         sink: &mut dyn DirSink,
     ) -> Answer<()>;
-
-    fn releasedir(&self, ino: Ino, handle: Handle);
 
     fn statfs(&self, request: &Request, ino: Ino) -> Answer<Space>;
 

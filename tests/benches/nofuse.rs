@@ -352,15 +352,10 @@ impl Vfs for Memory {
         stop(FsError::NotSupported("nofuse has no copy_file_range"))
     }
 
-    fn opendir(&self, _: &Request, _: Ino) -> Answer<Opened> {
-        Ok(opened(false))
-    }
-
     fn readdir(
         &self,
         _: &Request,
         dir: Ino,
-        _: Handle,
         after: u64,
         plus: bool,
         sink: &mut dyn DirSink,
@@ -390,8 +385,6 @@ impl Vfs for Memory {
         }
         Ok(())
     }
-
-    fn releasedir(&self, _: Ino, _: Handle) {}
 
     fn statfs(&self, _: &Request, _: Ino) -> Answer<Space> {
         let (total, free) = (1 << 40, 1 << 39);

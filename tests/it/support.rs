@@ -171,14 +171,15 @@ impl Mount {
         Mount::with(&[], store, Point::new(dir))
     }
 
-    /// Mounts with further arguments of `tsfs mount`. What the server logs is appended to `STORE.log`.
+    /// Mounts with further arguments of `tsfs mount`. What the server logs is appended to `DIR.log`.
     ///
     /// # Panics
     /// With that log if the mount does not appear.
     pub(crate) fn with(arguments: &[&str], store: &Path, point: Point) -> Mount {
         let mut command = tsfs();
         command.args(["mount", "--foreground"]).args(arguments).arg(store).arg(&point.0);
-        Mount::serve(&mut command, &store.with_extension("log"), point)
+        let log = point.0.with_extension("log");
+        Mount::serve(&mut command, &log, point)
     }
 
     /// Starts any program that serves a mount until it is told to stop.

@@ -251,15 +251,10 @@ impl Vfs for Probe {
         Err(NO)
     }
 
-    fn opendir(&self, _: &Request, _: Ino) -> Answer<Opened> {
-        Ok(Opened { handle: Handle(8), cache: Cache::Bypass, flush: true })
-    }
-
     fn readdir(
         &self,
         request: &Request,
         dir: Ino,
-        _: Handle,
         after: u64,
         plus: bool,
         sink: &mut dyn DirSink,
@@ -284,8 +279,6 @@ impl Vfs for Probe {
         }
         Ok(())
     }
-
-    fn releasedir(&self, _: Ino, _: Handle) {}
 
     fn statfs(&self, _: &Request, _: Ino) -> Answer<Space> {
         Ok(Space { total: 1 << 30, free: 1 << 29, available: 1 << 28, files: 3 })

@@ -2,12 +2,14 @@
 
 use crate::fuse::history::FOR_EVER;
 use crate::fuse::history::History;
-use crate::fuse::history::Open;
 use crate::fuse::history::lookup::alone;
 use crate::fuse::history::lookup::below;
 use crate::fuse::history::lookup::earlier_name;
 use crate::fuse::history::lookup::stamp_name;
+use crate::fuse::history::permission::Want;
 use crate::fuse::history::permission::Way;
+use crate::fuse::history::permission::may;
+use crate::fuse::history::permission::may_walk;
 use crate::fuse::history::view::Past;
 use crate::fuse::history::view::Shown;
 use crate::fuse::history::view::View;
@@ -17,10 +19,12 @@ use crate::fuse::present::behind_dots;
 use crate::fuse::vfs::Answer;
 use crate::fuse::vfs::DirEntry;
 use crate::fuse::vfs::DirSink;
-use crate::fuse::vfs::Handle;
+use crate::fuse::vfs::Request;
+use crate::fuse::vfs::Stop;
 use crate::tsdb_client::Deleted;
 use crate::tsdb_client::FileVersion;
 use crate::tsdb_client::Marked;
+use crate::tsdb_client::Wait;
 use crate::types::AsOf;
 use crate::types::Attr;
 use crate::types::FileKind;
@@ -30,7 +34,9 @@ use crate::types::Stamp;
 use bytes::Bytes;
 use jiff::Timestamp;
 use std::collections::HashSet;
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 const HOUR_NS: u64 = 3_600_000_000_000;
@@ -41,7 +47,40 @@ const DAYS: u64 = 31;
 /// As Samba's `shadow_copy2` wants names: with these it shows "Previous Versions" of any directory.
 const SAMBA: &str = "@GMT-%Y.%m.%d-%H.%M.%S";
 
-/// One line of a listing that is kept while its directory is open.
+/// Listings that were begun, so that one which takes several requests is of one moment. Bounded: directories are
+/// not closed, so nobody tells when one is done with; who comes back after as many others finds a new listing.
+#[derive(Default)]
+pub(super) struct Begun(VecDeque<(Ino, Arc<Vec<Item>>)>);
+
+const BEGUN_MAX: usize = 64;
+
+impl Begun {
+    fn get(&self, dir: Ino) -> Option<Arc<Vec<Item>>> {
+        self.0.iter().find(|(of, _)| *of == dir).map(|(_, items)| Arc::clone(items))
+    }
+
+    fn put(&mut self, dir: Ino, items: Arc<Vec<Item>>) {
+        self.0.retain(|(of, _)| *of != dir);
+        self.0.truncate(BEGUN_MAX - 1);
+        self.0.push_front((dir, items));
+    }
+}
+
+/// A sink that knows whether anything went into it.
+struct Noting<'a> {
+    sink: &'a mut dyn DirSink,
+    added: bool,
+}
+
+impl DirSink for Noting<'_> {
+    fn add(&mut self, entry: &DirEntry<'_>) -> bool {
+        let added = self.sink.add(entry);
+        self.added |= added;
+        added
+    }
+}
+
+/// One line of a listing.
 pub(super) struct Item {
     name: Bytes,
     view: View,
@@ -135,25 +174,75 @@ impl History {
 
     pub(in crate::fuse) fn readdir(
         &self,
+        request: &Request,
         dir: Ino,
-        handle: Handle,
+        after: u64,
+        plus: bool,
+        sink: &mut dyn DirSink,
+    ) -> Answer<()> {
+        let sink = &mut Noting { sink, added: false };
+        self.list(request, dir, after, plus, sink)?;
+        // This was the end, and the kernel is about to take what it was told for the whole directory. It may not keep
+        // that: others may not read it, and most of these listings change without its knowing.
+        if !sink.added
+            && let Some(kernel) = self.kernel.get()
+        {
+            kernel.forget_inode(dir, Some(0));
+        }
+        Ok(())
+    }
+
+    fn list(
+        &self,
+        request: &Request,
+        dir: Ino,
         after: u64,
         plus: bool,
         sink: &mut dyn DirSink,
     ) -> Answer<()> {
         let (view, way) = self.get(dir)?;
+        let items = match &view {
+            View::Past(past) => {
+                may_walk(&self.client, request, &way)?;
+                may(&self.client, request, past.ino, AsOf::Now, Want::Read)?;
+                None
+            }
+            // As long as the directory itself, so it is read in pieces like it.
+            View::Versions(_) => None,
+            _ => Some(self.begun(request, dir, &view, after)?),
+        };
         if !self.dots(dir, &view, after, sink) {
             return Ok(());
         }
-        match &view {
-            View::Past(past) => self.list_past(past, &way, after, plus, sink)?,
-            View::Versions(dir) => self.list_versions(*dir, after, plus, sink)?,
-            _ => match self.opened(handle)? {
-                Open::Listing(items) => self.list_items(&items, after, plus, sink)?,
-                Open::Control(_) => return Err(FsError::NotDirectory.into()),
-            },
+        match (&view, items) {
+            (View::Past(past), _) => self.list_past(past, &way, after, plus, sink)?,
+            (View::Versions(dir), _) => self.list_versions(*dir, after, plus, sink)?,
+            (_, items) => self.list_items(&items.unwrap_or_default(), after, plus, sink)?,
         }
         Ok(())
+    }
+
+    /// What a directory held when its listing began.
+    fn begun(
+        &self,
+        request: &Request,
+        dir: Ino,
+        view: &View,
+        after: u64,
+    ) -> Answer<Arc<Vec<Item>>> {
+        if after > 0
+            && let Some(items) = self.begun.lock().get(dir)
+        {
+            return Ok(items);
+        }
+        let items = match view {
+            View::Hub(dir) => hub(*dir),
+            _ if request.wait == Wait::Never => return Err(Stop::Waits),
+            _ => self.items(view)?,
+        };
+        let items = Arc::new(items);
+        self.begun.lock().put(dir, Arc::clone(&items));
+        Ok(items)
     }
 
     /// `.` and `..`. False once the sink is full.

@@ -18,7 +18,7 @@ mod permission;
 mod view;
 
 use crate::fuse::history::control::Session;
-use crate::fuse::history::listing::Item;
+use crate::fuse::history::listing::Begun;
 use crate::fuse::history::permission::Want;
 use crate::fuse::history::permission::Way;
 use crate::fuse::history::permission::may;
@@ -32,6 +32,7 @@ use crate::fuse::vfs::Answer;
 use crate::fuse::vfs::Cache;
 use crate::fuse::vfs::Entry;
 use crate::fuse::vfs::Handle;
+use crate::fuse::vfs::Kernel;
 use crate::fuse::vfs::Make;
 use crate::fuse::vfs::OpenFlags;
 use crate::fuse::vfs::Opened;
@@ -53,6 +54,7 @@ use jiff::tz::TimeZone;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -74,16 +76,11 @@ pub(super) struct History {
     /// Where the whole mount is one instant: then number 1 is the root at that instant.
     root: Option<Stamp>,
     numbers: Numbers,
-    open: Mutex<HashMap<Handle, Open>>,
+    /// Control files that are open.
+    open: Mutex<HashMap<Handle, Arc<Session>>>,
     last_handle: AtomicU64,
-}
-
-/// What is kept for an open file or directory.
-#[derive(Clone)]
-enum Open {
-    /// A listing as it was when the directory was opened.
-    Listing(Arc<Vec<Item>>),
-    Control(Arc<Session>),
+    begun: Mutex<Begun>,
+    kernel: OnceLock<Arc<dyn Kernel>>,
 }
 
 impl History {
@@ -95,7 +92,14 @@ impl History {
             numbers: Numbers::default(),
             open: Mutex::default(),
             last_handle: AtomicU64::new(0),
+            begun: Mutex::default(),
+            kernel: OnceLock::new(),
         }
+    }
+
+    pub(super) fn mounted(&self, kernel: Arc<dyn Kernel>) {
+        // A file system is mounted once; of a second kernel nothing would be cached.
+        let _ = self.kernel.set(kernel);
     }
 
     /// Whether a number is one of this view's.
@@ -187,55 +191,32 @@ impl History {
                 Ok(Opened { handle: NOTHING_OPEN, cache: Cache::Keep, flush: false })
             }
             View::Control(dir) => {
-                let handle = self.keep(Open::Control(Session::new(caller(request), dir)));
+                let handle = self.keep(Session::new(caller(request), dir));
                 Ok(Opened { handle, cache: Cache::Bypass, flush: false })
             }
             _ => Err(FsError::IsDirectory.into()),
         }
     }
 
-    pub(super) fn opendir(&self, request: &Request, ino: Ino) -> Answer<Opened> {
-        let (view, way) = self.get(ino)?;
-        let items = match &view {
-            View::Past(past) => {
-                may_walk(&self.client, request, &way)?;
-                may(&self.client, request, past.ino, AsOf::Now, Want::Read)?;
-                return Ok(Opened { handle: NOTHING_OPEN, cache: Cache::Keep, flush: false });
-            }
-            // As long as the directory itself, so it is read in pieces like it.
-            View::Versions(_) => {
-                return Ok(Opened { handle: NOTHING_OPEN, cache: Cache::Bypass, flush: false });
-            }
-            View::Hub(dir) => listing::hub(*dir),
-            _ if request.wait == Wait::Never => return Err(Stop::Waits),
-            _ => self.items(&view)?,
-        };
-        let handle = self.keep(Open::Listing(Arc::new(items)));
-        Ok(Opened { handle, cache: Cache::Bypass, flush: false })
-    }
-
-    fn keep(&self, open: Open) -> Handle {
+    fn keep(&self, open: Arc<Session>) -> Handle {
         let handle = Handle(self.last_handle.fetch_add(1, Relaxed) + 1);
         self.open.lock().insert(handle, open);
         handle
     }
 
-    fn opened(&self, handle: Handle) -> Result<Open, FsError> {
+    fn opened(&self, handle: Handle) -> Result<Arc<Session>, FsError> {
         self.open.lock().get(&handle).cloned().ok_or(FsError::BadHandle)
     }
 
     pub(super) fn release(&self, handle: Handle) {
-        if let Some(Open::Control(session)) = self.open.lock().remove(&handle) {
+        if let Some(session) = self.open.lock().remove(&handle) {
             session.close();
         }
     }
 
     pub(super) fn read(&self, request: &Request, at: Place, len: u32) -> Answer<Bytes> {
         if at.handle != NOTHING_OPEN {
-            return match self.opened(at.handle)? {
-                Open::Control(session) => session.read(len, request.wait),
-                Open::Listing(_) => Err(FsError::IsDirectory.into()),
-            };
+            return self.opened(at.handle)?.read(len, request.wait);
         }
         let past = self.past(at.ino)?;
         let as_of = AsOf::At(past.at);
@@ -244,10 +225,7 @@ impl History {
     }
 
     pub(super) fn write(&self, handle: Handle, data: &[u8]) -> Answer<u32> {
-        match self.opened(handle)? {
-            Open::Control(session) => session.write(&self.client, data),
-            Open::Listing(_) => Err(FsError::ReadOnly.into()),
-        }
+        self.opened(handle)?.write(&self.client, data)
     }
 
     pub(super) fn seek(&self, at: Place, what: SeekFor) -> Answer<u64> {
