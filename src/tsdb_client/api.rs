@@ -105,7 +105,7 @@ pub struct DirEntry<'a> {
     pub name: &'a [u8],
     pub ino: Ino,
     pub kind: FileKind,
-    /// Where to go on after this entry. Above [`DirEntry::COOKIES_BELOW_ARE_FREE`], below 2^63, the same as long as
+    /// Where to go on after this entry. At least [`DirEntry::COOKIES_BELOW_ARE_FREE`], below 2^63, the same as long as
     /// the entry lives, whatever else changes.
     pub cookie: u64,
     /// Where attributes were asked for.
@@ -114,7 +114,7 @@ pub struct DirEntry<'a> {
 
 impl DirEntry<'_> {
     /// No entry has a smaller cookie: room for `.`, `..` and what a view adds.
-    pub const COOKIES_BELOW_ARE_FREE: u64 = 8;
+    pub const COOKIES_BELOW_ARE_FREE: u64 = 16;
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,0 +1,140 @@
+//! A change inside one hold of the lock: runs the rules, and puts the op that holds into the open batch.
+//!
+//! Not here: what calls do with it, sealing written bytes (`seal`), the lock itself (`core`).
+
+use crate::meta::key;
+use crate::meta::op::Op;
+use crate::meta::record::Inode;
+use crate::meta::record::Record;
+use crate::series::Present;
+use crate::telemetry::counter::CLIENT_OPS;
+use crate::tsdb_client::core::Core;
+use crate::tsdb_client::local::Local;
+use crate::tsdb_client::local::OP_BYTES;
+use crate::tsdb_client::view::Fetch;
+use crate::tsdb_client::view::Missed;
+use crate::tsdb_client::view::View;
+use crate::types::FsError;
+use crate::types::Ino;
+use bytes::Bytes;
+
+pub(super) struct Change<'a> {
+    pub(super) core: &'a Core,
+    pub(super) local: &'a mut Local,
+    fetch: Fetch,
+    missed: Option<Missed>,
+}
+
+impl<'a> Change<'a> {
+    pub(super) fn new(core: &'a Core, local: &'a mut Local, fetch: Fetch) -> Change<'a> {
+        Change { core, local, fetch, missed: None }
+    }
+
+    /// What the attempt lacked, if it failed for that.
+    pub(super) fn missed(&mut self) -> Option<Missed> {
+        self.missed.take()
+    }
+
+    /// Something was missing: the error that it caused means nothing.
+    pub(super) fn is_short(&self) -> bool {
+        self.missed.is_some()
+    }
+
+    fn view<T>(
+        &mut self,
+        run: impl FnOnce(&mut View<'_>) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        let local = &mut *self.local;
+        let (rows, server) = (&self.core.rows, &*self.core.server);
+        let batch = local.open.seq;
+        let mut view =
+            View::new(&mut local.series, &mut local.state, rows, server, self.fetch, batch);
+        let result = run(&mut view);
+        self.missed = view.missed();
+        result
+    }
+
+    /// A row of the present.
+    ///
+    /// # Errors
+    /// `Damaged`, `Io`.
+    pub(super) fn row(&mut self, key: &[u8]) -> Result<Option<Bytes>, FsError> {
+        self.view(|view| view.get(key))
+    }
+
+    /// # Errors
+    /// `Stale` where there is no such inode.
+    pub(super) fn inode(&mut self, ino: Ino) -> Result<Inode, FsError> {
+        let key = key::inode(ino);
+        let row = self.row(&key)?.ok_or(FsError::Stale)?;
+        Inode::from_row(&key, &row)
+    }
+
+    /// # Errors
+    /// `NoSpace` where `bytes` more would not fit with everything that is still on its way.
+    pub(super) fn need(&mut self, bytes: u64) -> Result<(), FsError> {
+        let wanted = self.core.journal.held() + bytes;
+        if wanted <= self.local.space {
+            return Ok(());
+        }
+        self.local.space = self.core.server.space_left();
+        if wanted <= self.local.space { Ok(()) } else { Err(FsError::NoSpace) }
+    }
+
+    /// Runs an op's rules and puts it into the open batch.
+    ///
+    /// # Errors
+    /// The op's; nothing is left behind.
+    pub(super) fn run(&mut self, op: Op) -> Result<(), FsError> {
+        self.begin();
+        // The bytes of a write counted when they were written.
+        let value_bytes = if let Op::SetXattr { value, .. } = &op { value.len() } else { 0 };
+        let (core, bytes) = (self.core, OP_BYTES + value_bytes as u64);
+        self.view(|view| core.rules.apply(view, core.session, &op))?;
+        core.journal.hold(bytes);
+        self.local.open.bytes += bytes;
+        self.local.open.ops.push(op);
+        CLIENT_OPS.add(1);
+        Ok(())
+    }
+
+    /// From now on there is something to send.
+    pub(super) fn begin(&mut self) {
+        if self.local.began.is_some() {
+            return;
+        }
+        self.local.began = Some(self.core.clock.steady());
+        self.local.space = self.core.server.space_left();
+        if self.local.flusher_idle {
+            self.local.flusher_idle = false;
+            self.core.work.notify_one();
+        }
+    }
+}
+
+impl Change<'_> {
+    /// The contents of a file, as written so far, are a version, unless they are one already.
+    ///
+    /// # Errors
+    /// As for [`Change::run`].
+    pub(super) fn finish(&mut self, ino: Ino) -> Result<(), FsError> {
+        self.seal(ino)?;
+        if self.local.files.get(&ino).is_some_and(|file| file.unfinished.is_some()) {
+            self.run(Op::Version { ino })?;
+            self.local.note_finished(ino);
+        }
+        Ok(())
+    }
+
+    /// The number for a new inode; it counts as used once [`Local::ino_used`] says so.
+    ///
+    /// # Errors
+    /// Where none is at hand: the attempt is repeated.
+    pub(super) fn fresh_ino(&mut self) -> Result<Ino, FsError> {
+        let next = self.local.next_ino();
+        if next.is_none() {
+            self.missed = Some(Missed::Inos);
+        }
+        next.ok_or_else(|| FsError::Io("no inode number is at hand".to_owned()))
+    }
+}

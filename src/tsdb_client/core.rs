@@ -1,0 +1,253 @@
+//! What the calls and the threads of a client share, and how they get at it.
+//!
+//! Not here: what a change does (`change`), how changes leave (`lane`).
+
+use crate::env::Clock;
+use crate::meta::apply::Rules;
+use crate::tsdb_client::Caller;
+use crate::tsdb_client::OnInvalidate;
+use crate::tsdb_client::Options;
+use crate::tsdb_client::ahead::Streams;
+use crate::tsdb_client::blocks::Blocks;
+use crate::tsdb_client::change::Change;
+use crate::tsdb_client::journal::Journal;
+use crate::tsdb_client::local::Local;
+use crate::tsdb_client::pool::Pool;
+use crate::tsdb_client::rows::Rows;
+use crate::tsdb_client::view::Fetch;
+use crate::tsdb_client::view::Missed;
+use crate::types::AsOf;
+use crate::types::BatchSeq;
+use crate::types::FsError;
+use crate::types::SessionId;
+use crate::types::Time;
+use crate::wire::Server;
+use crate::wire::Welcome;
+use bytes::Bytes;
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+use parking_lot::MutexGuard;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
+
+/// Inode numbers asked for at a time, and how many are left when more are asked for.
+const INOS_ASKED: u64 = 32_768;
+pub(super) const INOS_LOW: u64 = 16_384;
+
+pub(super) struct Core {
+    pub(super) server: Arc<dyn Server>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) options: Options,
+    pub(super) session: SessionId,
+    pub(super) epoch: u64,
+    pub(super) store: String,
+    pub(super) rules: Rules,
+    pub(super) rows: Rows,
+    pub(super) blocks: Arc<Blocks>,
+    pub(super) pool: Pool,
+    pub(super) streams: Streams,
+    pub(super) journal: Arc<Journal>,
+    local: Mutex<Local>,
+    /// The flusher waits here.
+    pub(super) work: Condvar,
+    /// Changes wait here while they are frozen.
+    thawed: Condvar,
+    pub(super) on_invalidate: OnceLock<OnInvalidate>,
+    /// Held by whoever proposes.
+    pub(super) lane: Mutex<()>,
+    /// The latest instant that nothing can be stamped before any more, as far as is known.
+    pub(super) readable: AtomicU64,
+}
+
+impl Core {
+    /// # Errors
+    /// Where a thread cannot be started.
+    pub(super) fn new(
+        server: Arc<dyn Server>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+        welcome: Welcome,
+    ) -> Result<Core, FsError> {
+        let pool = Pool::start(options.workers)
+            .map_err(|error| FsError::io("start a worker thread", &error))?;
+        Ok(Core {
+            session: welcome.session,
+            epoch: welcome.epoch,
+            store: welcome.store,
+            rules: Rules::new(welcome.hash_key),
+            rows: Rows::new(options.row_cache_bytes),
+            blocks: Arc::new(Blocks::new(options.block_cache_bytes, server.clone())),
+            pool,
+            streams: Streams::default(),
+            journal: Arc::default(),
+            local: Mutex::new(Local::new()),
+            work: Condvar::new(),
+            thawed: Condvar::new(),
+            on_invalidate: OnceLock::new(),
+            lane: Mutex::new(()),
+            readable: AtomicU64::new(0),
+            server,
+            clock,
+            options,
+        })
+    }
+
+    pub(super) fn now(&self) -> Time {
+        self.clock.time()
+    }
+
+    /// Whether the caller may do what needs the owner of the mount.
+    pub(super) fn is_owner(&self, caller: Caller) -> bool {
+        caller.uid == 0 || caller.uid == self.options.owner
+    }
+
+    /// The lock, with rows demoted as far as the server has come.
+    pub(super) fn enter(&self) -> MutexGuard<'_, Local> {
+        let mut local = self.local.lock();
+        self.demote(&mut local);
+        local
+    }
+
+    /// The same, for a change.
+    ///
+    /// # Errors
+    /// `Lost`, `Closing`.
+    pub(super) fn enter_change(&self) -> Result<MutexGuard<'_, Local>, FsError> {
+        let mut local = self.local.lock();
+        while local.frozen && !local.ended {
+            self.thawed.wait(&mut local);
+        }
+        self.journal.check()?;
+        if local.ended {
+            return Err(FsError::Closing);
+        }
+        self.demote(&mut local);
+        Ok(local)
+    }
+
+    fn demote(&self, local: &mut Local) {
+        let applied = self.journal.applied();
+        if applied <= local.demoted {
+            return;
+        }
+        local.series.demote(applied, |key, value| self.rows.put(key, value));
+        // Rows of state are asked of the server when they are needed, which is seldom.
+        local.state.demote(applied, |_, _| {});
+        while let Some((batch, _)) = local.named.front()
+            && *batch <= applied
+        {
+            let (_, blocks) = local.named.pop_front().expect("it has a front");
+            for block in blocks {
+                local.pending.remove(&block);
+            }
+        }
+        local.demoted = applied;
+        local.turn += 1;
+    }
+
+    /// Runs a change inside one hold of the lock. Where a row is missing, the attempt fails, the row is fetched without
+    /// the lock, and the change runs again: what it does before its last op must bear repeating.
+    ///
+    /// # Errors
+    /// Those of the change; `Lost`, `Closing`, `Io`.
+    pub(super) fn change<T>(
+        &self,
+        mut run: impl FnMut(&mut Change<'_>) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        let mut round = 0;
+        loop {
+            let mut local = self.enter_change()?;
+            let mut change = Change::new(self, &mut local, Fetch::after(round));
+            let result = run(&mut change);
+            match (result, change.missed()) {
+                (Err(_), Some(missed)) => {
+                    let turn = local.turn;
+                    drop(local);
+                    self.fetch(missed, turn)?;
+                }
+                (result, _) => {
+                    self.close_if_full(&mut local);
+                    return result;
+                }
+            }
+            round += 1;
+        }
+    }
+
+    /// Gets what an attempt missed. `turn`, as it was then, tells whether the answer may be cached: had a batch been
+    /// demoted since, the server's answer could be older than it.
+    pub(super) fn fetch(&self, missed: Missed, turn: u64) -> Result<(), FsError> {
+        match missed {
+            Missed::Row(key) => self.fetch_row(key, turn).map(|_| ()),
+            Missed::Inos => {
+                let first = self.server.grant_inos(self.session, INOS_ASKED)?;
+                self.local.lock().inos.push_back(first..first + INOS_ASKED);
+                Ok(())
+            }
+        }
+    }
+
+    /// Gets more inode numbers before they run out.
+    pub(super) fn refill_inos(&self) -> Result<(), FsError> {
+        let local = self.local.lock();
+        if local.inos_left() >= INOS_LOW || local.ended {
+            return Ok(());
+        }
+        let turn = local.turn;
+        drop(local);
+        self.fetch(Missed::Inos, turn)
+    }
+
+    /// A row of the present that was not at hand when the lock was held, at `turn`.
+    pub(super) fn fetch_row(&self, key: Bytes, turn: u64) -> Result<Option<Bytes>, FsError> {
+        let value = self.server.get(&key, AsOf::Now)?;
+        let local = self.local.lock();
+        if local.turn == turn {
+            self.rows.put(key, value.clone());
+        }
+        Ok(value)
+    }
+
+    /// No change is taken any more; the number of the last batch.
+    pub(super) fn end(&self) -> BatchSeq {
+        let mut local = self.enter();
+        local.ended = true;
+        let last = self.close_open(&mut local);
+        self.thawed.notify_all();
+        last
+    }
+
+    /// The flusher ends.
+    pub(super) fn stop(&self) {
+        self.local.lock().stopped = true;
+        self.work.notify_all();
+    }
+
+    /// Keeps changes out until it is dropped.
+    pub(super) fn freeze(&self) -> Result<Frozen<'_>, FsError> {
+        let mut local = self.enter_change()?;
+        local.frozen = true;
+        Ok(Frozen { core: self })
+    }
+}
+
+/// Changes wait while it lives.
+pub(super) struct Frozen<'a> {
+    core: &'a Core,
+}
+
+impl Frozen<'_> {
+    /// Closes the open batch; the number of the last closed one.
+    pub(super) fn close(&self) -> BatchSeq {
+        let mut local = self.core.enter();
+        self.core.close_open(&mut local)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.core.local.lock().frozen = false;
+        self.core.thawed.notify_all();
+    }
+}

@@ -1,0 +1,193 @@
+//! How far the batches have come: proposed ones become durable, then applied, or everything is lost from one on.
+//!
+//! The server's callbacks end here, on whatever thread: they take this module's lock only and wait for nothing. Not here:
+//! what is in a batch and when it is proposed (`lane`).
+
+use crate::meta::op::Outcome;
+use crate::tsdb_client::Synced;
+use crate::types::BatchSeq;
+use crate::types::FsError;
+use crate::types::Stamp;
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::AcqRel;
+use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::Release;
+
+/// What later syncs answer on a file that was told of a loss: nothing of this session can become durable any more.
+const STOPPED: &str = "the store stopped after a failure; unmount, look at its log, mount again";
+
+/// Whether an open file was told of a loss.
+pub(super) type Told = Arc<AtomicBool>;
+
+/// A sync that waits for a batch.
+pub(super) struct Waiter {
+    pub(super) told: Option<Told>,
+    pub(super) then: Synced,
+}
+
+impl Waiter {
+    fn answer(self, lost: Option<&str>) {
+        let result = match lost {
+            None => Ok(()),
+            Some(why) => Err(loss(self.told.as_ref(), why)),
+        };
+        (self.then)(result);
+    }
+}
+
+/// The error of a loss, for an open file: the loss itself the first time.
+pub(super) fn loss(told: Option<&Told>, why: &str) -> FsError {
+    match told {
+        Some(told) if told.swap(true, AcqRel) => FsError::Io(STOPPED.to_owned()),
+        _ => FsError::Lost(why.to_owned()),
+    }
+}
+
+#[derive(Default)]
+struct Progress {
+    durable: BatchSeq,
+    applied: BatchSeq,
+    /// Of the last step of the last applied batch.
+    stamp: Stamp,
+    /// Why, from the first loss on.
+    lost: Option<String>,
+    waiters: BTreeMap<BatchSeq, Vec<Waiter>>,
+}
+
+#[derive(Default)]
+pub(super) struct Journal {
+    progress: Mutex<Progress>,
+    changed: Condvar,
+    /// As in `progress`, for those who only want to know whether something happened.
+    applied: AtomicU64,
+    lost: AtomicBool,
+    /// Bytes of changes that are written and not applied.
+    held: AtomicU64,
+}
+
+impl Journal {
+    /// The last batch that the server shows.
+    pub(super) fn applied(&self) -> BatchSeq {
+        BatchSeq(self.applied.load(Acquire))
+    }
+
+    pub(super) fn held(&self) -> u64 {
+        self.held.load(Relaxed)
+    }
+
+    pub(super) fn hold(&self, bytes: u64) {
+        self.held.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn let_go(&self, bytes: u64) {
+        self.held.fetch_sub(bytes, Relaxed);
+    }
+
+    /// # Errors
+    /// `Lost` once something is.
+    pub(super) fn check(&self) -> Result<(), FsError> {
+        if !self.lost.load(Acquire) {
+            return Ok(());
+        }
+        Err(FsError::Lost(self.lost().unwrap_or_default()))
+    }
+
+    /// Why everything from some batch on is lost, if it is.
+    pub(super) fn lost(&self) -> Option<String> {
+        self.progress.lock().lost.clone()
+    }
+
+    /// Answers `waiter` once batch `seq` is durable or lost; at once if it is.
+    pub(super) fn when_durable(&self, seq: BatchSeq, waiter: Waiter) {
+        let mut progress = self.progress.lock();
+        if progress.durable < seq && progress.lost.is_none() {
+            progress.waiters.entry(seq).or_default().push(waiter);
+            return;
+        }
+        let lost = progress.lost.clone().filter(|_| progress.durable < seq);
+        drop(progress);
+        waiter.answer(lost.as_deref());
+    }
+
+    /// The server made batch `seq` durable, or could not.
+    pub(super) fn durable(&self, seq: BatchSeq, result: Result<Stamp, FsError>) {
+        match result {
+            Err(error) => self.lose(&error.to_string()),
+            Ok(_) => {
+                let mut progress = self.progress.lock();
+                progress.durable = progress.durable.max(seq);
+                let next = BatchSeq(progress.durable.0 + 1);
+                let later = progress.waiters.split_off(&next);
+                let answered = std::mem::replace(&mut progress.waiters, later);
+                drop(progress);
+                answered.into_values().flatten().for_each(|waiter| waiter.answer(None));
+            }
+        }
+    }
+
+    /// The server applied batch `seq`, which held `bytes`, or refused it.
+    pub(super) fn applied_one(
+        &self,
+        seq: BatchSeq,
+        bytes: u64,
+        result: Result<(Outcome, Stamp), FsError>,
+    ) {
+        self.let_go(bytes);
+        match result {
+            Ok((Outcome::Applied | Outcome::Repeated, stamp)) => {
+                let mut progress = self.progress.lock();
+                progress.applied = progress.applied.max(seq);
+                progress.stamp = progress.stamp.max(stamp);
+                self.applied.store(progress.applied.0, Release);
+            }
+            Ok((Outcome::Refused { op, why }, _)) => {
+                self.lose(&format!("the store refused change {op} of batch {}: {why}", seq.0));
+            }
+            Err(error) => self.lose(&error.to_string()),
+        }
+        self.changed.notify_all();
+    }
+
+    /// What is not durable will never be.
+    pub(super) fn lose(&self, why: &str) {
+        let mut progress = self.progress.lock();
+        if progress.lost.is_none() {
+            tracing::error!(why, durable = progress.durable.0, "changes were lost");
+            progress.lost = Some(why.to_owned());
+            self.lost.store(true, Release);
+        }
+        let waiters = std::mem::take(&mut progress.waiters);
+        drop(progress);
+        self.changed.notify_all();
+        waiters.into_values().flatten().for_each(|waiter| waiter.answer(Some(why)));
+    }
+
+    /// Waits until batch `seq` is applied. The stamp of the last step applied.
+    ///
+    /// # Errors
+    /// `Lost`.
+    pub(super) fn wait_applied(&self, seq: BatchSeq) -> Result<Stamp, FsError> {
+        let mut progress = self.progress.lock();
+        while progress.applied < seq {
+            if let Some(why) = &progress.lost {
+                return Err(FsError::Lost(why.clone()));
+            }
+            self.changed.wait(&mut progress);
+        }
+        Ok(progress.stamp)
+    }
+
+    /// Waits until at most `bytes_max` are held, or something is lost.
+    pub(super) fn wait_room(&self, bytes_max: u64) {
+        let mut progress = self.progress.lock();
+        while self.held() > bytes_max && progress.lost.is_none() {
+            self.changed.wait(&mut progress);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! How batches leave: closed under the lock, proposed in order by whoever holds the lane.
+//!
+//! `docs/decisions/0006-client-journal.md` has the states and their invariants. Not here: what became of a proposed batch
+//! (`journal`).
+
+use crate::meta::op::Batch;
+use crate::meta::op::Op;
+use crate::meta::op::Piece;
+use crate::telemetry::counter::CLIENT_BATCHES;
+use crate::tsdb_client::change::Change;
+use crate::tsdb_client::core::Core;
+use crate::tsdb_client::local::ClosedBatch;
+use crate::tsdb_client::local::Local;
+use crate::tsdb_client::local::OpenBatch;
+use crate::tsdb_client::pending::Pending;
+use crate::tsdb_client::pending::Where;
+use crate::tsdb_client::view::Fetch;
+use crate::types::BatchSeq;
+use crate::types::FsError;
+use crate::types::Ino;
+use crate::wire::Proposal;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Contents that a thread of the mount packs itself for an fsync; more is left to the flusher.
+const LIGHT_BYTES: u64 = 128 << 10;
+
+/// Who drives the lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Driver {
+    /// A call, which must not wait: it leaves what is heavy, and a lane that is taken.
+    Call,
+    /// The flusher.
+    Flusher,
+}
+
+impl Core {
+    /// Closes the open batch with everything written so far; the last closed batch's number.
+    pub(super) fn close_open(&self, local: &mut Local) -> BatchSeq {
+        for ino in std::mem::take(&mut local.dirty) {
+            if let Err(error) = Change::new(self, local, Fetch::Now).seal(ino) {
+                // Nothing can be missing here, and everything else was noted with the file.
+                tracing::error!(%ino, %error, "sealing failed");
+            }
+        }
+        self.finish_long_writes(local);
+        local.began = None;
+        local.asked = false;
+        let seq = local.open.seq;
+        if local.open.ops.is_empty() {
+            return BatchSeq(seq.0 - 1);
+        }
+        let batch = std::mem::replace(&mut local.open, OpenBatch::new(BatchSeq(seq.0 + 1)));
+        let OpenBatch { seq, ops, bytes, pending } = batch;
+        if !pending.is_empty() {
+            local.named.push_back((seq, pending.iter().map(|block| block.id.number).collect()));
+        }
+        local.closed.push_back(ClosedBatch { seq, ops, bytes, pending });
+        seq
+    }
+
+    /// A file that has been written for long without a close gets a version; at the end, every file.
+    fn finish_long_writes(&self, local: &mut Local) {
+        let now = self.clock.steady();
+        let due = |since: Duration| {
+            local.ended || now.saturating_sub(since) >= self.options.version_every
+        };
+        let since = |ino: &Ino| local.files.get(ino).and_then(|file| file.unfinished);
+        let inos: Vec<Ino> =
+            local.unfinished.iter().copied().filter(|ino| since(ino).is_none_or(due)).collect();
+        for ino in inos {
+            if let Err(error) = Change::new(self, local, Fetch::Now).finish(ino) {
+                tracing::warn!(%ino, %error, "a version could not be made");
+            }
+            local.note_finished(ino);
+        }
+    }
+
+    pub(super) fn close_if_full(&self, local: &mut Local) {
+        if local.open.is_full(self.options.batch_bytes_max) {
+            self.close_open(local);
+            local.flusher_asked = true;
+            self.work.notify_one();
+        }
+    }
+
+    /// Proposes what is closed and, where it was asked for, closes what is open. Looks again after letting the lane go: whoever
+    /// asked while it was held has gone on.
+    pub(super) fn drive(&self, driver: Driver) {
+        loop {
+            let lane = match driver {
+                Driver::Flusher => self.lane.lock(),
+                Driver::Call => match self.lane.try_lock() {
+                    Some(lane) => lane,
+                    None => return,
+                },
+            };
+            while let Some(batch) = self.next_batch(driver) {
+                self.propose(batch);
+            }
+            drop(lane);
+            let mut local = self.enter();
+            if local.closed.is_empty() && !local.asked {
+                return;
+            }
+            if driver == Driver::Call && !local.closed.is_empty() {
+                local.flusher_asked = true;
+                self.work.notify_one();
+                return;
+            }
+        }
+    }
+
+    fn next_batch(&self, driver: Driver) -> Option<ClosedBatch> {
+        let mut local = self.enter();
+        if local.closed.is_empty() && local.asked {
+            self.close_open(&mut local);
+        }
+        let light = local.closed.front().is_some_and(|batch| batch.bytes <= LIGHT_BYTES);
+        if driver == Driver::Call && !light { None } else { local.closed.pop_front() }
+    }
+
+    /// Gives a batch to the server. The lane is held.
+    fn propose(&self, batch: ClosedBatch) {
+        let ClosedBatch { seq, mut ops, bytes, pending } = batch;
+        let packed = match self.journal.check() {
+            Ok(()) => self.pack(&mut ops, &pending),
+            Err(lost) => Err(lost),
+        };
+        if let Err(error) = packed {
+            self.journal.let_go(bytes);
+            self.journal.lose(&error.to_string());
+            return;
+        }
+        let count = u32::try_from(ops.len()).expect("a batch has a bounded number of ops");
+        let batch = Batch { session: self.session, seq, epoch: self.epoch, ops };
+        let proposal = Proposal { session: self.session, seq, ops: count, batch: batch.encode() };
+        CLIENT_BATCHES.add(1);
+        let (for_durable, for_applied) = (self.journal.clone(), self.journal.clone());
+        self.server.propose(
+            proposal,
+            Box::new(move |result| for_durable.durable(seq, result)),
+            Box::new(move |result| for_applied.applied_one(seq, bytes, result)),
+        );
+    }
+
+    /// Puts the contents of a batch where they go: small ones into its ops, large ones to the server, durably.
+    fn pack(&self, ops: &mut [Op], pending: &[Arc<Pending>]) -> Result<(), FsError> {
+        let mut next = pending.iter();
+        let mut any_put = false;
+        let pieces = ops.iter_mut().filter_map(|op| match op {
+            Op::Write { pieces, .. } => Some(pieces),
+            _ => None,
+        });
+        for piece in pieces.flatten() {
+            let Piece::Block { block, len } = *piece else { continue };
+            let pending = next.next().expect("each block of a batch is pending, in order");
+            assert_eq!(pending.id, block, "contents belong to the piece that names them");
+            match pending.pack(&*self.server, self.options.level)? {
+                Where::Here(frame) => *piece = Piece::Payload { block, frame, len },
+                Where::Put => any_put = true,
+            }
+        }
+        if any_put {
+            self.server.sync_blocks()?;
+        }
+        Ok(())
+    }
+
+    /// The flusher's life: closes batches at the end of their window, and drives the lane for others.
+    pub(super) fn flush_until_stopped(&self) {
+        loop {
+            let mut local = self.enter();
+            let now = self.clock.steady();
+            let due = self.deadline(&local);
+            if due.is_some_and(|due| due <= now) {
+                local.asked = true;
+                local.flusher_asked = true;
+            }
+            if local.flusher_asked {
+                local.flusher_asked = false;
+                drop(local);
+                self.drive(Driver::Flusher);
+                if let Err(error) = self.refill_inos() {
+                    tracing::warn!(%error, "no fresh inode numbers");
+                }
+                continue;
+            }
+            if local.stopped {
+                return;
+            }
+            match due {
+                Some(due) => drop(self.work.wait_for(&mut local, due.saturating_sub(now))),
+                None => {
+                    local.flusher_idle = true;
+                    self.work.wait(&mut local);
+                    local.flusher_idle = false;
+                }
+            }
+        }
+    }
+
+    /// When the flusher has something to do.
+    fn deadline(&self, local: &Local) -> Option<Duration> {
+        let window = local.began.map(|began| began + self.options.window);
+        let versions = local
+            .unfinished
+            .iter()
+            .filter_map(|ino| local.files.get(ino)?.unfinished)
+            .min()
+            .map(|since| since + self.options.version_every);
+        window.into_iter().chain(versions).min()
+    }
+}

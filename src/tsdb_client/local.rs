@@ -1,0 +1,251 @@
+//! What one lock guards: uncommitted rows, the open batch, open and dirty files, handles.
+//!
+//! Plain state with its small rules. Not here: running ops on it (`change`), sending it (`lane`).
+
+use crate::meta::op::Op;
+use crate::tsdb_client::Handle;
+use crate::tsdb_client::dirty::Dirty;
+use crate::tsdb_client::journal::Told;
+use crate::tsdb_client::overlay::Overlay;
+use crate::tsdb_client::pending::Pending;
+use crate::types::Attr;
+use crate::types::BatchSeq;
+use crate::types::FsError;
+use crate::types::Ino;
+use crate::types::Time;
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What an op counts against the bound on dirty bytes, besides its contents: its rows and its place in the batch.
+pub(super) const OP_BYTES: u64 = 512;
+/// A batch with this many ops is closed: it is applied as one, and nothing else is meanwhile.
+const BATCH_OPS_MAX: usize = 8192;
+
+pub(super) struct Local {
+    /// Uncommitted rows with a history.
+    pub(super) series: Overlay,
+    /// Uncommitted rows without one.
+    pub(super) state: Overlay,
+    /// Rows of batches up to this one were demoted to clean ones.
+    pub(super) demoted: BatchSeq,
+    /// Raised whenever the server's rows may have overtaken what somebody fetched without the lock.
+    pub(super) turn: u64,
+    pub(super) open: OpenBatch,
+    /// Closed and not yet proposed, in order.
+    pub(super) closed: VecDeque<ClosedBatch>,
+    /// Contents of batches not yet applied, by their number in the session.
+    pub(super) pending: HashMap<u64, Arc<Pending>>,
+    /// Which of them each batch named.
+    pub(super) named: VecDeque<(BatchSeq, Vec<u64>)>,
+    pub(super) next_block: u64,
+    /// Files that are open or dirty. Nothing else has an entry.
+    pub(super) files: HashMap<Ino, File>,
+    /// Those with dirty bytes. An inode that is no longer dirty may still stand here.
+    pub(super) dirty: Vec<Ino>,
+    /// Those written since their last version.
+    pub(super) unfinished: BTreeSet<Ino>,
+    pub(super) handles: HashMap<u64, OpenHandle>,
+    next_handle: u64,
+    /// Inode numbers to be given out, in order.
+    pub(super) inos: VecDeque<Range<u64>>,
+    /// What may be stored besides what is held, as the server last said.
+    pub(super) space: u64,
+    /// When the oldest change came that no closed batch holds.
+    pub(super) began: Option<Duration>,
+    /// Somebody asked for the open batch to be closed as soon as the lane is free.
+    pub(super) asked: bool,
+    /// The flusher is to drive the lane.
+    pub(super) flusher_asked: bool,
+    /// The flusher sleeps without a deadline: the first change wakes it.
+    pub(super) flusher_idle: bool,
+    /// Somebody has ops applied that cannot be run here: changes wait.
+    pub(super) frozen: bool,
+    /// Closing or closed: changes fail.
+    pub(super) ended: bool,
+    /// The flusher ends.
+    pub(super) stopped: bool,
+}
+
+/// The batch that ops enter.
+pub(super) struct OpenBatch {
+    pub(super) seq: BatchSeq,
+    pub(super) ops: Vec<Op>,
+    /// What it counts against the bound on dirty bytes.
+    pub(super) bytes: u64,
+    pub(super) pending: Vec<Arc<Pending>>,
+}
+
+impl OpenBatch {
+    pub(super) fn new(seq: BatchSeq) -> OpenBatch {
+        OpenBatch { seq, ops: Vec::new(), bytes: 0, pending: Vec::new() }
+    }
+
+    pub(super) fn is_full(&self, bytes_max: u64) -> bool {
+        self.bytes >= bytes_max || self.ops.len() >= BATCH_OPS_MAX
+    }
+}
+
+pub(super) struct ClosedBatch {
+    pub(super) seq: BatchSeq,
+    pub(super) ops: Vec<Op>,
+    pub(super) bytes: u64,
+    pub(super) pending: Vec<Arc<Pending>>,
+}
+
+/// An inode that is open or dirty.
+#[derive(Default)]
+pub(super) struct File {
+    pub(super) handles: u32,
+    pub(super) dirty: Dirty,
+    /// What the inode row does not say yet. There while `dirty` is not empty.
+    pub(super) written: Option<Written>,
+    /// Since when it has contents that no version holds.
+    pub(super) unfinished: Option<Duration>,
+    /// Its last name is gone: the last handle releases it.
+    pub(super) orphan: bool,
+    /// It has neither set-id bits nor security.capability to clear.
+    pub(super) plain: bool,
+    /// Written bytes that could not be put into a batch; told to the next flush or sync of each handle.
+    pub(super) failed: Option<FsError>,
+}
+
+/// Size and time of an inode with its dirty bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Written {
+    pub(super) size: u64,
+    pub(super) time: Time,
+}
+
+impl File {
+    /// It needs no entry.
+    fn is_idle(&self) -> bool {
+        self.handles == 0 && self.dirty.is_empty() && self.unfinished.is_none()
+    }
+
+    /// What `stat` tells once the dirty bytes count.
+    pub(super) fn adjust(&self, attr: &mut Attr) {
+        if let Some(written) = &self.written {
+            attr.size = written.size;
+            attr.mtime = written.time;
+            attr.ctime = written.time;
+            attr.allocated = (attr.allocated + self.dirty.bytes()).min(attr.size);
+        }
+    }
+}
+
+pub(super) struct OpenHandle {
+    pub(super) ino: Ino,
+    pub(super) write: bool,
+    pub(super) told: Told,
+}
+
+impl Local {
+    pub(super) fn new() -> Local {
+        Local {
+            series: Overlay::default(),
+            state: Overlay::default(),
+            demoted: BatchSeq(0),
+            turn: 0,
+            open: OpenBatch::new(BatchSeq(1)),
+            closed: VecDeque::new(),
+            pending: HashMap::new(),
+            named: VecDeque::new(),
+            next_block: 1,
+            files: HashMap::new(),
+            dirty: Vec::new(),
+            unfinished: BTreeSet::new(),
+            handles: HashMap::new(),
+            next_handle: 1,
+            inos: VecDeque::new(),
+            space: 0,
+            began: None,
+            asked: false,
+            flusher_asked: false,
+            flusher_idle: false,
+            frozen: false,
+            ended: false,
+            stopped: false,
+        }
+    }
+
+    pub(super) fn open_handle(&mut self, ino: Ino, write: bool) -> Handle {
+        let handle = Handle::new(self.next_handle).expect("handles count from one");
+        self.next_handle += 1;
+        self.handles.insert(handle.get(), OpenHandle { ino, write, told: Told::default() });
+        self.files.entry(ino).or_default().handles += 1;
+        handle
+    }
+
+    /// Forgets a handle, and the file's entry if that was all.
+    pub(super) fn close_handle(&mut self, handle: Handle) {
+        let Some(open) = self.handles.remove(&handle.get()) else { return };
+        if let Some(file) = self.files.get_mut(&open.ino) {
+            file.handles -= 1;
+        }
+        self.tidy(open.ino);
+    }
+
+    /// # Errors
+    /// `BadHandle`.
+    pub(super) fn handle(&self, handle: Handle) -> Result<&OpenHandle, FsError> {
+        self.handles.get(&handle.get()).ok_or(FsError::BadHandle)
+    }
+
+    /// # Errors
+    /// `BadHandle` where it is unknown or not open for writing.
+    pub(super) fn writer(&self, handle: Handle) -> Result<&OpenHandle, FsError> {
+        self.handle(handle)?.write.then_some(()).ok_or(FsError::BadHandle)?;
+        self.handle(handle)
+    }
+
+    pub(super) fn is_open(&self, ino: Ino) -> bool {
+        self.files.get(&ino).is_some_and(|file| file.handles > 0)
+    }
+
+    /// Notes that contents of a file changed, at `now`.
+    pub(super) fn note_written(&mut self, ino: Ino, now: Duration) {
+        let file = self.files.entry(ino).or_default();
+        if file.unfinished.is_none() {
+            file.unfinished = Some(now);
+            self.unfinished.insert(ino);
+        }
+    }
+
+    /// Its contents are a version, or will not become one.
+    pub(super) fn note_finished(&mut self, ino: Ino) {
+        if let Some(file) = self.files.get_mut(&ino) {
+            file.unfinished = None;
+        }
+        self.unfinished.remove(&ino);
+    }
+
+    /// Drops the entry of a file that is neither open nor dirty.
+    pub(super) fn tidy(&mut self, ino: Ino) {
+        if self.files.get(&ino).is_some_and(File::is_idle) {
+            self.files.remove(&ino);
+        }
+    }
+
+    /// The number that the next new inode gets.
+    pub(super) fn next_ino(&self) -> Option<Ino> {
+        self.inos.front().and_then(|range| Ino::new(range.start))
+    }
+
+    /// It was used.
+    pub(super) fn ino_used(&mut self) {
+        if let Some(range) = self.inos.front_mut() {
+            range.start += 1;
+            if range.is_empty() {
+                self.inos.pop_front();
+            }
+        }
+    }
+
+    pub(super) fn inos_left(&self) -> u64 {
+        self.inos.iter().map(|range| range.end - range.start).sum()
+    }
+}

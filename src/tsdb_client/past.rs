@@ -1,0 +1,171 @@
+//! The past: instants that can be read, the versions of a name, what was deleted, marks.
+//!
+//! Not here: reading at an instant, which every reading call does; commands (`control`).
+
+use crate::meta::key;
+use crate::meta::key::StateKey;
+use crate::meta::op::Op;
+use crate::meta::read;
+use crate::meta::record::Mark;
+use crate::meta::record::Record;
+use crate::series::KeyRange;
+use crate::tsdb_client::Caller;
+use crate::tsdb_client::Client;
+use crate::tsdb_client::Deleted;
+use crate::tsdb_client::FileVersion;
+use crate::tsdb_client::Marked;
+use crate::tsdb_client::core::Core;
+use crate::types::AsOf;
+use crate::types::FsError;
+use crate::types::Ino;
+use crate::types::Stamp;
+use bytes::Bytes;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Rows asked of the server at a time.
+const PAGE_ROWS: usize = 512;
+/// How far a user's clock may be ahead of the leader's before an instant counts as the future.
+const AHEAD_NS: u64 = 1_000_000_000;
+
+/// What is shown rows of state: key, value.
+pub(super) type VisitState<'a> = &'a mut dyn FnMut(&[u8], &Bytes) -> Result<(), FsError>;
+
+impl Core {
+    /// Returns once everything done before this call on this mount is applied.
+    ///
+    /// # Errors
+    /// `Lost`, `Closing`.
+    pub(super) fn settle(&self) -> Result<Stamp, FsError> {
+        let seq = self.send_all()?;
+        self.journal.wait_applied(seq)
+    }
+
+    /// The rows of state in a range.
+    pub(super) fn each_state(
+        &self,
+        range: &KeyRange,
+        visit: VisitState<'_>,
+    ) -> Result<(), FsError> {
+        let mut range = range.clone();
+        loop {
+            let page = self.server.state(&range, PAGE_ROWS)?;
+            for (key, row) in &page.rows {
+                visit(key, row)?;
+            }
+            match page.rows.last().filter(|_| page.more) {
+                Some((last, _)) => range.start = [last, &[0][..]].concat(),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// The past.
+impl Client {
+    /// Returns once the instant can be read: what was done up to it has been applied.
+    ///
+    /// # Errors
+    /// `BeforeHorizon`; `BadInstant` for the future.
+    pub fn now_readable(&self, at: Stamp) -> Result<(), FsError> {
+        let core = &self.core;
+        if at.0 > core.readable.load(Relaxed) {
+            let now = core.clock.wall();
+            if at.0 > now.0 + AHEAD_NS {
+                return Err(FsError::BadInstant(format!("{at} is in the future")));
+            }
+            core.settle()?;
+            // Nothing is ever stamped at or before this any more.
+            let barrier = core.server.barrier()?;
+            core.readable.fetch_max(barrier.0, Relaxed);
+            if at > barrier {
+                return Err(FsError::BadInstant(format!("{at} is in the future")));
+            }
+        }
+        // The root was there at every instant, so only the horizon can be in the way.
+        core.server.get(&key::inode(Ino::ROOT), AsOf::At(at)).map(|_| ())
+    }
+
+    /// What the name was, newest first, over all inodes that had it. Waits until this client's own changes have stamps.
+    ///
+    /// # Errors
+    /// `NotFound` where the name never was.
+    pub fn file_versions(&self, dir: Ino, name: &[u8]) -> Result<Vec<FileVersion>, FsError> {
+        let core = &*self.core;
+        core.settle()?;
+        let names = core.rules.names();
+        let versions = read::file_versions(core, names, dir, name, Stamp::ZERO, Stamp::MAX)?;
+        if versions.is_empty() {
+            return Err(FsError::NotFound);
+        }
+        let versions = versions.into_iter().map(|version| {
+            let read::FileVersion { ino, stamp, until, inode } = version;
+            FileVersion { stamp, until, attr: inode.attr(ino) }
+        });
+        Ok(versions.collect())
+    }
+
+    /// The names of a directory that are no more, newest deletion first.
+    ///
+    /// # Errors
+    /// As for reading.
+    pub fn deleted(&self, dir: Ino) -> Result<Vec<Deleted>, FsError> {
+        let core = &*self.core;
+        core.settle()?;
+        let mut found: Vec<Deleted> = read::deleted(core, dir, Stamp::ZERO, Stamp::MAX)?
+            .into_iter()
+            .map(|read::Deleted { name, ino, kind, when }| {
+                let last = Stamp(when.0 - 1);
+                Deleted { name: name.into(), when, last, ino, kind }
+            })
+            .collect();
+        found.sort_by_key(|deleted| std::cmp::Reverse(deleted.when));
+        Ok(found)
+    }
+
+    /// All marks, oldest first.
+    ///
+    /// # Errors
+    /// As for reading.
+    pub fn marks(&self) -> Result<Vec<Marked>, FsError> {
+        let mut found = Vec::new();
+        self.core.each_state(&StateKey::marks(), &mut |key, row| {
+            if let Some(StateKey::Mark { name }) = StateKey::decode(key) {
+                let Mark { stamp, uid, note } = Mark::from_row(key, row)?;
+                found.push(Marked { name: name.into(), stamp, uid, note });
+            }
+            Ok(())
+        })?;
+        found.sort_by_key(|mark| mark.stamp);
+        Ok(found)
+    }
+
+    /// Names the present; everything done before on this mount is in it, and durable. Its instant.
+    ///
+    /// # Errors
+    /// `Exists`, `Invalid` name, `Lost`.
+    pub fn mark(&self, caller: Caller, name: &[u8], note: &str) -> Result<Stamp, FsError> {
+        if self.find_mark(name)?.is_some() {
+            return Err(FsError::Exists);
+        }
+        self.core.settle()?;
+        let (name, note) = (Bytes::copy_from_slice(name), note.to_owned());
+        self.core.server.administer(Op::Mark { name, note, uid: caller.uid })
+    }
+
+    /// Removes a mark. What only it kept may then be purged.
+    ///
+    /// # Errors
+    /// `NotFound`; `Denied` unless the caller made it, mounted, or is root.
+    pub fn unmark(&self, caller: Caller, name: &[u8]) -> Result<(), FsError> {
+        let mark = self.find_mark(name)?.ok_or(FsError::NotFound)?;
+        if caller.uid != mark.uid && !self.core.is_owner(caller) {
+            return Err(FsError::Denied);
+        }
+        let name = Bytes::copy_from_slice(name);
+        self.core.server.administer(Op::Unmark { name }).map(|_| ())
+    }
+
+    pub(super) fn find_mark(&self, name: &[u8]) -> Result<Option<Marked>, FsError> {
+        Ok(self.marks()?.into_iter().find(|mark| *mark.name == *name))
+    }
+}

@@ -1,0 +1,82 @@
+//! The workers: threads that compress, decompress and read ahead.
+//!
+//! What they are given is bounded by who gives it: contents to pack by the bound on dirty bytes, reading ahead by
+//! [`Pool::is_busy`].
+
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// With more than this waiting, reading ahead would only come too late.
+const BUSY_JOBS: usize = 16;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    more: Condvar,
+}
+
+/// Stops, after what was given, when dropped.
+pub(super) struct Pool {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// # Errors
+    /// Where a thread cannot be started.
+    pub(super) fn start(workers: usize) -> std::io::Result<Pool> {
+        let mut pool = Pool { shared: Arc::default(), threads: Vec::new() };
+        for n in 0..workers.max(1) {
+            let shared = pool.shared.clone();
+            let thread = std::thread::Builder::new().name(format!("tsfs-work-{n}"));
+            pool.threads.push(thread.spawn(move || work(&shared))?);
+        }
+        Ok(pool)
+    }
+
+    pub(super) fn give(&self, job: impl FnOnce() + Send + 'static) {
+        self.shared.queue.lock().jobs.push_back(Box::new(job));
+        self.shared.more.notify_one();
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.shared.queue.lock().jobs.len() > BUSY_JOBS
+    }
+}
+
+fn work(shared: &Shared) {
+    loop {
+        let mut queue = shared.queue.lock();
+        let job = loop {
+            match queue.jobs.pop_front() {
+                Some(job) => break job,
+                None if queue.closed => return,
+                None => shared.more.wait(&mut queue),
+            }
+        };
+        drop(queue);
+        job();
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.queue.lock().closed = true;
+        self.shared.more.notify_all();
+        for thread in self.threads.drain(..) {
+            // A worker that panicked has said so; there is nothing left to wait for.
+            let _ = thread.join();
+        }
+    }
+}
