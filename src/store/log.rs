@@ -194,6 +194,11 @@ impl Log {
         Keeper(self.pool.clone())
     }
 
+    /// Whether its keeper has work that the next segment will otherwise wait for. Cheap.
+    pub fn wants_keeping(&self) -> bool {
+        self.pool.is_behind()
+    }
+
     /// Bytes of all its files.
     pub fn bytes(&self) -> u64 {
         self.index.0.read().list.len() as u64 * self.segment_bytes + self.pool.bytes()

@@ -210,8 +210,12 @@ impl Core {
         self.engine.on_persist_ready(number);
     }
 
-    /// Entries up to `index`, which were handed out as committed, are applied.
+    /// Entries up to `index`, which were handed out as committed, are applied. Says nothing new where a later one was
+    /// said to be.
     pub fn applied(&mut self, index: LogIndex) {
+        if index.0 <= self.engine.raft.raft_log.applied {
+            return;
+        }
         self.engine.advance_apply_to(index.0);
         self.engine.mut_store().trim(index);
     }

@@ -1,4 +1,5 @@
 //! The roles of a node, and the one driver of its log.
 
+pub mod replica;
 pub mod retention;
 pub mod task;

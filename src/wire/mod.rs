@@ -99,8 +99,9 @@ pub trait Server: Send + Sync {
     /// `Fenced`, `Io`, `Closing`.
     fn grant_inos(&self, session: SessionId, count: u64) -> Result<u64, FsError>;
 
-    /// Puts a batch into the log. Batches of a session are proposed in order of their numbers. Returns at once;
-    /// both callbacks run on a thread of the server and must not wait.
+    /// Puts a batch into the log. Batches of a session are proposed in order of their numbers. The calling thread may be
+    /// used to write the log, for itself and for others, and waits where too much is not yet applied. Both callbacks
+    /// run on any thread, before this returns or later; they must not wait, nor call the server.
     fn propose(&self, proposal: Proposal, durable: Durable, applied: Applied);
 
     /// A row, as applied so far.

@@ -20,6 +20,9 @@ use std::io::IoSlice;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Zeros written at once.
 const ZEROS_BYTES: usize = 1 << 20;
@@ -60,8 +63,6 @@ pub(super) struct Fresh {
 
 struct Waiting {
     next_generation: u64,
-    /// Generations of `.log` files that the log does not need any more, oldest first.
-    retired: VecDeque<u64>,
     spares: Vec<u64>,
     ready: Option<Fresh>,
 }
@@ -73,6 +74,11 @@ pub(super) struct Pool {
     store: [u8; 16],
     segment_bytes: u64,
     spares_max: usize,
+    /// Generations of `.log` files that the log does not need any more, oldest first.
+    retired: Mutex<VecDeque<u64>>,
+    /// Files that are not in use; and whether none of them is ready. Beside the mutex, which is held for long.
+    files: AtomicUsize,
+    behind: AtomicBool,
     /// Held while files are renamed or filled: one at a time, in order.
     waiting: Mutex<Waiting>,
 }
@@ -87,36 +93,46 @@ impl Pool {
         retired: VecDeque<u64>,
         spares: Vec<u64>,
     ) -> Pool {
+        let files = retired.len() + spares.len();
         Pool {
+            files: AtomicUsize::new(files),
+            behind: AtomicBool::new(true),
             disk,
             dir: dir.to_path_buf(),
             store,
             segment_bytes: options.segment_bytes,
             spares_max: options.spares_max,
-            waiting: Mutex::new(Waiting { next_generation, retired, spares, ready: None }),
+            retired: Mutex::new(retired),
+            waiting: Mutex::new(Waiting { next_generation, spares, ready: None }),
         }
     }
 
     /// The next segment; made now if none is ready.
     pub(super) fn take(&self) -> Result<Fresh, FsError> {
         let mut waiting = self.waiting.lock();
-        match waiting.ready.take() {
-            Some(fresh) => Ok(fresh),
-            None => self.prepare(&mut waiting),
-        }
+        let fresh = match waiting.ready.take() {
+            Some(fresh) => fresh,
+            None => self.prepare(&mut waiting)?,
+        };
+        self.files.fetch_sub(1, Relaxed);
+        self.behind.store(true, Relaxed);
+        Ok(fresh)
     }
 
     /// A segment that the log does not need any more. Segments are given back in the order they were written.
     pub(super) fn retire(&self, generation: u64) {
-        self.waiting.lock().retired.push_back(generation);
+        self.retired.lock().push_back(generation);
+        self.files.fetch_add(1, Relaxed);
+        self.behind.store(true, Relaxed);
     }
 
     /// Bytes of files that are not in use.
     pub(super) fn bytes(&self) -> u64 {
-        let waiting = self.waiting.lock();
-        let files =
-            waiting.retired.len() + waiting.spares.len() + usize::from(waiting.ready.is_some());
-        files as u64 * self.segment_bytes
+        self.files.load(Relaxed) as u64 * self.segment_bytes
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind.load(Relaxed)
     }
 
     fn work(&self) -> Result<(), FsError> {
@@ -125,11 +141,16 @@ impl Pool {
         if waiting.ready.is_none() {
             waiting.ready = Some(self.prepare(&mut waiting)?);
         }
+        self.behind.store(false, Relaxed);
         Ok(())
     }
 
+    fn oldest_retired(&self) -> Option<u64> {
+        self.retired.lock().front().copied()
+    }
+
     fn recycle(&self, waiting: &mut Waiting) -> Result<(), FsError> {
-        while let Some(generation) = waiting.retired.front().copied() {
+        while let Some(generation) = self.oldest_retired() {
             let log = path(&self.dir, generation, Kind::Log);
             let whole = self.disk.open(&log, Access::Read)?.len()? == self.segment_bytes;
             if whole && waiting.spares.len() < self.spares_max {
@@ -137,8 +158,9 @@ impl Pool {
                 waiting.spares.push(generation);
             } else {
                 self.disk.remove(&log)?;
+                self.files.fetch_sub(1, Relaxed);
             }
-            waiting.retired.pop_front();
+            self.retired.lock().pop_front();
             self.disk.sync_dir(&self.dir)?;
         }
         Ok(())
@@ -146,7 +168,7 @@ impl Pool {
 
     /// Gives a spare file, or a new one, its next generation.
     fn prepare(&self, waiting: &mut Waiting) -> Result<Fresh, FsError> {
-        if waiting.spares.is_empty() && !waiting.retired.is_empty() {
+        if waiting.spares.is_empty() {
             self.recycle(waiting)?;
         }
         if waiting.spares.is_empty() {
@@ -184,6 +206,7 @@ impl Pool {
         }
         self.disk.sync_dir(&self.dir)?;
         waiting.spares.push(generation);
+        self.files.fetch_add(1, Relaxed);
         Ok(())
     }
 }

@@ -1,0 +1,484 @@
+//! One member of the replicated log with its table: what is proposed becomes durable, then applied.
+//!
+//! `docs/decisions/0004-whoever-has-work-drives-the-log.md` has the states, the lock order and the invariants. Three threads
+//! help: one applies, one keeps the log's files and the table's flushes in step, one drives when a proposer has driven
+//! enough for others. Not here: what is read (`node`), and when the background work of a store is done (`task`).
+
+mod apply;
+mod clock;
+mod drive;
+mod inbox;
+mod keep;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+pub use apply::Progress;
+
+use crate::env::Clock;
+use crate::meta::op::Outcome;
+use crate::series::Groups;
+use crate::series::Readable;
+use crate::series::table::Table;
+use crate::store::block::BlockStore;
+use crate::store::log::Log;
+use crate::telemetry::counter;
+use crate::tsdb_log::core;
+use crate::tsdb_log::core::Core;
+use crate::tsdb_log::header::Body;
+use crate::tsdb_log::store::LogStore;
+use crate::tsdb_server::replica::apply::Applier;
+use crate::tsdb_server::replica::apply::Seen;
+use crate::tsdb_server::replica::drive::Driver;
+use crate::tsdb_server::replica::drive::Passed;
+use crate::tsdb_server::replica::inbox::Inbox;
+use crate::tsdb_server::replica::inbox::Next;
+use crate::tsdb_server::replica::inbox::Work;
+use crate::tsdb_server::replica::keep::Signal;
+use crate::tsdb_server::replica::queue::Committed;
+use crate::tsdb_server::replica::queue::Queue;
+use crate::tsdb_server::replica::queue::Task;
+use crate::types::BatchSeq;
+use crate::types::FsError;
+use crate::types::NodeId;
+use crate::types::SessionId;
+use crate::types::Stamp;
+use crate::wire::Applied;
+use crate::wire::Durable;
+use crate::wire::Proposal;
+use bytes::Bytes;
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::thread::JoinHandle;
+
+/// Passes that a proposer makes for others before it hands the right on.
+const PASSES_MAX: usize = 8;
+/// Which keys are listed together, as the series want to know it.
+pub const GROUPS: Groups = apply::GROUPS;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub node: NodeId,
+    /// Bytes appended to the log between two flushes of the table: what a start replays at most, roughly.
+    pub log_bytes_max: u64,
+    /// Bytes that one batch may have.
+    pub batch_bytes_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { node: NodeId(1), log_bytes_max: 128 << 20, batch_bytes_max: 12 << 20 }
+    }
+}
+
+/// What a replica is made of: all of it opened, and nothing of it in use by anybody else.
+pub struct Parts {
+    pub table: Arc<dyn Table>,
+    pub log: Log,
+    pub blocks: Arc<BlockStore>,
+    pub clock: Arc<dyn Clock>,
+}
+
+struct Shared {
+    options: Options,
+    table: Arc<dyn Table>,
+    blocks: Arc<BlockStore>,
+    seen: Arc<Seen>,
+    inbox: Inbox,
+    driver: Mutex<Driver>,
+    queue: Queue,
+    keep: Signal,
+    flushing: Mutex<()>,
+    /// Why nothing is done any more.
+    stopped: Mutex<Option<FsError>>,
+    /// Told when an errand on the applier's thread is done.
+    errand_done: Condvar,
+    errands: Mutex<Errands>,
+}
+
+/// Work for the applier that is not in the log.
+#[derive(Default)]
+struct Errands {
+    asked: u64,
+    done: u64,
+    /// The blocks of ended sessions are to be swept.
+    sweep: bool,
+}
+
+/// See the module's text. Dropping it stops it as a power cut would; [`Replica::close`] stops it in order.
+pub struct Replica {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Replica {
+    /// Takes up the log where the table left off, and leads. Returns when everything that was in the log is applied.
+    ///
+    /// # Errors
+    /// `Damaged` where log and table do not fit together or an entry cannot be applied; `NoSpace`, `Io`.
+    pub fn open(parts: Parts, options: Options) -> Result<Replica, FsError> {
+        let Parts { table, log, blocks, clock } = parts;
+        let seen = Arc::new(Seen::read(&*table)?);
+        let progress = *seen.progress.lock();
+        let core = Core::open(
+            core::Options::alone(options.node),
+            log.hard_state(),
+            &log.members(),
+            log.reader(),
+            progress.index,
+        )?;
+        let mut driver = Driver::new(core, log, clock, progress.stamp);
+        let mut applier = Applier::new(table.clone(), blocks.clone(), seen.clone());
+        replay(&mut driver, &mut applier, &seen)?;
+        let shared = Arc::new(Shared {
+            options,
+            table,
+            blocks,
+            seen,
+            inbox: Inbox::new(),
+            driver: Mutex::new(driver),
+            queue: Queue::new(),
+            keep: Signal::default(),
+            flushing: Mutex::new(()),
+            stopped: Mutex::new(None),
+            errand_done: Condvar::new(),
+            errands: Mutex::default(),
+        });
+        let replica = Replica { shared, threads: Mutex::default() };
+        replica.start("apply", move |shared| shared.apply(&mut applier))?;
+        replica.start("drive", |shared| shared.drive_for_others())?;
+        replica.start("keep-log", |shared| shared.keep())?;
+        Ok(replica)
+    }
+
+    fn start(
+        &self,
+        name: &'static str,
+        run: impl FnOnce(&Shared) + Send + 'static,
+    ) -> Result<(), FsError> {
+        let shared = self.shared.clone();
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+            // A panic is a broken rule: what the replica would do next cannot be trusted.
+            if catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
+                shared.stop(&FsError::Io(format!("the thread '{name}' broke down")));
+            }
+        });
+        let thread = thread.map_err(|error| FsError::io(format!("start thread {name}"), &error))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Puts a batch into the log; `wire::Server::propose` has the promises. The calling thread may be used to write the log, and
+    /// waits where too much is not yet applied.
+    pub fn propose(&self, proposal: Proposal, durable: Durable, applied: Applied) {
+        self.put(Work {
+            body: Body::Batch,
+            session: proposal.session,
+            seq: proposal.seq,
+            stamps: proposal.ops,
+            bytes: proposal.batch,
+            durable,
+            applied,
+            urgent: false,
+        });
+    }
+
+    /// Puts a batch into the log and waits until it is applied.
+    ///
+    /// # Errors
+    /// `Io`, `NoSpace`, `Closing`.
+    pub fn apply(&self, proposal: Proposal) -> Result<(Outcome, Stamp), FsError> {
+        let Proposal { session, seq, ops, batch } = proposal;
+        self.wait_for(Body::Batch, session, seq, ops, batch)
+    }
+
+    /// Commits and applies an entry without contents: its stamp is after everything proposed before, and not before the
+    /// present.
+    ///
+    /// # Errors
+    /// `Io`, `Closing`.
+    pub fn barrier(&self) -> Result<Stamp, FsError> {
+        let nobody = (SessionId(0), BatchSeq(0));
+        self.wait_for(Body::Empty, nobody.0, nobody.1, 1, drive::NOTHING).map(|(_, stamp)| stamp)
+    }
+
+    fn wait_for(
+        &self,
+        body: Body,
+        session: SessionId,
+        seq: BatchSeq,
+        stamps: u32,
+        bytes: Bytes,
+    ) -> Result<(Outcome, Stamp), FsError> {
+        let (tell, told) = mpsc::sync_channel(1);
+        let applied: Applied = Box::new(move |result| {
+            // Whoever asked is there until told.
+            let _ = tell.send(result);
+        });
+        let durable: Durable = Box::new(|_| {});
+        self.put(Work { body, session, seq, stamps, bytes, durable, applied, urgent: true });
+        told.recv().unwrap_or(Err(FsError::Closing))
+    }
+
+    fn put(&self, work: Work) {
+        if work.bytes.len() > self.shared.options.batch_bytes_max {
+            let why = FsError::Invalid("the batch is larger than the log takes at once");
+            return work.refuse(&why);
+        }
+        match self.shared.inbox.put(work) {
+            Next::Drive => self.shared.drive(),
+            Next::Leave => {}
+            Next::Refused(work, why) => work.refuse(&why),
+        }
+    }
+
+    /// How far the table is.
+    pub fn progress(&self) -> Progress {
+        *self.shared.seen.progress.lock()
+    }
+
+    /// Which instants can be read. To be asked after a snapshot of the table was taken: then nothing is shown that purge has
+    /// begun to take.
+    pub fn readable(&self) -> Arc<Readable> {
+        self.shared.seen.readable.read().clone()
+    }
+
+    /// Why nothing changes any more; `None` while all is well.
+    pub fn stopped(&self) -> Option<FsError> {
+        self.shared.stopped.lock().clone()
+    }
+
+    /// A sentence for each thing that is not as it should be.
+    pub fn health(&self) -> Vec<String> {
+        let stopped = self.stopped().map(|why| format!("the store takes no more changes: {why}"));
+        let clock = self.shared.driver.lock().health();
+        stopped.into_iter().chain(clock).chain(self.shared.keep.trouble()).collect()
+    }
+
+    /// Bytes of the log's files.
+    pub fn log_bytes(&self) -> u64 {
+        self.shared.driver.lock().log.bytes()
+    }
+
+    /// Has the rows written that the block store wants written, after blocks were rewritten. Waits.
+    ///
+    /// # Errors
+    /// `Io`, `Damaged`, `Closing`.
+    pub fn upkeep(&self) -> Result<(), FsError> {
+        self.shared.errand(false)
+    }
+
+    /// Drops the blocks that no op named, of sessions that have ended. Waits.
+    ///
+    /// # Errors
+    /// `Io`, `Damaged`, `Closing`.
+    pub fn sweep(&self) -> Result<(), FsError> {
+        self.shared.errand(true)
+    }
+
+    /// Makes the table durable and lets go of the log behind it. Waits.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub fn flush(&self) -> Result<(), FsError> {
+        self.shared.flush()
+    }
+
+    /// Takes nothing more, finishes what was taken, flushes. A store closed so has nothing to replay.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`; the log then still has everything.
+    pub fn close(&self) -> Result<(), FsError> {
+        self.end(FsError::Closing);
+        if let Some(why) = self.stopped() {
+            return Err(why);
+        }
+        self.shared.flush()?;
+        self.shared.driver.lock().log.settle()
+    }
+
+    fn end(&self, why: FsError) {
+        self.shared.inbox.close(why);
+        // Behind whoever drives, so that nothing comes to the queue any more.
+        self.shared.inbox.wait_until_free();
+        self.shared.queue.close();
+        self.shared.keep.close();
+        for thread in self.threads.lock().drain(..) {
+            // A callback may be what drops the last of a replica: its thread ends behind it.
+            if thread.thread().id() != thread::current().id() {
+                // Each catches its panics and tells.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.end(FsError::Closing);
+    }
+}
+
+/// Applies everything that the log has beyond the table, and what electing oneself adds: a page at a time.
+fn replay(driver: &mut Driver, applier: &mut Applier, seen: &Seen) -> Result<(), FsError> {
+    driver.begin()?;
+    let mut passed = Passed::default();
+    while driver.carry_on(&mut passed)? {
+        for committed in std::mem::take(&mut passed.committed) {
+            applier.apply(&committed.entry)?;
+        }
+        driver.applied(seen.progress.lock().index);
+    }
+    driver.stamps_after(seen.progress.lock().stamp);
+    Ok(())
+}
+
+impl Shared {
+    /// Makes passes while there is work. The caller has the right.
+    fn drive(&self) {
+        for _ in 0..PASSES_MAX {
+            let work = self.inbox.take();
+            if work.is_empty() {
+                return;
+            }
+            self.pass(work);
+        }
+        self.inbox.hand_on();
+    }
+
+    fn drive_for_others(&self) {
+        while self.inbox.wait_for_right() {
+            loop {
+                let work = self.inbox.take();
+                if work.is_empty() {
+                    break;
+                }
+                self.pass(work);
+            }
+        }
+    }
+
+    fn pass(&self, work: Vec<Work>) {
+        let applied = self.seen.progress.lock().index;
+        let mut passed = Passed::default();
+        let mut driver = self.driver.lock();
+        // Asked under the lock: whoever stops the replica gives up what it finds there.
+        if let Some(why) = self.stopped.lock().clone() {
+            drop(driver);
+            return self.refuse(work.into_iter().map(|work| (work, why.clone())));
+        }
+        let result = driver.pass(work, applied, &mut passed);
+        let due = driver.appended >= self.options.log_bytes_max || driver.log.wants_keeping();
+        drop(driver);
+        if !passed.committed.is_empty() {
+            self.queue.put(passed.committed, passed.urgent);
+        }
+        self.refuse(passed.refused);
+        match result {
+            Ok(()) => self.keep.written(due),
+            Err(why) => self.stop(&why),
+        }
+    }
+
+    fn refuse(&self, refused: impl IntoIterator<Item = (Work, FsError)>) {
+        for (work, why) in refused {
+            self.inbox.done(work.weight());
+            work.refuse(&why);
+        }
+    }
+
+    /// Nothing is done any more. What waits is told.
+    fn stop(&self, why: &FsError) {
+        let mut driver = self.driver.lock();
+        {
+            let mut stopped = self.stopped.lock();
+            if stopped.is_none() {
+                tracing::error!(error = %why, "the store takes no more changes");
+                *stopped = Some(why.clone());
+            }
+        }
+        let weight = driver.give_up(why);
+        drop(driver);
+        self.inbox.done(weight);
+        self.inbox.close(why.clone());
+        // Whoever waits has looked whether all is well under this lock: none misses what follows.
+        drop(self.errands.lock());
+        self.errand_done.notify_all();
+    }
+
+    fn apply(&self, applier: &mut Applier) {
+        loop {
+            match self.queue.next() {
+                Task::Apply(committed) => {
+                    for committed in committed {
+                        self.apply_one(applier, committed);
+                    }
+                }
+                Task::Errand => self.run_errand(applier),
+                Task::End => return,
+            }
+        }
+    }
+
+    fn apply_one(&self, applier: &mut Applier, committed: Committed) {
+        let Committed { entry, proposed } = committed;
+        let result = match self.stopped.lock().clone() {
+            Some(why) => Err(why),
+            None => applier.apply(&entry),
+        };
+        if let Err(why) = &result {
+            self.stop(why);
+        }
+        if let Some(proposed) = proposed {
+            self.inbox.done(proposed.weight);
+            (proposed.applied)(result);
+        }
+    }
+
+    /// Has something done on the applier's thread, and waits for it.
+    fn errand(&self, sweep: bool) -> Result<(), FsError> {
+        let mut errands = self.errands.lock();
+        errands.asked += 1;
+        errands.sweep |= sweep;
+        let mine = errands.asked;
+        if !self.queue.errand() {
+            return Err(FsError::Closing);
+        }
+        while errands.done < mine {
+            if let Some(why) = self.stopped.lock().clone() {
+                return Err(why);
+            }
+            self.errand_done.wait(&mut errands);
+        }
+        Ok(())
+    }
+
+    fn run_errand(&self, applier: &mut Applier) {
+        let (asked, sweep) = {
+            let mut errands = self.errands.lock();
+            (errands.asked, std::mem::take(&mut errands.sweep))
+        };
+        let swept = if sweep { applier.sweep() } else { Ok(()) };
+        match swept.and_then(|()| applier.upkeep()) {
+            Ok(()) => self.errands.lock().done = asked,
+            Err(why) => self.stop(&why),
+        }
+        self.errand_done.notify_all();
+    }
+
+    /// Makes the table durable; then the log up to what was applied before is not needed any more.
+    fn flush(&self) -> Result<(), FsError> {
+        let _one_at_a_time = self.flushing.lock();
+        let applied = self.seen.progress.lock().index;
+        let retired = self.blocks.retired();
+        self.table.flush()?;
+        counter::TABLE_FLUSHES.add(1);
+        self.driver.lock().purge(applied);
+        self.blocks.remove(retired)
+    }
+}

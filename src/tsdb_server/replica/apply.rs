@@ -1,0 +1,251 @@
+//! Applying committed entries: in the order of the log, each in one write of the table with the applied index.
+//!
+//! One thread. Whether a batch may be applied at all, by its session and number, is decided in `meta::apply` and nowhere
+//! else. Not here: when to flush the table.
+
+use crate::meta::apply::Rules;
+use crate::meta::key;
+use crate::meta::key::StateKey;
+use crate::meta::op::Batch;
+use crate::meta::op::Op;
+use crate::meta::op::Outcome;
+use crate::meta::record::Horizon;
+use crate::meta::record::Record;
+use crate::meta::record::Store;
+use crate::series;
+use crate::series::Direction;
+use crate::series::Groups;
+use crate::series::Origin;
+use crate::series::Readable;
+use crate::series::table::Changes;
+use crate::series::table::Family;
+use crate::series::table::Rows;
+use crate::series::table::Table;
+use crate::store::block::BlockStore;
+use crate::telemetry::counter;
+use crate::tsdb_log::entry::Entry;
+use crate::tsdb_log::header::Body;
+use crate::tsdb_log::header::Header;
+use crate::types::FsError;
+use crate::types::LogIndex;
+use crate::types::SessionId;
+use crate::types::Stamp;
+use parking_lot::Mutex;
+use parking_lot::RwLock;
+use serde::Deserialize;
+use serde::Serialize;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// The row of `Family::Local` that says how far the table is.
+const APPLIED_KEY: &[u8] = b"applied";
+const APPLIED_VERSION: u8 = 1;
+
+/// Which keys are listed together, as the series want to know it.
+pub(in crate::tsdb_server) const GROUPS: Groups = Groups { prefix: key::group_prefix_len };
+
+/// How far the table is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Progress {
+    pub index: LogIndex,
+    /// The last stamp that was set aside by that entry.
+    pub stamp: Stamp,
+}
+
+impl Progress {
+    /// # Errors
+    /// `Damaged`, `Io`.
+    pub fn read(rows: &dyn Rows) -> Result<Progress, FsError> {
+        let damaged = || FsError::Damaged("the table does not say how far it is".to_string());
+        let Some(row) = rows.get(Family::Local, APPLIED_KEY)? else {
+            return Ok(Progress::default());
+        };
+        let (version, rest) = row.split_first().ok_or_else(damaged)?;
+        if *version != APPLIED_VERSION {
+            return Err(damaged());
+        }
+        postcard::from_bytes(rest).map_err(|_| damaged())
+    }
+
+    fn put(self, changes: &mut Changes) {
+        let row = postcard::to_extend(&self, vec![APPLIED_VERSION]);
+        changes.put(Family::Local, APPLIED_KEY, row.expect("a vector grows as needed"));
+    }
+}
+
+/// What readers need to know of what is applied.
+pub(super) struct Seen {
+    pub(super) progress: Mutex<Progress>,
+    /// Which instants can be read.
+    pub(super) readable: RwLock<Arc<Readable>>,
+}
+
+impl Seen {
+    pub(super) fn read(rows: &dyn Rows) -> Result<Seen, FsError> {
+        Ok(Seen {
+            progress: Mutex::new(Progress::read(rows)?),
+            readable: RwLock::new(Arc::new(readable(rows)?)),
+        })
+    }
+}
+
+/// Which instants can be read, as the table says.
+pub(super) fn readable(rows: &dyn Rows) -> Result<Readable, FsError> {
+    let key = StateKey::Horizon.encode();
+    let horizon = match rows.get(Family::State, &key)? {
+        Some(row) => Horizon::from_row(&key, &row)?,
+        None => Horizon::default(),
+    };
+    let mut marks = Vec::new();
+    let all = StateKey::marks_in(Stamp::ZERO, Stamp::MAX);
+    rows.scan(Family::State, &all, Direction::Forward, &mut |key, _| {
+        if let Some(StateKey::MarkAt { stamp, .. }) = StateKey::decode(key) {
+            marks.push(stamp);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(Readable { oldest: horizon.0, marks })
+}
+
+/// Whether a row of `Family::State` bears on which instants can be read.
+fn bears_on_readable(key: &[u8]) -> bool {
+    matches!(StateKey::decode(key), Some(StateKey::Horizon | StateKey::MarkAt { .. }))
+}
+
+/// Applies entries. There is one, and it alone writes the table.
+pub(super) struct Applier {
+    table: Arc<dyn Table>,
+    blocks: Arc<BlockStore>,
+    seen: Arc<Seen>,
+    /// None until the store is made.
+    rules: Option<Rules>,
+}
+
+impl Applier {
+    pub(super) fn new(table: Arc<dyn Table>, blocks: Arc<BlockStore>, seen: Arc<Seen>) -> Applier {
+        Applier { table, blocks, seen, rules: None }
+    }
+
+    /// Applies the next entry of the log: what came of it, and the stamp of its last step.
+    ///
+    /// # Errors
+    /// `Damaged`, `NoSpace`, `Io`: the replica must stop.
+    pub(super) fn apply(&mut self, entry: &Entry) -> Result<(Outcome, Stamp), FsError> {
+        let before = *self.seen.progress.lock();
+        if entry.index.0 != before.index.0 + 1 {
+            return Err(FsError::Damaged(format!(
+                "log entry {} follows entry {} in the table",
+                entry.index.0, before.index.0
+            )));
+        }
+        let mut changes = Changes::default();
+        let mut outcome = (Outcome::Applied, before.stamp);
+        let mut progress = Progress { index: entry.index, stamp: before.stamp };
+        // A new leader's first entry is empty and has no stamp.
+        if !entry.header.is_empty() {
+            let header = Header::decode(entry.index, &entry.header)?;
+            progress.stamp = header.last_stamp();
+            outcome = match header.body {
+                Body::Empty => (Outcome::Applied, header.stamp),
+                Body::Batch => self.batch(&header, entry, &mut changes)?,
+            };
+        }
+        let readable_changes = changes
+            .rows
+            .iter()
+            .any(|(family, key, _)| *family == Family::State && bears_on_readable(key));
+        progress.put(&mut changes);
+        self.write(changes)?;
+        if readable_changes {
+            *self.seen.readable.write() = Arc::new(readable(&*self.table)?);
+        }
+        *self.seen.progress.lock() = progress;
+        Ok(outcome)
+    }
+
+    fn batch(
+        &mut self,
+        header: &Header,
+        entry: &Entry,
+        changes: &mut Changes,
+    ) -> Result<(Outcome, Stamp), FsError> {
+        let batch = Batch::decode(&entry.body)?;
+        let rules = self.rules()?;
+        let origin = Origin { stamp: header.stamp, session: header.session, seq: header.seq };
+        let mut present = series::Batch::new(&*self.table, GROUPS, origin);
+        let outcome = rules.apply_batch(&mut present, &batch)?;
+        if outcome != Outcome::Applied {
+            return Ok((outcome, header.stamp));
+        }
+        let finished = present.finish()?;
+        *changes = finished.changes;
+        counter::APPLY_BATCHES.add(1);
+        counter::APPLY_OPS.add(batch.ops.len() as u64);
+        counter::APPLY_ROWS.add(changes.rows.len() as u64);
+        self.blocks.named(&finished.named, changes)?;
+        self.blocks.freed(&finished.freed, changes)?;
+        for op in &batch.ops {
+            if let Op::EndSession { session } = op
+                && has_ended(changes, *session)
+            {
+                self.blocks.sweep_session(*session, changes)?;
+            }
+        }
+        Ok((Outcome::Applied, finished.last))
+    }
+
+    /// The rules of this store, or of none yet: making it does not depend on its key.
+    fn rules(&mut self) -> Result<Rules, FsError> {
+        if let Some(rules) = &self.rules {
+            return Ok(rules.clone());
+        }
+        let key = StateKey::Store.encode();
+        match self.table.get(Family::State, &key)? {
+            Some(row) => {
+                let rules = Rules::new(Store::from_row(&key, &row)?.hash_key);
+                Ok(self.rules.insert(rules).clone())
+            }
+            None => Ok(Rules::new([0; 16])),
+        }
+    }
+
+    /// Rows that the block store wants written.
+    pub(super) fn upkeep(&self) -> Result<(), FsError> {
+        if !self.blocks.upkeep_due() {
+            return Ok(());
+        }
+        let mut changes = Changes::default();
+        self.blocks.upkeep(&mut changes)?;
+        self.write(changes)
+    }
+
+    /// Drops blocks that no op named, of sessions that ended before the store was opened.
+    pub(super) fn sweep(&self) -> Result<(), FsError> {
+        let mut changes = Changes::default();
+        for session in self.blocks.pending_sessions() {
+            let key = StateKey::Session { session }.encode();
+            if self.table.get(Family::State, &key)?.is_none() {
+                self.blocks.sweep_session(session, &mut changes)?;
+            }
+        }
+        self.write(changes)
+    }
+
+    fn write(&self, changes: Changes) -> Result<(), FsError> {
+        if changes.rows.is_empty() {
+            return Ok(());
+        }
+        self.table.write(changes)?;
+        self.blocks.written();
+        Ok(())
+    }
+}
+
+/// Whether these changes remove a session's row: it has no orphans left.
+fn has_ended(changes: &Changes, session: SessionId) -> bool {
+    let row = StateKey::Session { session }.encode();
+    changes
+        .rows
+        .iter()
+        .any(|(family, key, value)| *family == Family::State && *key == row && value.is_none())
+}

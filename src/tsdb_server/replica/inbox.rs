@@ -1,0 +1,182 @@
+//! What waits to enter the log, and who has the right to drive it.
+//!
+//! `docs/decisions/0004-whoever-has-work-drives-the-log.md` has the states and why nothing is ever forgotten here.
+
+use crate::tsdb_log::header::Body;
+use crate::types::BatchSeq;
+use crate::types::FsError;
+use crate::types::SessionId;
+use crate::wire::Applied;
+use crate::wire::Durable;
+use bytes::Bytes;
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+
+/// Bytes proposed and not yet applied, at most; one batch more may come on top. They are held in memory, so this is what
+/// a slow table may cost; and a disk that takes a second for them is a disk worth waiting for.
+const OUTSTANDING_BYTES_MAX: usize = 64 << 20;
+/// What an entry costs besides its bytes.
+const ENTRY_BYTES: usize = 256;
+
+/// One entry to be.
+pub(super) struct Work {
+    pub(super) body: Body,
+    pub(super) session: SessionId,
+    pub(super) seq: BatchSeq,
+    /// Stamps to be set aside.
+    pub(super) stamps: u32,
+    pub(super) bytes: Bytes,
+    pub(super) durable: Durable,
+    pub(super) applied: Applied,
+    /// Somebody waits for it to be applied.
+    pub(super) urgent: bool,
+}
+
+impl Work {
+    /// What it counts towards the bound.
+    pub(super) fn weight(&self) -> usize {
+        self.bytes.len() + ENTRY_BYTES
+    }
+
+    pub(super) fn refuse(self, why: &FsError) {
+        (self.durable)(Err(why.clone()));
+        (self.applied)(Err(why.clone()));
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Right {
+    Free,
+    Held,
+    /// To the background thread, which has been told.
+    HandedOn,
+}
+
+struct State {
+    waiting: Vec<Work>,
+    right: Right,
+    /// Weight of everything proposed and not yet applied.
+    outstanding: usize,
+    /// Proposers that wait for room.
+    queueing: usize,
+    /// Why nothing is taken any more.
+    closed: Option<FsError>,
+}
+
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    room: Condvar,
+    /// The right was handed on, or given up after closing.
+    handed: Condvar,
+}
+
+/// What a proposer is to do next.
+pub(super) enum Next {
+    /// Drive: the right is its.
+    Drive,
+    /// Nothing: whoever drives finds the work.
+    Leave,
+    /// Tell the proposer's callbacks.
+    Refused(Work, FsError),
+}
+
+impl Inbox {
+    pub(super) fn new() -> Inbox {
+        let state = State {
+            waiting: Vec::new(),
+            right: Right::Free,
+            outstanding: 0,
+            queueing: 0,
+            closed: None,
+        };
+        Inbox { state: Mutex::new(state), room: Condvar::new(), handed: Condvar::new() }
+    }
+
+    /// Waits for room, then puts work in.
+    pub(super) fn put(&self, work: Work) -> Next {
+        let mut state = self.state.lock();
+        while state.closed.is_none() && state.outstanding >= OUTSTANDING_BYTES_MAX {
+            state.queueing += 1;
+            self.room.wait(&mut state);
+            state.queueing -= 1;
+        }
+        if let Some(why) = state.closed.clone() {
+            return Next::Refused(work, why);
+        }
+        state.outstanding += work.weight();
+        state.waiting.push(work);
+        if state.right != Right::Free {
+            return Next::Leave;
+        }
+        state.right = Right::Held;
+        Next::Drive
+    }
+
+    /// All that waits; or nothing, and with it the right is given up. For the holder of the right.
+    pub(super) fn take(&self) -> Vec<Work> {
+        let mut state = self.state.lock();
+        if state.waiting.is_empty() {
+            self.give_up(&mut state);
+        }
+        std::mem::take(&mut state.waiting)
+    }
+
+    fn give_up(&self, state: &mut State) {
+        state.right = Right::Free;
+        if state.closed.is_some() {
+            self.handed.notify_all();
+        }
+    }
+
+    /// The holder has driven long enough: somebody else goes on if there is anything to do.
+    pub(super) fn hand_on(&self) {
+        let mut state = self.state.lock();
+        if state.waiting.is_empty() {
+            self.give_up(&mut state);
+            return;
+        }
+        state.right = Right::HandedOn;
+        self.handed.notify_all();
+    }
+
+    /// Waits until the right is handed on, and takes it. False when the inbox is closed. For the background thread.
+    pub(super) fn wait_for_right(&self) -> bool {
+        let mut state = self.state.lock();
+        loop {
+            if state.right == Right::HandedOn {
+                state.right = Right::Held;
+                return true;
+            }
+            // As long as somebody drives, it may be handed on.
+            if state.closed.is_some() && state.right == Right::Free {
+                return false;
+            }
+            self.handed.wait(&mut state);
+        }
+    }
+
+    /// Waits until nobody drives any more. For a closed inbox.
+    pub(super) fn wait_until_free(&self) {
+        let mut state = self.state.lock();
+        while state.right != Right::Free {
+            self.handed.wait(&mut state);
+        }
+    }
+
+    /// This much was applied or refused.
+    pub(super) fn done(&self, weight: usize) {
+        let mut state = self.state.lock();
+        state.outstanding -= weight;
+        if state.queueing > 0 && state.outstanding < OUTSTANDING_BYTES_MAX {
+            self.room.notify_all();
+        }
+    }
+
+    /// Takes nothing more. What is in already is driven to its end by whoever drives.
+    pub(super) fn close(&self, why: FsError) {
+        let mut state = self.state.lock();
+        state.closed.get_or_insert(why);
+        self.room.notify_all();
+        self.handed.notify_all();
+    }
+}

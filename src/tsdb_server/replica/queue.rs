@@ -1,0 +1,132 @@
+//! What is committed and not yet applied, between the holder of the log and the applier.
+//!
+//! Not bounded here: the inbox bounds what is outstanding in all.
+
+use crate::tsdb_log::entry::Entry;
+use crate::wire::Applied;
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+use std::time::Duration;
+
+/// How long the applier lets entries gather while nobody waits for them. Waking it for each would take the processor
+/// from those who wait for the disk.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// A committed entry.
+pub(super) struct Committed {
+    pub(super) entry: Entry,
+    /// Where it was proposed here, since the start.
+    pub(super) proposed: Option<Proposed>,
+}
+
+/// Who waits for an entry.
+pub(super) struct Proposed {
+    pub(super) applied: Applied,
+    /// What it counts towards the inbox's bound.
+    pub(super) weight: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Applier {
+    Working,
+    /// Looks again soon by itself.
+    Gathering,
+    /// Has to be told.
+    Asleep,
+}
+
+struct State {
+    committed: Vec<Committed>,
+    applier: Applier,
+    /// Somebody waits.
+    urgent: bool,
+    /// There is other work to do on the applier's thread.
+    errand: bool,
+    closed: bool,
+}
+
+pub(super) struct Queue {
+    state: Mutex<State>,
+    told: Condvar,
+}
+
+/// What the applier is to do.
+pub(super) enum Task {
+    Apply(Vec<Committed>),
+    Errand,
+    End,
+}
+
+impl Queue {
+    pub(super) fn new() -> Queue {
+        let state = State {
+            committed: Vec::new(),
+            applier: Applier::Working,
+            urgent: false,
+            errand: false,
+            closed: false,
+        };
+        Queue { state: Mutex::new(state), told: Condvar::new() }
+    }
+
+    /// Behind everything put before.
+    pub(super) fn put(&self, committed: Vec<Committed>, urgent: bool) {
+        let mut state = self.state.lock();
+        state.committed.extend(committed);
+        state.urgent |= urgent;
+        self.wake(&state);
+    }
+
+    /// Wakes the applier for work that is not an entry. False where it has none to wake any more.
+    pub(super) fn errand(&self) -> bool {
+        let mut state = self.state.lock();
+        state.errand = !state.closed;
+        self.wake(&state);
+        state.errand
+    }
+
+    fn wake(&self, state: &State) {
+        let due = match state.applier {
+            Applier::Working => false,
+            Applier::Gathering => state.urgent || state.errand,
+            Applier::Asleep => true,
+        };
+        if due {
+            self.told.notify_one();
+        }
+    }
+
+    /// No more comes; the applier ends when it has applied what is there.
+    pub(super) fn close(&self) {
+        self.state.lock().closed = true;
+        self.told.notify_one();
+    }
+
+    /// Waits for the next task. For the applier.
+    pub(super) fn next(&self) -> Task {
+        let mut state = self.state.lock();
+        let mut gathered = false;
+        loop {
+            if std::mem::take(&mut state.errand) {
+                state.applier = Applier::Working;
+                return Task::Errand;
+            }
+            let empty = state.committed.is_empty();
+            if state.closed && empty {
+                return Task::End;
+            }
+            if !empty && (gathered || state.urgent || state.closed) {
+                state.applier = Applier::Working;
+                state.urgent = false;
+                return Task::Apply(std::mem::take(&mut state.committed));
+            }
+            if empty {
+                state.applier = Applier::Asleep;
+                self.told.wait(&mut state);
+            } else {
+                state.applier = Applier::Gathering;
+                gathered = self.told.wait_for(&mut state, GATHER).timed_out();
+            }
+        }
+    }
+}
