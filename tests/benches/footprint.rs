@@ -7,23 +7,26 @@ use crate::support::Random;
 use crate::table::Bar;
 use crate::table::Row;
 
+/// So small that they are full long before the first look at the memory.
+const SMALL_CACHES: [&str; 2] = ["cache.client=16MiB", "cache.table=16MiB"];
+
 fn fill(place: &Place, from: u64, to: u64) {
-    let data = Random::new(10).text(1024);
+    // Long enough to be kept apart from the rows.
+    let data = Random::new(10).noise(1000);
     for n in from..to {
         let dir = place.join(format!("dir{}", n / 1000));
         if n % 1000 == 0 {
             std::fs::create_dir(&dir).unwrap();
         }
-        std::fs::write(dir.join(format!("some_file_name_{n}")), &data[..1 + n as usize % 1000])
-            .unwrap();
+        std::fs::write(dir.join(format!("some_file_name_{n}")), &data).unwrap();
     }
 }
 
-/// Rows on disk for each of many small files, less their contents where those are inline, and what the server's memory
-/// grows by from one number of files to a larger one, with all bounded caches full before.
+/// Rows on disk for each of many small files, and what the server's memory grows by from one number of files to a
+/// larger one, with all bounded caches full before.
 pub(crate) fn files(plan: &Plan) -> Vec<Row> {
     let (some, all) = (plan.count(200_000, 40_000), plan.count(500_000, 100_000));
-    let mut place = Place::tsfs(plan.dir());
+    let mut place = Place::tsfs_with(plan.dir(), "tsfs", &SMALL_CACHES);
     let before = place.finish();
     place.resume();
     let memory = |place: &Place| {

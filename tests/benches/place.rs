@@ -16,6 +16,8 @@ pub(crate) struct Place {
     dir: PathBuf,
     mount: Option<Mount>,
     store: Option<PathBuf>,
+    /// Settings of the mount that are not the defaults.
+    settings: &'static [&'static str],
 }
 
 impl Place {
@@ -23,7 +25,7 @@ impl Place {
     pub(crate) fn disk(under: &Path) -> Place {
         let dir = under.join("ext4");
         std::fs::create_dir_all(&dir).unwrap();
-        Place { name: "ext4", dir, mount: None, store: None }
+        Place { name: "ext4", dir, mount: None, store: None, settings: &[] }
     }
 
     /// An in-memory FUSE server that does nothing else: the ceiling.
@@ -32,7 +34,8 @@ impl Place {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.arg("--nofuse").arg(&dir);
         let mount = Mount::serve(&mut command, &under.join("nofuse.log"), Point::new(&dir));
-        Place { name: "nofuse", dir: mount.dir().to_owned(), mount: Some(mount), store: None }
+        let dir = mount.dir().to_owned();
+        Place { name: "nofuse", dir, mount: Some(mount), store: None, settings: &[] }
     }
 
     /// A fresh store, mounted.
@@ -42,10 +45,19 @@ impl Place {
 
     /// A fresh store of its own name, mounted.
     pub(crate) fn tsfs_named(under: &Path, name: &'static str) -> Place {
+        Place::tsfs_with(under, name, &[])
+    }
+
+    /// The same with settings, each as `KEY=VALUE`.
+    pub(crate) fn tsfs_with(
+        under: &Path,
+        name: &'static str,
+        settings: &'static [&'static str],
+    ) -> Place {
         let store = under.join(format!("{name}-store"));
-        let mount = Mount::create(&store, &under.join(name));
+        let mount = serve(&["--create"], settings, &store, &under.join(name));
         let dir = mount.dir().to_owned();
-        Place { name, dir, mount: Some(mount), store: Some(store) }
+        Place { name, dir, mount: Some(mount), store: Some(store), settings }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -94,7 +106,7 @@ impl Place {
         self.settle();
         if let (Some(mount), Some(store)) = (self.mount.take(), &self.store) {
             mount.close();
-            self.mount = Some(Mount::open(store, &self.dir));
+            self.mount = Some(serve(&[], self.settings, store, &self.dir));
         }
         drop_caches();
     }
@@ -110,8 +122,16 @@ impl Place {
     /// Mounts again what [`Place::finish`] unmounted.
     pub(crate) fn resume(&mut self) {
         let store = self.store.as_ref().expect("only tsfs has a store");
-        self.mount = Some(Mount::open(store, &self.dir));
+        self.mount = Some(serve(&[], self.settings, store, &self.dir));
     }
+}
+
+fn serve(how: &[&str], settings: &[&str], store: &Path, dir: &Path) -> Mount {
+    let mut arguments = how.to_vec();
+    for setting in settings {
+        arguments.extend(["--set", setting]);
+    }
+    Mount::with(&arguments, store, Point::new(dir))
 }
 
 /// Drops the kernel's caches of file contents, names and inodes.

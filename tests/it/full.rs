@@ -2,11 +2,15 @@
 
 use crate::support;
 use crate::support::Mount;
+use crate::support::Point;
 use crate::support::Random;
 use crate::support::sh;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
+
+/// The default is meant for disks, not for images.
+const RESERVE: &str = "store.reserve=32MiB";
 
 /// An ext4 of so many MiB in a file, mounted while it lives.
 struct Image(PathBuf);
@@ -57,7 +61,8 @@ fn a_full_disk_refuses_writes_and_gives_space_back() {
     let scratch = support::scratch();
     let image = Image::new(scratch.path(), 400);
     let store = image.0.join("store");
-    let mount = Mount::create(&store, &scratch.path().join("mnt"));
+    let point = Point::new(&scratch.path().join("mnt"));
+    let mount = Mount::with(&["--create", "--set", RESERVE], &store, point);
     let top = mount.dir().to_owned();
     std::fs::create_dir(top.join("many")).unwrap();
     let (whole, error) = fill(&top.join("many"));
@@ -68,7 +73,8 @@ fn a_full_disk_refuses_writes_and_gives_space_back() {
     let before = sh(&top, &sums);
     mount.close();
     support::run(support::tsfs().arg("fsck").arg(&store));
-    let mount = Mount::open(&store, &scratch.path().join("mnt"));
+    let point = Point::new(&scratch.path().join("mnt"));
+    let mount = Mount::with(&["--set", RESERVE], &store, point);
     assert_eq!(sh(&top, &sums), before);
     let refused = std::fs::write(top.join("more"), Random::new(16).noise(4 << 20));
     assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
