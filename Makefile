@@ -41,8 +41,8 @@ test: deps ## Every test, those on real mounts included
 	cargo fmt --check
 	$(TEST) --locked
 
-bench: build ## Measure, with baselines beside it; prints a table
-	$(CARGO) bench --bench fs
+bench: deps ## Measure, with baselines beside it; prints a table (ARGS="--quick --only sync")
+	$(CARGO) bench --locked --bench fs -- $(ARGS)
 
 posix: deps ## The POSIX suites (pjdfstest, fsx with many seeds) on a mount, with their figures
 	TSFS_TEST_FSX_SEEDS=$${SEEDS:-25} $(CARGO) test --locked --test it posix:: -- --nocapture
