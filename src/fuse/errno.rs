@@ -27,7 +27,7 @@ pub fn errno(error: &FsError) -> i32 {
         FsError::NoData => libc::ENXIO,
         // "No data available": it may have been there, but its history is not kept any more.
         FsError::BeforeHorizon { .. } => libc::ENODATA,
-        FsError::BadInstant(_) => libc::EINVAL,
+        FsError::BadInstant(_) | FsError::Refused(_) => libc::EINVAL,
         FsError::Fenced | FsError::Closing => libc::EIO,
         FsError::Lost(_) | FsError::Damaged(_) | FsError::Io(_) => libc::EIO,
     }

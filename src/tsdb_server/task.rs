@@ -100,6 +100,10 @@ impl Tasks {
         self.shared.signal.lock().stopped = true;
         self.shared.changed.notify_all();
         for thread in self.threads.drain(..) {
+            // A task that held the last reference to its node stops itself: it ends when it returns.
+            if thread.thread().id() == thread::current().id() {
+                continue;
+            }
             // A task catches its panics: a thread that ended otherwise has nothing left to tell.
             let _ = thread.join();
         }

@@ -64,6 +64,9 @@ pub enum FsError {
     BeforeHorizon { asked: Stamp, oldest: Stamp },
     #[error("{0}")]
     BadInstant(String),
+    /// The log refused it; says which rule it broke.
+    #[error("refused: {0}")]
+    Refused(String),
     #[error("another client holds the right to change this")]
     Fenced,
     #[error("the store is closing")]

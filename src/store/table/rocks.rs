@@ -99,6 +99,19 @@ impl RocksTable {
         Ok(table)
     }
 
+    /// Removes the table in `dir` with all that is in it, if there is one. It is not open.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn destroy(dir: &Path) -> Result<(), FsError> {
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => {
+                other.map_err(|error| FsError::io(format_args!("remove {}", dir.display()), &error))
+            }
+        }
+    }
+
     /// Bytes on disk and in memory that each family takes, roughly.
     ///
     /// # Errors

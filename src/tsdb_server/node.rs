@@ -1,0 +1,476 @@
+//! A node with all roles in one process: what an embedded mount talks to.
+//!
+//! Changes go to the replica, which drives the log; reads come from the table as applied so far; blocks from the data role.
+//! Not here: rules, the log, what a client has not sent yet.
+
+use crate::env;
+use crate::env::Clock;
+use crate::meta::key::StateKey;
+use crate::meta::op::Batch;
+use crate::meta::op::Op;
+use crate::meta::op::Outcome;
+use crate::meta::record::Grant;
+use crate::meta::record::Next;
+use crate::meta::record::Record;
+use crate::meta::record::Retention;
+use crate::meta::record::Session;
+use crate::meta::record::Store;
+use crate::meta::record::Totals;
+use crate::series::Direction;
+use crate::series::KeyRange;
+use crate::series::Read;
+use crate::series::Readable;
+use crate::series::Series;
+use crate::series::Version;
+use crate::series::table::Family;
+use crate::series::table::Rows;
+use crate::series::table::Table;
+use crate::store::block::BlockStore;
+use crate::store::disk::Disk;
+use crate::store::holder::Holder;
+use crate::store::label::Label;
+use crate::store::space::Reserve;
+use crate::store::table::RocksTable;
+use crate::telemetry::counter;
+use crate::tsdb_server::open;
+use crate::tsdb_server::open::Options;
+use crate::tsdb_server::replica;
+use crate::tsdb_server::replica::GROUPS;
+use crate::tsdb_server::replica::Replica;
+use crate::tsdb_server::retention::Keeper;
+use crate::tsdb_server::task::Task;
+use crate::tsdb_server::task::Tasks;
+use crate::tsdb_server::task::Worked;
+use crate::types::AsOf;
+use crate::types::BatchSeq;
+use crate::types::BlockId;
+use crate::types::FsError;
+use crate::types::SessionId;
+use crate::types::Stamp;
+use crate::wire::Applied;
+use crate::wire::Durable;
+use crate::wire::Page;
+use crate::wire::Proposal;
+use crate::wire::Server;
+use crate::wire::Status;
+use crate::wire::Welcome;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Weak;
+use std::time::Duration;
+
+/// How often the reserve is looked at.
+const TEND_EVERY: Duration = Duration::from_secs(1);
+/// How often the data role looks for segments that are mostly dead.
+const RECLAIM_EVERY: Duration = Duration::from_secs(10);
+
+/// How a fresh store is made.
+#[derive(Clone, Debug)]
+pub struct Fresh {
+    /// Of the root directory.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub retention: Retention,
+}
+
+/// An open store and everything that runs on it. Dropping it closes the store.
+pub struct Node {
+    dir: PathBuf,
+    label: Label,
+    clock: Arc<dyn Clock>,
+    disk: Arc<dyn Disk>,
+    table: Arc<RocksTable>,
+    blocks: Arc<BlockStore>,
+    replica: Replica,
+    reserve: Reserve,
+    /// What opening found damaged.
+    faults: Vec<FsError>,
+    tasks: Mutex<Tasks>,
+    /// Given up last, when nothing touches the store any more.
+    _holder: Holder,
+}
+
+impl Node {
+    /// Opens the store in `dir`, or makes one as `fresh` says.
+    ///
+    /// # Errors
+    /// As [`open::open`].
+    pub fn open(
+        dir: &Path,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        options: &Options,
+        fresh: &Fresh,
+    ) -> Result<Arc<Node>, FsError> {
+        let parts = open::open(dir, disk, options)?;
+        let reserve =
+            Reserve::open(parts.disk.clone(), dir, options.reserve_bytes, clock.steady())?;
+        let blocks = Arc::new(parts.blocks);
+        let replica = Replica::open(
+            replica::Parts {
+                table: parts.table.clone(),
+                log: parts.log,
+                blocks: blocks.clone(),
+                clock: clock.clone(),
+            },
+            replica::Options::default(),
+        )?;
+        replica.sweep()?;
+        let node = Arc::new(Node {
+            dir: parts.dir,
+            label: parts.label,
+            tasks: Mutex::new(Tasks::new(clock.clone())),
+            clock,
+            disk: parts.disk,
+            table: parts.table,
+            blocks,
+            replica,
+            reserve,
+            faults: parts.faults,
+            _holder: parts.holder,
+        });
+        for fault in &node.faults {
+            tracing::error!(store = %dir.display(), %fault, "the store is damaged");
+        }
+        if parts.fresh {
+            node.make(fresh)?;
+        }
+        node.check_features()?;
+        node.start_tasks()?;
+        Ok(node)
+    }
+
+    /// The first entries of a store's log.
+    fn make(&self, fresh: &Fresh) -> Result<(), FsError> {
+        self.administer(Op::Format {
+            uuid: self.label.store,
+            hash_key: env::random(),
+            mode: fresh.mode,
+            uid: fresh.uid,
+            gid: fresh.gid,
+            time: self.clock.time(),
+        })?;
+        self.administer(Op::SetRetention { retention: fresh.retention.clone() })?;
+        // Rules need the store's row before the log is replayed: it is on disk before the store is one.
+        self.table.flush()?;
+        open::finish(&self.dir, &*self.disk)
+    }
+
+    fn check_features(&self) -> Result<(), FsError> {
+        let store: Store = self.must(&StateKey::Store)?;
+        if store.features > crate::meta::apply::FEATURES {
+            return Err(FsError::NotSupported(
+                "a newer tsfs has used this store; use that version or a later one",
+            ));
+        }
+        if store.uuid != self.label.store {
+            return Err(FsError::Damaged(
+                "the label and the table are of different stores: one was copied without the other"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn start_tasks(self: &Arc<Node>) -> Result<(), FsError> {
+        let mut tasks = self.tasks.lock();
+        tasks.start(Keeper::new(self, self.clock.clone()))?;
+        tasks.start(Tend { node: Arc::downgrade(self) })?;
+        tasks.start(Reclaimer { node: Arc::downgrade(self) })
+    }
+
+    /// Stops everything and leaves the store as on disk as it can be. What is proposed later is refused.
+    ///
+    /// # Errors
+    /// What failed first; the store is closed all the same.
+    pub fn close(&self) -> Result<(), FsError> {
+        self.tasks.lock().stop();
+        self.replica.close()?;
+        self.blocks.close()
+    }
+
+    /// A record of `Family::State`.
+    fn record<R: Record>(&self, key: &StateKey) -> Result<Option<R>, FsError> {
+        let key = key.encode();
+        self.table.get(Family::State, &key)?.map(|row| R::from_row(&key, &row)).transpose()
+    }
+
+    fn must<R: Record>(&self, key: &StateKey) -> Result<R, FsError> {
+        let none = || FsError::Damaged(format!("the store has no row {key:?}"));
+        self.record(key)?.ok_or_else(none)
+    }
+
+    /// Reads the versioned map; `past` takes a snapshot, because two reads of the past must agree.
+    fn read<T>(
+        &self,
+        past: bool,
+        read: impl FnOnce(&Series<'_>) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        if !past {
+            return read(&Series::new(&*self.table, GROUPS, Readable::default()));
+        }
+        let snapshot = self.table.snapshot();
+        // Behind the snapshot: then nothing is shown that purge has begun to take.
+        let readable = self.replica.readable();
+        read(&Series::new(&*snapshot, GROUPS, (*readable).clone()))
+    }
+
+    fn page(&self, family: Family, range: &KeyRange, limit: usize) -> Result<Page, FsError> {
+        let mut page = Page::default();
+        self.table.scan(family, range, Direction::Forward, &mut |key, row| {
+            if page.rows.len() == limit {
+                page.more = true;
+                return ControlFlow::Break(());
+            }
+            page.rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(row)));
+            ControlFlow::Continue(())
+        })?;
+        Ok(page)
+    }
+
+    /// Ends the sessions of mounts that are gone: an embedded store has one client at a time.
+    fn end_sessions(&self) -> Result<(), FsError> {
+        loop {
+            let page = self.page(Family::State, &StateKey::sessions(), 1)?;
+            let Some((key, _)) = page.rows.first() else { return Ok(()) };
+            let Some(StateKey::Session { session }) = StateKey::decode(key) else {
+                return Err(FsError::Damaged(format!("row {} of sessions", key.escape_ascii())));
+            };
+            self.administer(Op::EndSession { session })?;
+        }
+    }
+
+    fn health(&self) -> Vec<String> {
+        let mut lines = self.replica.health();
+        lines.extend(self.faults.iter().map(FsError::to_string));
+        if self.space_left() == 0 {
+            lines.push(
+                "the disk is full: delete files, purge history with 'tsfs purge', or make room"
+                    .to_owned(),
+            );
+        }
+        lines
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(store = %self.dir.display(), %error, "the store was not closed cleanly");
+        }
+    }
+}
+
+impl Server for Node {
+    fn open_session(&self, client: &str) -> Result<Welcome, FsError> {
+        self.end_sessions()?;
+        let session = self.must::<Next>(&StateKey::Next)?.session;
+        self.administer(Op::OpenSession { session, client: client.to_owned() })?;
+        let grant: Grant = self.must(&StateKey::Grant)?;
+        let store: Store = self.must(&StateKey::Store)?;
+        if grant.session != session {
+            return Err(FsError::Fenced);
+        }
+        Ok(Welcome {
+            session,
+            epoch: grant.epoch,
+            hash_key: store.hash_key,
+            store: self.label.to_string(),
+        })
+    }
+
+    fn grant_inos(&self, session: SessionId, count: u64) -> Result<u64, FsError> {
+        self.administer(Op::GrantInos { session, count })?;
+        // Granted behind what the session had: the end of its last range.
+        let member: Session = self.must(&StateKey::Session { session })?;
+        let end = member.inos.last().map(|(_, end)| *end).ok_or(FsError::Fenced)?;
+        Ok(end - count)
+    }
+
+    fn propose(&self, proposal: Proposal, durable: Durable, applied: Applied) {
+        self.reserve.spend(proposal.batch.len() as u64);
+        self.replica.propose(proposal, durable, applied);
+    }
+
+    fn get(&self, key: &[u8], at: AsOf) -> Result<Option<Bytes>, FsError> {
+        self.read(at != AsOf::Now, |series| series.get(key, at))
+    }
+
+    fn scan(
+        &self,
+        range: &KeyRange,
+        at: AsOf,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Page, FsError> {
+        let mut page = Page::default();
+        self.read(at != AsOf::Now, |series| {
+            series.scan(range, at, direction, &mut |key, value| {
+                if page.rows.len() == limit {
+                    page.more = true;
+                    return ControlFlow::Break(());
+                }
+                page.rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+                ControlFlow::Continue(())
+            })
+        })?;
+        Ok(page)
+    }
+
+    fn versions(
+        &self,
+        key: &[u8],
+        since: Stamp,
+        until: Stamp,
+        limit: usize,
+    ) -> Result<Vec<Version>, FsError> {
+        let mut found = Vec::new();
+        self.read(true, |series| {
+            series.versions(key, since, until, &mut |version| {
+                found.push(version);
+                if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })
+        })?;
+        Ok(found)
+    }
+
+    fn ended(
+        &self,
+        range: &KeyRange,
+        since: Stamp,
+        until: Stamp,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Version)>, FsError> {
+        let mut found = Vec::new();
+        self.read(true, |series| {
+            series.ended(range, since, until, &mut |key, version| {
+                found.push((Bytes::copy_from_slice(key), version));
+                if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })
+        })?;
+        Ok(found)
+    }
+
+    fn state(&self, range: &KeyRange, limit: usize) -> Result<Page, FsError> {
+        self.page(Family::State, range, limit)
+    }
+
+    fn changes(&self, since: Stamp, until: Stamp, limit: usize) -> Result<Page, FsError> {
+        let end = until.0.checked_add(1).map_or(Vec::new(), |end| end.to_be_bytes().to_vec());
+        let range = KeyRange { start: since.0.to_be_bytes().to_vec(), end };
+        self.page(Family::Changes, &range, limit)
+    }
+
+    fn barrier(&self) -> Result<Stamp, FsError> {
+        self.replica.barrier()
+    }
+
+    fn put_block(&self, block: BlockId, frame: Bytes) -> Result<(), FsError> {
+        self.reserve.spend(frame.len() as u64);
+        self.blocks.put(block, &frame)
+    }
+
+    fn sync_blocks(&self) -> Result<(), FsError> {
+        self.blocks.sync()
+    }
+
+    fn block(&self, block: BlockId) -> Result<Bytes, FsError> {
+        match self.table.get(Family::Payload, &block.to_bytes())? {
+            Some(frame) => Ok(frame),
+            None => self.blocks.get(block),
+        }
+    }
+
+    fn space_left(&self) -> u64 {
+        self.reserve.space_left(self.clock.steady())
+    }
+
+    fn status(&self) -> Result<Status, FsError> {
+        let totals = self.record::<Totals>(&StateKey::Totals)?.unwrap_or_default();
+        let space = self.reserve.space();
+        let table_bytes = self.table.approximate_bytes()?.iter().map(|(_, bytes)| bytes).sum();
+        let block_bytes = self.blocks.bytes();
+        let contents = totals.live_bytes + totals.history_bytes;
+        let progress = self.replica.progress();
+        Ok(Status {
+            store: self.label.to_string(),
+            path: self.dir.display().to_string(),
+            disk_total: space.total,
+            disk_free: space.free,
+            reserved: self.reserve.reserved(),
+            block_bytes,
+            table_bytes,
+            log_bytes: self.replica.log_bytes(),
+            live_bytes: totals.live_bytes,
+            history_bytes: totals.history_bytes,
+            saved_bytes: contents.saturating_sub(block_bytes + table_bytes),
+            files: totals.files,
+            versions: totals.versions,
+            oldest: self.replica.readable().oldest.0,
+            newest: progress.stamp.0,
+            applied: progress.index.0,
+            health: self.health(),
+            counters: counter::all().map(|(counter, value)| (counter.name(), value)).collect(),
+        })
+    }
+
+    fn administer(&self, op: Op) -> Result<Stamp, FsError> {
+        let (session, seq) = (SessionId(0), BatchSeq(0));
+        let batch = Batch { session, seq, epoch: 0, ops: vec![op] }.encode();
+        let (outcome, stamp) = self.replica.apply(Proposal { session, seq, ops: 1, batch })?;
+        match outcome {
+            Outcome::Applied | Outcome::Repeated => Ok(stamp),
+            Outcome::Refused { why, .. } => Err(FsError::Refused(why)),
+        }
+    }
+}
+
+/// Keeps the reserve what it should be.
+struct Tend {
+    node: Weak<Node>,
+}
+
+impl Task for Tend {
+    fn name(&self) -> &'static str {
+        "reserve"
+    }
+
+    fn work(&mut self) -> Result<Worked, FsError> {
+        let node = self.node.upgrade().ok_or(FsError::Closing)?;
+        node.reserve.tend(node.clock.steady())?;
+        Ok(Worked::Idle(TEND_EVERY))
+    }
+}
+
+/// Rewrites segments that are mostly dead, one at a time.
+struct Reclaimer {
+    node: Weak<Node>,
+}
+
+impl Task for Reclaimer {
+    fn name(&self) -> &'static str {
+        "reclaim"
+    }
+
+    fn work(&mut self) -> Result<Worked, FsError> {
+        let node = self.node.upgrade().ok_or(FsError::Closing)?;
+        let Some(plan) = node.blocks.plan_reclaim() else {
+            // Segments with nothing live in them go without being rewritten.
+            if node.blocks.upkeep_due() {
+                node.replica.upkeep()?;
+                node.replica.flush()?;
+            }
+            return Ok(Worked::Idle(RECLAIM_EVERY));
+        };
+        tracing::debug!(segment = %plan.segment, live = plan.live_bytes, "rewriting a segment");
+        node.blocks.reclaim(&plan, &mut |_| ControlFlow::Continue(()))?;
+        node.replica.upkeep()?;
+        node.replica.flush()?;
+        Ok(Worked::More)
+    }
+}
