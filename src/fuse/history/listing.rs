@@ -10,8 +10,8 @@ use crate::fuse::history::permission::Want;
 use crate::fuse::history::permission::Way;
 use crate::fuse::history::permission::may;
 use crate::fuse::history::permission::may_walk;
+use crate::fuse::history::view::Door;
 use crate::fuse::history::view::Past;
-use crate::fuse::history::view::Shown;
 use crate::fuse::history::view::View;
 use crate::fuse::present::DOT;
 use crate::fuse::present::DOT_DOT;
@@ -113,60 +113,61 @@ impl History {
     pub(super) fn items(&self, view: &View) -> Result<Vec<Item>, FsError> {
         match view {
             View::Hub(dir) => Ok(hub(*dir)),
-            View::At(dir) => Ok(self.instants(*dir)),
+            View::At(dir) => Ok(self.instants(view, *dir)),
             View::VersionsOf(dir, file) => {
                 let versions = self.client.file_versions(*dir, file)?;
-                let item = |version: &FileVersion| Item {
-                    name: stamp_name(version.stamp).into(),
-                    view: View::Past(Past::plain(version.attr.ino, version.stamp)),
-                    kind: version.attr.kind,
-                    attr: Some(version.attr.clone()),
-                    way: alone(*dir, version.stamp),
+                let item = |version: &FileVersion| {
+                    let name = Bytes::from(stamp_name(version.stamp));
+                    let (ino, at, door) = (version.attr.ino, version.stamp, Door::new(view, &name));
+                    Item {
+                        name,
+                        view: View::Past(Past { ino, at, door, gone: None }),
+                        kind: version.attr.kind,
+                        attr: Some(version.attr.clone()),
+                        way: alone(*dir, at),
+                    }
                 };
                 Ok(versions.iter().map(item).collect())
             }
-            View::Deleted(dir) => self.deletions(*dir),
+            View::Deleted(dir) => self.deletions(view, *dir),
             View::Marks(dir) => {
                 let marks = self.client.marks()?;
-                let item = |mark: &Marked| {
-                    let past = Past { ino: *dir, at: mark.stamp, shown: Shown::AsMark };
-                    self.there(mark.name.clone(), past)
-                };
+                let item = |mark: &Marked| self.there(view, *dir, mark.name.clone(), mark.stamp);
                 Ok(marks.iter().filter_map(item).collect())
             }
             View::Versions(_) | View::Past(_) | View::Control(_) => Err(FsError::NotDirectory),
         }
     }
 
-    /// An item, if its object was there at its instant.
-    fn there(&self, name: Bytes, past: Past) -> Option<Item> {
-        self.client.now_readable(past.at).ok()?;
-        let view = View::Past(past);
+    /// An instant of a directory, if it was there then.
+    fn there(&self, listed: &View, ino: Ino, name: Bytes, at: Stamp) -> Option<Item> {
+        self.client.now_readable(at).ok()?;
+        let view = View::Past(Past { ino, at, door: Door::new(listed, &name), gone: None });
         let attr = self.attr(&view).ok()?;
         Some(Item { name, view, kind: attr.kind, attr: Some(attr), way: Way::default() })
     }
 
-    fn instants(&self, dir: Ino) -> Vec<Item> {
+    fn instants(&self, listed: &View, dir: Ino) -> Vec<Item> {
         let now = self.client.clock().wall().0;
         let hours = (0..HOURS).map(|n| (now - now % HOUR_NS).saturating_sub(n * HOUR_NS));
         let days = (0..DAYS).map(|n| (now - now % DAY_NS).saturating_sub(n * DAY_NS));
         let mut seen = HashSet::new();
         let item = |at: u64| {
-            let past = Past::plain(dir, Stamp(at));
             let name = Timestamp::from_nanosecond(i128::from(at)).ok()?.strftime(SAMBA).to_string();
-            self.there(name.into(), past)
+            self.there(listed, dir, name.into(), Stamp(at))
         };
         hours.chain(days).filter(|at| seen.insert(*at)).filter_map(item).collect()
     }
 
     /// The last thing deleted under a name has that name, earlier ones have the instant behind it.
-    fn deletions(&self, dir: Ino) -> Result<Vec<Item>, FsError> {
+    fn deletions(&self, listed: &View, dir: Ino) -> Result<Vec<Item>, FsError> {
         let mut seen = HashSet::new();
         let item = |gone: Deleted| {
             let last = seen.insert(gone.name.clone());
             let name = if last { gone.name } else { earlier_name(&gone.name, gone.when) };
-            let shown = Shown::AsDeleted(gone.when);
-            let view = View::Past(Past { ino: gone.ino, at: gone.last, shown });
+            let door = Door::new(listed, &name);
+            let past = Past { ino: gone.ino, at: gone.last, door, gone: Some(gone.when) };
+            let view = View::Past(past);
             Item { name, view, kind: gone.kind, attr: None, way: alone(dir, gone.last) }
         };
         Ok(self.client.deleted(dir)?.into_iter().map(item).collect())
@@ -264,7 +265,7 @@ impl History {
             View::Control(dir) => self.numbers.show(&View::Hub(*dir)),
             View::Past(past) => {
                 let parent = self.client.parent(past.ino, AsOf::At(past.at)).unwrap_or(past.ino);
-                self.numbers.show(&View::Past(Past::plain(parent, past.at)))
+                self.numbers.show(&View::Past(past.below(parent)))
             }
         }
     }
@@ -281,7 +282,7 @@ impl History {
         let valid = self.names_believed(past);
         let way = below(past, way);
         self.client.readdir(past.ino, at, behind_dots(after), plus, &mut |found| {
-            let view = View::Past(Past::plain(found.ino, past.at));
+            let view = View::Past(past.below(found.ino));
             let (name, kind, cookie) = (found.name, found.kind, found.cookie);
             self.add(name, &view, kind, cookie, found.attr, &way, valid, sink)
         })

@@ -8,8 +8,8 @@ use crate::fuse::history::permission::Want;
 use crate::fuse::history::permission::Way;
 use crate::fuse::history::permission::may;
 use crate::fuse::history::permission::may_walk;
+use crate::fuse::history::view::Door;
 use crate::fuse::history::view::Past;
-use crate::fuse::history::view::Shown;
 use crate::fuse::history::view::View;
 use crate::fuse::vfs::Answer;
 use crate::fuse::vfs::Lookup;
@@ -41,14 +41,15 @@ impl History {
         name: &[u8],
     ) -> Answer<Lookup> {
         let (view, way) = self.get(dir)?;
+        let door = || Door::new(&view, name);
         let found = match &view {
             _ if name == b"." => Ok(self.found(&view, way, FOR_EVER)?),
             View::Hub(dir) => self.in_hub(*dir, name),
-            View::At(dir) => self.in_at(request, *dir, name),
+            View::At(dir) => self.in_at(request, *dir, name, door()),
             View::Versions(dir) => self.in_versions(request, *dir, name),
-            View::VersionsOf(dir, file) => self.in_versions_of(request, *dir, file, name),
-            View::Deleted(dir) => self.in_deleted(request, *dir, name),
-            View::Marks(dir) => self.in_marks(request, *dir, name),
+            View::VersionsOf(dir, file) => self.in_versions_of(request, *dir, file, name, door()),
+            View::Deleted(dir) => self.in_deleted(request, *dir, name, door()),
+            View::Marks(dir) => self.in_marks(request, *dir, name, door()),
             View::Control(_) => Err(FsError::NotDirectory.into()),
             View::Past(past) => self.in_past(request, past, &way, name),
         };
@@ -76,9 +77,10 @@ impl History {
         Ok(self.found(&view, Way::default(), FOR_EVER)?)
     }
 
-    fn in_at(&self, request: &Request, dir: Ino, name: &[u8]) -> Answer<Lookup> {
+    fn in_at(&self, request: &Request, ino: Ino, name: &[u8], door: Door) -> Answer<Lookup> {
         let (at, valid) = self.instant(request, name)?;
-        Ok(self.found(&View::Past(Past::plain(dir, at)), Way::default(), valid)?)
+        let view = View::Past(Past { ino, at, door, gone: None });
+        Ok(self.found(&view, Way::default(), valid)?)
     }
 
     fn in_versions(&self, request: &Request, dir: Ino, name: &[u8]) -> Answer<Lookup> {
@@ -94,16 +96,17 @@ impl History {
         dir: Ino,
         file: &[u8],
         name: &[u8],
+        door: Door,
     ) -> Answer<Lookup> {
         let (at, valid) = self.instant(request, name)?;
         let way = alone(dir, at);
         may_walk(&self.client, request, &way)?;
         let attr = self.client.lookup(dir, file, AsOf::At(at))?;
-        let view = View::Past(Past::plain(attr.ino, at));
+        let view = View::Past(Past { ino: attr.ino, at, door, gone: None });
         Ok(Lookup::Found(self.entry(&view, attr, way, valid)))
     }
 
-    fn in_deleted(&self, request: &Request, dir: Ino, shown: &[u8]) -> Answer<Lookup> {
+    fn in_deleted(&self, request: &Request, dir: Ino, shown: &[u8], door: Door) -> Answer<Lookup> {
         let whole = match self.versions(request, dir, shown) {
             Err(Stop::Error(FsError::NotFound)) => Vec::new(),
             versions => versions?,
@@ -120,18 +123,17 @@ impl History {
         let way = alone(dir, gone.stamp);
         may_walk(&self.client, request, &way)?;
         let ino = self.client.lookup(dir, name, AsOf::At(gone.stamp))?.ino;
-        let shown = Shown::AsDeleted(gone.until);
-        let view = View::Past(Past { ino, at: gone.stamp, shown });
+        let view = View::Past(Past { ino, at: gone.stamp, door, gone: Some(gone.until) });
         Ok(self.found(&view, way, Duration::ZERO)?)
     }
 
-    fn in_marks(&self, request: &Request, dir: Ino, name: &[u8]) -> Answer<Lookup> {
+    fn in_marks(&self, request: &Request, ino: Ino, name: &[u8], door: Door) -> Answer<Lookup> {
         let marks = self.client.marks()?;
         let Some(mark) = marks.iter().find(|mark| mark.name == name) else {
             return Ok(NOTHING);
         };
         self.readable(request, mark.stamp)?;
-        let view = View::Past(Past { ino: dir, at: mark.stamp, shown: Shown::AsMark });
+        let view = View::Past(Past { ino, at: mark.stamp, door, gone: None });
         Ok(self.found(&view, Way::default(), Duration::ZERO)?)
     }
 
@@ -140,7 +142,7 @@ impl History {
         may(&self.client, request, past.ino, AsOf::Now, Want::Search)?;
         if name == b".." {
             let parent = self.client.parent(past.ino, AsOf::At(past.at))?;
-            let view = View::Past(Past::plain(parent, past.at));
+            let view = View::Past(past.below(parent));
             return Ok(self.found(&view, Way::default(), Duration::ZERO)?);
         }
         let valid = self.names_believed(past);
@@ -148,7 +150,7 @@ impl History {
             Err(FsError::NotFound) => return Ok(Lookup::Missing { valid }),
             attr => attr?,
         };
-        let view = View::Past(Past::plain(attr.ino, past.at));
+        let view = View::Past(past.below(attr.ino));
         Ok(Lookup::Found(self.entry(&view, attr, below(past, way), valid)))
     }
 

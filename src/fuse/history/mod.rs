@@ -23,9 +23,9 @@ use crate::fuse::history::permission::Want;
 use crate::fuse::history::permission::Way;
 use crate::fuse::history::permission::may;
 use crate::fuse::history::permission::may_walk;
+use crate::fuse::history::view::Door;
 use crate::fuse::history::view::Numbers;
 use crate::fuse::history::view::Past;
-use crate::fuse::history::view::Shown;
 use crate::fuse::history::view::View;
 use crate::fuse::present::caller;
 use crate::fuse::vfs::Answer;
@@ -109,7 +109,10 @@ impl History {
 
     fn get(&self, ino: Ino) -> Result<(View, Way), FsError> {
         match self.root {
-            Some(at) if ino == Ino::ROOT => Ok((View::Past(Past::plain(ino, at)), Way::default())),
+            Some(at) if ino == Ino::ROOT => {
+                let root = Past { ino, at, door: Door::MOUNT, gone: None };
+                Ok((View::Past(root), Way::default()))
+            }
             _ => self.numbers.get(ino),
         }
     }
@@ -143,7 +146,7 @@ impl History {
         let (dir, kind, bits) = match view {
             View::Past(past) => {
                 let mut attr = self.client.getattr(past.ino, AsOf::At(past.at))?;
-                if let Shown::AsDeleted(when) = past.shown {
+                if let Some(when) = past.gone {
                     attr.ctime = when.into();
                 }
                 return Ok(attr);
@@ -260,10 +263,11 @@ impl History {
                 Err(FsError::NotPermitted("only 'mkdir' makes a mark").into())
             }
             (View::Marks(_), _) if request.wait == Wait::Never => Err(Stop::Waits),
-            (View::Marks(dir), _) => {
+            (marks @ View::Marks(ino), _) => {
                 let at = self.client.mark(caller(request), name, "")?;
                 self.client.now_readable(at)?;
-                let view = View::Past(Past { ino: dir, at, shown: Shown::AsMark });
+                let door = Door::new(&marks, name);
+                let view = View::Past(Past { ino, at, door, gone: None });
                 let attr = self.attr(&view)?;
                 Ok(self.entry(&view, attr, Way::default(), Duration::ZERO))
             }

@@ -34,27 +34,36 @@ pub(super) enum View {
     Past(Past),
 }
 
-/// An inode as it was at an instant.
+/// An inode as it was at an instant, as reached by one door.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Past {
     pub(super) ino: Ino,
     pub(super) at: Stamp,
-    pub(super) shown: Shown,
+    pub(super) door: Door,
+    /// Shown as deleted at this instant, which is its time of change.
+    pub(super) gone: Option<Stamp>,
 }
 
-/// Where it is shown, as far as that tells it from the same object elsewhere.
+/// The name under `.tsfs` behind which an instant begins. The kernel takes a directory for *moved* when it meets one
+/// number under two names, so what is behind one door has other numbers than behind another.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Shown {
-    Plainly,
-    /// As a mark: removing the mark makes the kernel take *this* directory for removed.
-    AsMark,
-    /// As deleted at an instant, which is shown as its time of change.
-    AsDeleted(Stamp),
+pub(super) struct Door(u64);
+
+impl Door {
+    /// The whole mount is one instant.
+    pub(super) const MOUNT: Door = Door(0);
+
+    pub(super) fn new(dir: &View, name: &[u8]) -> Door {
+        let mut hasher = SipHasher13::new();
+        (dir, name).hash(&mut hasher);
+        Door(hasher.finish())
+    }
 }
 
 impl Past {
-    pub(super) fn plain(ino: Ino, at: Stamp) -> Past {
-        Past { ino, at, shown: Shown::Plainly }
+    /// What a name in a directory of the past leads to.
+    pub(super) fn below(self, ino: Ino) -> Past {
+        Past { ino, gone: None, ..self }
     }
 }
 
@@ -148,6 +157,10 @@ fn upper(raw: u64) -> Ino {
 mod tests {
     use super::*;
 
+    fn past(at: u64, door: Door) -> View {
+        View::Past(Past { ino: Ino::ROOT, at: Stamp(at), door, gone: None })
+    }
+
     fn way() -> Way {
         Arc::new(None)
     }
@@ -155,7 +168,7 @@ mod tests {
     #[test]
     fn a_number_lives_as_long_as_the_kernel_knows_it() {
         let numbers = Numbers::default();
-        let past = View::Past(Past::plain(Ino::ROOT, Stamp(5)));
+        let past = past(5, Door::MOUNT);
         let shown = numbers.show(&past);
         let ino = numbers.enter(&past, way());
         assert_eq!((shown, is_ours(ino), is_ours(Ino::ROOT)), (ino, true, false));
@@ -171,16 +184,17 @@ mod tests {
     #[test]
     fn what_differs_has_numbers_that_differ() {
         let numbers = Numbers::default();
-        let past = |shown| View::Past(Past { ino: Ino::ROOT, at: Stamp(5), shown });
+        let hub = View::Hub(Ino::ROOT);
         let views = [
-            View::Hub(Ino::ROOT),
             View::At(Ino::ROOT),
             View::VersionsOf(Ino::ROOT, Bytes::from_static(b"a")),
             View::VersionsOf(Ino::ROOT, Bytes::from_static(b"b")),
-            past(Shown::Plainly),
-            past(Shown::AsMark),
-            past(Shown::AsDeleted(Stamp(6))),
-            View::Past(Past::plain(Ino::ROOT, Stamp(6))),
+            past(5, Door::MOUNT),
+            past(6, Door::MOUNT),
+            past(5, Door::new(&hub, b"a")),
+            past(5, Door::new(&hub, b"b")),
+            past(5, Door::new(&View::At(Ino::ROOT), b"a")),
+            hub,
         ];
         for view in &views {
             numbers.enter(view, way());
