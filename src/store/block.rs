@@ -85,6 +85,8 @@ struct State {
     pending: BTreeMap<BlockId, Pending>,
     /// Those of them that may have no row, oldest first. May hold some that are no longer pending.
     unrowed: Vec<BlockId>,
+    /// Blocks that the log names and that were not there. Few, or the disk is to be replaced.
+    lost: BTreeSet<BlockId>,
     /// What changes say that are not yet in the table: where a block lies, or that it was freed.
     unsaved: HashMap<BlockId, Option<Place>>,
     /// Copies that are durable, and whose rows are to be moved.
@@ -370,7 +372,7 @@ impl BlockStore {
     /// # Errors
     /// `Stale` where no such block is known; `Damaged`, naming block, segment and offset; `Io`.
     pub fn get(&self, block: BlockId) -> Result<Bytes, FsError> {
-        let mut place = self.locate(block)?.ok_or(FsError::Stale)?;
+        let mut place = self.located(block)?;
         loop {
             let read =
                 self.file(place.segment).and_then(|file| segment::read_frame(&*file, place, block));
@@ -382,7 +384,7 @@ impl BlockStore {
                 Err(error) => error,
             };
             // The segment may have been rewritten and removed since the block was located.
-            let now = self.locate(block)?.ok_or(FsError::Stale)?;
+            let now = self.located(block)?;
             if now == place {
                 if matches!(error, FsError::Damaged(_)) {
                     counter::DAMAGE_FOUND.add(1);
@@ -390,6 +392,14 @@ impl BlockStore {
                 return Err(error);
             }
             place = now;
+        }
+    }
+
+    fn located(&self, block: BlockId) -> Result<Place, FsError> {
+        match self.locate(block)? {
+            Some(place) => Ok(place),
+            None if self.state.lock().lost.contains(&block) => Err(lost(block)),
+            None => Err(FsError::Stale),
         }
     }
 
@@ -425,6 +435,10 @@ impl BlockStore {
             self.disk.open(&id.path(&self.dir), crate::store::disk::Access::Read)
         })
     }
+}
+
+fn lost(block: BlockId) -> FsError {
+    FsError::Damaged(format!("block {block} was not in the store when the log named it"))
 }
 
 #[cfg(test)]

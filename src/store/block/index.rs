@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `B` block 16 | version, segment, unit, frame bytes | named block |
 //! | `P` block 16 | the same | pending block that was synced when a batch was applied |
+//! | `L` block 16 | version | block that the log names and that is lost |
 //! | `G` segment 8 | version, rowed, live, retired | segment |
 
 use crate::series::Direction;
@@ -32,6 +33,7 @@ const VERSION: u8 = 1;
 pub(super) enum Kind {
     Named = b'B',
     Pending = b'P',
+    Lost = b'L',
     Segment = b'G',
 }
 
@@ -116,6 +118,17 @@ pub(super) fn each_block(
         },
     )?;
     failed
+}
+
+/// The blocks that were lost.
+pub(super) fn lost(rows: &dyn Rows) -> Result<BTreeSet<BlockId>, FsError> {
+    let mut found = BTreeSet::new();
+    let range = KeyRange::prefix(&[Kind::Lost as u8]);
+    rows.scan(Family::Local, &range, Direction::Forward, &mut |key, _| {
+        found.extend(BlockId::from_bytes(&key[1..]));
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
 }
 
 /// The rows of segments.
@@ -222,15 +235,18 @@ impl BlockStore {
         row.map(|row| decode_place(&row, block)).transpose()
     }
 
-    /// Applied ops name these blocks from now on. The driver's.
+    /// Applied ops name these blocks from now on. One that is not here was acknowledged and has been lost: it is noted
+    /// as such, and reading it says so; the rest of the store goes on. The driver's.
     ///
     /// # Errors
-    /// `Damaged` where one is not here or was never synced: it was acknowledged, so it was lost. `Io`.
+    /// `Damaged` where one was never synced, or the index cannot be read; `Io`.
     pub fn named(&self, blocks: &[BlockId], changes: &mut Changes) -> Result<(), FsError> {
+        let mut lost = Vec::new();
         for block in blocks {
             if self.locate(*block)?.is_none() {
-                let what = "which the log names, is not in the store; run 'tsfs fsck'";
-                return Err(FsError::Damaged(format!("block {block}, {what}")));
+                counter::DAMAGE_FOUND.add(1);
+                tracing::error!(%block, "the log names a block that is not in the store");
+                lost.push(*block);
             }
         }
         let state = &mut *self.state.lock();
@@ -251,6 +267,10 @@ impl BlockStore {
             writing.put(Kind::Named, *block, pending.place);
             writing.state.unsaved.insert(*block, Some(pending.place));
         }
+        for block in lost {
+            writing.state.lost.insert(block);
+            writing.changes.put(Family::Local, block_key(Kind::Lost, block), vec![VERSION]);
+        }
         writing.finish();
         Ok(())
     }
@@ -267,6 +287,9 @@ impl BlockStore {
         state.working()?;
         let mut writing = Writing::new(state, changes);
         for (block, place) in blocks.iter().zip(places) {
+            if writing.state.lost.remove(block) {
+                writing.delete(Kind::Lost, *block);
+            }
             // A pending block was never named; its session's end takes it.
             if let Some(place) = place
                 && !writing.state.pending.contains_key(block)

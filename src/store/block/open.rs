@@ -97,6 +97,7 @@ impl Opening<'_> {
             self.state.pending.insert(block, Pending { place, rowed: true });
             Ok(())
         })?;
+        self.state.lost = index::lost(self.rows)?;
         for (id, row) in &rows {
             self.row_without_file(*id, row, files.contains(id))?;
         }

@@ -2,6 +2,7 @@
 //!
 //! Not here: whether what the map names is what the index names; whoever reads the map compares with `each_named`.
 
+use crate::store::block;
 use crate::store::block::BlockStore;
 use crate::store::block::index;
 use crate::store::block::index::Kind;
@@ -33,6 +34,11 @@ impl BlockStore {
         mut visit: impl FnMut(BlockId) -> Result<(), FsError>,
     ) -> Result<(), FsError> {
         index::each_block(&*self.table, Kind::Named, |block, _| visit(block))
+    }
+
+    /// What is to be said of every block that was lost.
+    pub fn lost(&self) -> Vec<FsError> {
+        self.state.lock().lost.iter().map(|block| block::lost(*block)).collect()
     }
 
     /// Reads all that is live in a segment and verifies it. `fault` is told each thing that does not hold, as a
