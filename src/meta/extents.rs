@@ -132,6 +132,15 @@ impl Extents {
         })
     }
 
+    /// Bytes of file whose block `wanted` picks.
+    pub fn bytes_of_blocks(&self, wanted: impl Fn(BlockId) -> bool) -> u64 {
+        let picked = |extent: &&Extent| match extent.source {
+            Source::Block { block, .. } => wanted(block),
+            Source::Inline(_) => false,
+        };
+        self.extents.iter().filter(picked).map(|extent| u64::from(extent.len)).sum()
+    }
+
     /// The extents that meet `range`, as places in the list.
     fn meeting(&self, range: &Range<u32>) -> Range<usize> {
         let first = self.extents.partition_point(|extent| extent.end() <= range.start);

@@ -30,6 +30,7 @@ use parking_lot::MutexGuard;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 /// Inode numbers asked for at a time, and how many are left when more are asked for.
 const INOS_ASKED: u64 = 32_768;
@@ -222,6 +223,19 @@ impl Core {
     pub(super) fn stop(&self) {
         self.local.lock().stopped = true;
         self.work.notify_all();
+        self.thawed.notify_all();
+    }
+
+    /// Waits, less where the client ends.
+    pub(super) fn pause(&self, time: Duration) {
+        let mut local = self.local.lock();
+        let until = self.clock.steady() + time;
+        while !local.ended {
+            let left = until.saturating_sub(self.clock.steady());
+            if left.is_zero() || self.thawed.wait_for(&mut local, left).timed_out() {
+                return;
+            }
+        }
     }
 
     /// Keeps changes out until it is dropped.

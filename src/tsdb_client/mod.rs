@@ -8,6 +8,7 @@
 //! them), where a server is (`wire::Server`).
 
 mod ahead;
+mod apart;
 mod api;
 mod blocks;
 mod change;
@@ -56,8 +57,12 @@ use crate::meta::op::Op;
 use crate::tsdb_client::core::Core;
 use crate::tsdb_client::lane::Driver;
 use crate::types::FsError;
+use crate::types::Ino;
 use crate::wire::Server;
+use crate::wire::control::Answer;
+use crate::wire::control::Request;
 use parking_lot::Mutex;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::sync::mpsc::sync_channel;
@@ -144,6 +149,22 @@ impl Client {
     /// The store's identity, for people and logs.
     pub fn store(&self) -> &str {
         &self.core.store
+    }
+}
+
+/// Commands.
+impl Client {
+    /// Does what a command asks, paths relative to `dir`. Every line goes to `send`; the last is `Done` or `Error`. Where
+    /// `send` breaks, the work stops at the next safe place. Waits; never call it on a thread that answers the kernel,
+    /// which may have to answer for it.
+    pub fn control(
+        &self,
+        caller: Caller,
+        dir: Ino,
+        request: &Request,
+        send: &mut dyn FnMut(Answer) -> ControlFlow<()>,
+    ) {
+        control::answer(self, caller, dir, request, send);
     }
 }
 

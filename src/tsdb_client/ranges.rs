@@ -1,28 +1,21 @@
 //! Ranges of files: where data is, holes to be made, copies that share blocks.
 
 use crate::meta::apply::OP_REGIONS_MAX;
-use crate::meta::key;
 use crate::meta::op::Op;
 use crate::meta::op::SetAttr;
 use crate::meta::read;
 use crate::meta::read::Seek;
-use crate::meta::record::Inode;
-use crate::meta::record::Record;
 use crate::tsdb_client::Allocate;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::Handle;
 use crate::tsdb_client::SeekFor;
 use crate::tsdb_client::change::Change;
 use crate::tsdb_client::contents::check_file;
-use crate::tsdb_client::core::Core;
-use crate::tsdb_client::lane::Driver;
 use crate::types::AsOf;
 use crate::types::FILE_BYTES_MAX;
 use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::REGION_BYTES;
-use crate::types::Stamp;
-use crate::types::regions;
 use std::ops::Range;
 
 /// Most bytes that one op zeroes or copies: a range may begin and end inside a region.
@@ -161,51 +154,5 @@ impl Change<'_> {
     pub(super) fn note_written(&mut self, ino: Ino) {
         let now = self.core.clock.steady();
         self.local.note_written(ino, now);
-    }
-}
-
-/// What is brought back: the first bytes of a file as of an instant.
-pub(super) struct Former {
-    pub(super) ino: Ino,
-    pub(super) at: Stamp,
-    pub(super) size: u64,
-}
-
-impl Core {
-    #[expect(dead_code, reason = "restore comes with the commands")]
-    /// Gives `ino`, which is empty, the contents of a former file by naming the same blocks. Only the server can tell which
-    /// those are, so changes wait meanwhile, and the rows that are changed are asked for anew. A refusal, where the
-    /// instant was purged since, is an error and nothing else.
-    ///
-    /// # Errors
-    /// `Invalid` with the reason, `NoSpace`, `Lost`, `Closing`, `Io`.
-    pub(super) fn bring_back(&self, former: &Former, ino: Ino) -> Result<(), FsError> {
-        let time = self.now();
-        for (offset, len) in steps(0..former.size) {
-            let (from, as_of, from_offset) = (former.ino, AsOf::At(former.at), offset);
-            let op = Op::Clone { from, as_of, from_offset, ino, offset, len, time };
-            self.apply_apart(op, ino, offset, len)?;
-        }
-        Ok(())
-    }
-
-    /// Has one op applied that cannot be run here, after everything done before and before everything that follows.
-    fn apply_apart(&self, op: Op, ino: Ino, offset: u64, len: u64) -> Result<(), FsError> {
-        let frozen = self.freeze()?;
-        let seq = frozen.close();
-        self.drive(Driver::Flusher);
-        self.journal.wait_applied(seq)?;
-        let applied = self.server.administer(op);
-        // Entering demotes what is left, so the server's rows are the newest now.
-        let mut local = self.enter();
-        local.turn += 1;
-        let key = key::inode(ino);
-        let row = self.server.get(&key, AsOf::Now)?.ok_or(FsError::Stale)?;
-        let generation = Inode::from_row(&key, &row)?.generation;
-        self.rows.remove(&key);
-        for (region, _, _) in regions(offset, len) {
-            self.rows.remove(&key::extents(ino, generation, region));
-        }
-        applied.map(|_| ())
     }
 }

@@ -85,10 +85,9 @@ impl Rows {
         self.past.insert(PastKey { key: Bytes::copy_from_slice(key), at }, value);
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "purge comes with the commands"))]
-    /// After versions were forgotten.
-    pub(super) fn forget_past(&self) {
-        self.past.clear();
+    /// Forgets the present. The past stays: it does not change.
+    pub(super) fn clear(&self) {
+        self.now.clear();
     }
 }
 
@@ -106,8 +105,8 @@ mod tests {
         assert_eq!(rows.get(b"x"), None);
         assert_eq!(rows.past(b"k", Stamp(7)), Some(value));
         assert_eq!(rows.past(b"k", Stamp(8)), None);
-        rows.forget_past();
-        assert_eq!(rows.past(b"k", Stamp(7)), None);
+        rows.clear();
+        assert_eq!(rows.get(b"k"), None);
     }
 
     #[test]

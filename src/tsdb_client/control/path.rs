@@ -1,0 +1,121 @@
+//! Paths of requests, and what their caller may do there.
+//!
+//! The kernel checks permissions of ordinary calls; a request arrives as one write to the control file, so the
+//! directories on its way are checked here. Supplementary groups are not known here: they give nothing.
+
+use crate::tsdb_client::Caller;
+use crate::tsdb_client::control::End;
+use crate::tsdb_client::control::Job;
+use crate::tsdb_client::control::refuse;
+use crate::types::AsOf;
+use crate::types::Attr;
+use crate::types::FileKind;
+use crate::types::Ino;
+use crate::wire::control::FailureKind;
+use crate::wire::control::Raw;
+use bytes::Bytes;
+
+/// Permission bits, as in the lowest three of a mode.
+pub(super) const READ: u32 = 4;
+pub(super) const WRITE: u32 = 2;
+pub(super) const SEARCH: u32 = 1;
+
+/// Whether `caller` has all of `want` on a file by its mode.
+pub(super) fn may(caller: Caller, attr: &Attr, want: u32) -> bool {
+    let shift = match caller {
+        Caller { uid: 0, .. } => return true,
+        Caller { uid, .. } if uid == attr.uid => 6,
+        Caller { gid, .. } if gid == attr.gid => 3,
+        _ => 0,
+    };
+    (attr.mode >> shift) & want == want
+}
+
+impl Job<'_> {
+    /// # Errors
+    /// A refusal that names `what`.
+    pub(super) fn need(&self, attr: &Attr, want: u32, what: &Raw) -> Result<(), End> {
+        if may(self.caller, attr, want) {
+            return Ok(());
+        }
+        let verb = match want {
+            WRITE => "change",
+            SEARCH => "enter",
+            _ => "read",
+        };
+        refuse(FailureKind::Denied, format!("you may not {verb} \"{what}\""))
+    }
+
+    /// The directory that holds the last part of `path`, and that part.
+    pub(super) fn named(&self, path: &Raw) -> Result<(Ino, Bytes), End> {
+        let (parents, name) = match path.0.iter().rposition(|&byte| byte == b'/') {
+            Some(at) => (&path.0[..at], &path.0[at + 1..]),
+            None => (&[][..], &path.0[..]),
+        };
+        if name.is_empty() || name == b"." || name == b".." {
+            return refuse(FailureKind::Invalid, format!("\"{path}\" names no file in a directory"));
+        }
+        Ok((self.walk(parents)?, Bytes::copy_from_slice(name)))
+    }
+
+    /// The directory at `path`.
+    pub(super) fn directory(&self, path: &Raw) -> Result<Ino, End> {
+        self.walk(&path.0)
+    }
+
+    /// Follows directories only, never a symbolic link: the command resolved those.
+    fn walk(&self, path: &[u8]) -> Result<Ino, End> {
+        let mut at = self.client.getattr(self.dir, AsOf::Now)?;
+        for name in path.split(|&byte| byte == b'/') {
+            self.need(&at, SEARCH, &Raw::from(name))?;
+            match name {
+                b"" | b"." => continue,
+                b".." => {
+                    let parent = self.client.parent(at.ino, AsOf::Now)?;
+                    at = self.client.getattr(parent, AsOf::Now)?;
+                }
+                _ => at = self.client.lookup(at.ino, name, AsOf::Now)?,
+            }
+        }
+        if at.kind != FileKind::Directory {
+            return refuse(
+                FailureKind::Invalid,
+                format!("\"{}\" is not a directory", path.escape_ascii()),
+            );
+        }
+        Ok(at.ino)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Time;
+
+    #[test]
+    fn modes_are_read_like_the_kernel_reads_them() {
+        let time = Time::default();
+        let attr = Attr {
+            ino: Ino::ROOT,
+            kind: FileKind::File,
+            mode: 0o4640,
+            uid: 7,
+            gid: 8,
+            nlink: 1,
+            size: 0,
+            allocated: 0,
+            rdev: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+        };
+        let caller = |uid, gid| Caller { uid, gid, pid: 0 };
+        assert!(may(caller(0, 0), &attr, WRITE));
+        assert!(may(caller(7, 1), &attr, READ | WRITE));
+        assert!(!may(caller(7, 8), &attr, SEARCH), "the owner's bits count, not the group's");
+        assert!(may(caller(1, 8), &attr, READ));
+        assert!(!may(caller(1, 8), &attr, WRITE));
+        assert!(!may(caller(1, 1), &attr, READ));
+    }
+}
