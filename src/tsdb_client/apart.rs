@@ -93,10 +93,21 @@ impl Client {
 
 /// Which rows an op may change.
 enum Touched {
-    Name { dir: Ino, name: Vec<u8>, inos: Vec<Ino> },
-    Xattr { ino: Ino, name: Vec<u8> },
+    Name {
+        dir: Ino,
+        name: Vec<u8>,
+        inos: Vec<Ino>,
+    },
+    Xattr {
+        ino: Ino,
+        name: Vec<u8>,
+    },
     /// The inode, and its contents from one byte to another.
-    Contents { ino: Ino, start: u64, end: u64 },
+    Contents {
+        ino: Ino,
+        start: u64,
+        end: u64,
+    },
     /// Only the server knows.
     Anything,
 }

@@ -67,7 +67,8 @@ impl Job<'_> {
             .into_iter()
             .flatten()
             .all(|attr| attr.kind == FileKind::File);
-        let contents = [(Side::From, pair.before.clone(), from), (Side::To, pair.after.clone(), to)];
+        let contents =
+            [(Side::From, pair.before.clone(), from), (Side::To, pair.after.clone(), to)];
         let rows = self.compare(pair, from, to)?;
         let changed = rows.len() as u64;
         for row in rows {

@@ -97,9 +97,7 @@ impl Job<'_> {
             Ask::Diff { path, from, to, contents_bytes_max } => {
                 self.diff(path, from, to, *contents_bytes_max)
             }
-            Ask::Restore { path, at, remove, dry_run } => {
-                self.restore(path, at, *remove, *dry_run)
-            }
+            Ask::Restore { path, at, remove, dry_run } => self.restore(path, at, *remove, *dry_run),
             Ask::Undelete { path, at, to, dry_run } => {
                 self.undelete(path, at.as_ref(), to.as_ref(), *dry_run)
             }

@@ -53,7 +53,10 @@ impl Job<'_> {
             None => (&[][..], &path.0[..]),
         };
         if name.is_empty() || name == b"." || name == b".." {
-            return refuse(FailureKind::Invalid, format!("\"{path}\" names no file in a directory"));
+            return refuse(
+                FailureKind::Invalid,
+                format!("\"{path}\" names no file in a directory"),
+            );
         }
         Ok((self.walk(parents)?, Bytes::copy_from_slice(name)))
     }

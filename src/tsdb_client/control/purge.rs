@@ -125,12 +125,7 @@ impl Job<'_> {
         }
     }
 
-    fn purge_under(
-        &mut self,
-        scope: &Scope,
-        before: Stamp,
-        freed: &mut Freed,
-    ) -> Result<(), End> {
+    fn purge_under(&mut self, scope: &Scope, before: Stamp, freed: &mut Freed) -> Result<(), End> {
         let mut keys: HashSet<Vec<u8>> = HashSet::new();
         self.each_ended(scope, before, freed, &mut |event| {
             keys.insert(event.key.clone());
@@ -164,7 +159,9 @@ impl Job<'_> {
         loop {
             let page = self.client.server().changes(since, before, RECORDS_PER_PAGE)?;
             let Some((last, _)) = page.rows.last() else { return Ok(()) };
-            since = Stamp(changes::Record::decode(last, &page.rows[page.rows.len() - 1].1)?.stamp.0 + 1);
+            since = Stamp(
+                changes::Record::decode(last, &page.rows[page.rows.len() - 1].1)?.stamp.0 + 1,
+            );
             for (key, row) in &page.rows {
                 let record = changes::Record::decode(key, row)?;
                 for event in record.events.iter().filter(|event| event.what.ended()) {

@@ -203,8 +203,7 @@ impl Job<'_> {
                 }
             }
             FileKind::File
-                if then.size != now.size
-                    || !self.same_bytes(then, now, then_at, AsOf::Now)? =>
+                if then.size != now.size || !self.same_bytes(then, now, then_at, AsOf::Now)? =>
             {
                 plan.steps.push(Step::Contents { spot, then: then.clone(), now: now.clone() });
             }
