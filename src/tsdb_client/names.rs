@@ -373,6 +373,10 @@ impl Change<'_> {
         let Some(file) = self.local.files.get_mut(&ino) else { return };
         let before = file.dirty.bytes();
         file.dirty.cut(start, end);
+        // The size that the cut bytes gave the file went with them.
+        if file.dirty.is_empty() {
+            file.written = None;
+        }
         self.core.journal.let_go(before - file.dirty.bytes());
     }
 
