@@ -1,6 +1,7 @@
 //! Each rule of the versioned map, broken on purpose: its check must say so.
 
 use super::past::Change;
+use super::past::compare;
 use super::past::faults;
 use super::past::key;
 use super::past::play;
@@ -18,7 +19,7 @@ use std::ops::ControlFlow;
 /// A table in which key 6 was changed twice and key 7 is gone.
 fn small() -> MemoryTable {
     let table = MemoryTable::default();
-    let put = |n| Change::Put(n, vec![3; 50], true);
+    let put = |n| Change::Put(n, vec![3; 300], true);
     let edit = |byte| Change::Edit(6, byte, true);
     let next = Change::Batch(10);
     let gone = Change::Remove(7, true);
@@ -51,6 +52,15 @@ fn told(damage: impl FnOnce(&MemoryTable, &mut Changes)) -> Vec<String> {
 #[track_caller]
 fn assert_told(told: &[String], expected: &str) {
     assert!(told.iter().any(|fault| fault.contains(expected)), "{told:#?}");
+}
+
+#[test]
+fn a_chain_of_deltas_ends_in_time() {
+    let edits = (0..60).flat_map(|n| [Change::Edit(6, 5 * n, true), Change::Batch(10)]);
+    let table = MemoryTable::default();
+    let model = play(&table, &edits.collect::<Vec<_>>());
+    compare(&table, &model);
+    assert_eq!(faults(&table), []);
 }
 
 #[test]

@@ -59,9 +59,10 @@ pub(super) fn key(n: u8) -> Key {
 }
 
 fn change() -> impl Strategy<Value = Change> {
+    let long = |(step, len): (u8, u32)| (0..len).map(|n| (n * n / 7) as u8 ^ step).collect();
     let value = prop_oneof![
-        3 => proptest::collection::vec(any::<u8>(), 0..60),
-        1 => (any::<u8>(), 150..400usize).prop_map(|(byte, len)| vec![byte; len]),
+        proptest::collection::vec(any::<u8>(), 0..60),
+        (0..4u8, 250..400u32).prop_map(long),
     ];
     // Some keys change often enough that their deltas must be cut by images.
     let which = || prop_oneof![1 => Just(0), 2 => Just(6), 1 => any::<u8>()];
@@ -97,7 +98,7 @@ pub(super) fn play(table: &dyn Table, changes: &[Change]) -> Model {
                 }
                 Change::Edit(n, byte, keep) => {
                     let key = key(*n);
-                    let mut value = model.now().get(&key).cloned().unwrap_or(vec![7; 40]);
+                    let mut value = model.now().get(&key).cloned().unwrap_or(vec![7; 300]);
                     let at = usize::from(*byte) % value.len().max(1);
                     value.splice(at..(at + 2).min(value.len()), [*byte, 1]);
                     assert_eq!(
@@ -171,7 +172,7 @@ fn forget(table: &dyn Table, batch: &mut Batch<'_>, model: &mut Model, key: &Key
     model.show(key, version.from, version.to, None);
 }
 
-fn compare(table: &dyn Table, model: &Model) {
+pub(super) fn compare(table: &dyn Table, model: &Model) {
     let snapshot = table.snapshot();
     let series = Series::new(&*snapshot, groups(), Readable::default());
     let first = *model.states.first_key_value().unwrap().0;
