@@ -16,7 +16,7 @@ TSFS := $(CARGO_TARGET_DIR)/release/tsfs
 MNT ?= $(HOME)/tsfs
 STORE ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/tsfs/store
 
-.PHONY: help deps build check fix test bench demo run posix crash
+.PHONY: help deps build install check fix test bench demo run posix crash
 
 help: ## List these commands
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,18 @@ deps: ## Install what is missing on a Debian machine (needs root or sudo only th
 
 build: deps ## The release binary, at $CARGO_TARGET_DIR/release/tsfs
 	$(CARGO) build --release --locked
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+install: ## Program, manual, completions, mount(8) helpers and systemd unit (PREFIX=, DESTDIR=); run `make build` first
+	install -Dm755 "$(TSFS)" "$(DESTDIR)$(PREFIX)/bin/tsfs"
+	install -Dm755 mount-scripts/mount.tsfs "$(DESTDIR)/sbin/mount.tsfs"
+	install -Dm755 mount-scripts/umount.fuse.tsfs "$(DESTDIR)/sbin/umount.fuse.tsfs"
+	install -Dm644 mount-scripts/tsfs@.service "$(DESTDIR)/lib/systemd/system/tsfs@.service"
+	"$(TSFS)" man "$(DESTDIR)$(PREFIX)/share/man/man1" >/dev/null
+	install -d "$(DESTDIR)$(PREFIX)/share/bash-completion/completions"
+	"$(TSFS)" completions bash >"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/tsfs"
 
 check: ## Format, lints, documentation and the rules of the source; never writes to the tree
 	cargo fmt --check

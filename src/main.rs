@@ -1,3 +1,7 @@
 //! Parses arguments and calls `cli`; nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tsfs::cli::run(std::env::args_os())
+}

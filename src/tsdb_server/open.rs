@@ -34,8 +34,9 @@ use std::sync::Arc;
 const LOG: &str = "log";
 const TABLE: &str = "table";
 const BLOCKS: &str = "blocks";
-/// What an empty directory may hold: a new file system has it.
-const LOST_AND_FOUND: &str = "lost+found";
+/// What the directory of a store that is yet to be made may hold: what a new file system has, who is about to make it,
+/// and what commands put there before.
+const HARMLESS: [&str; 4] = ["lost+found", "holder", "tsfs.toml", "tsfs.log"];
 
 /// How a store is opened. Sizes in bytes.
 #[derive(Clone, Debug)]
@@ -77,6 +78,15 @@ pub struct Parts {
     /// What is damaged; the rest can be used.
     pub faults: Vec<FsError>,
     pub holder: Holder,
+}
+
+/// Whether `dir` is a store, or with `create` may become one. Changes nothing.
+///
+/// # Errors
+/// As for [`open`].
+pub fn check(dir: &Path, disk: &dyn Disk, create: bool) -> Result<(), FsError> {
+    let known = if disk.exists(dir)? { Label::read(disk, dir)? } else { None };
+    known.map_or_else(|| may_be_made(dir, disk, create), |_| Ok(()))
 }
 
 /// Opens the store in `dir`, or makes it there. A store that was made is complete only after [`finish`].
@@ -139,7 +149,7 @@ fn may_be_made(dir: &Path, disk: &dyn Disk, create: bool) -> Result<(), FsError>
             ))),
         };
     }
-    let foreign = names.iter().find(|name| !matches!(name.as_str(), LOST_AND_FOUND | "holder"));
+    let foreign = names.iter().find(|name| !HARMLESS.contains(&name.as_str()));
     match (foreign, create) {
         (Some(name), _) => Err(FsError::Io(format!(
             "{shown} is no store: it holds \"{name}\" and no file \"{}\"; give the directory of a store, or an empty one with --create",

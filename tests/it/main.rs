@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the suites report their figures")]
 
+/// The commands, from outside.
+mod cli;
 /// The server killed under real writers.
 mod crash;
 /// A file system that loses what was not synced, for the tests that cut the power.

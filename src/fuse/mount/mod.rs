@@ -293,8 +293,12 @@ fn clear(at: &Path, by_fusermount: bool) -> io::Result<()> {
     Ok(rustix::mount::unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
 }
 
-/// The mount point, resolved, once it is fit for mounting.
-fn prepare(at: &Path, nonempty: bool) -> Result<PathBuf, MountError> {
+/// The mount point, resolved, once it is fit for mounting: a directory, empty unless `nonempty`, and nothing mounted
+/// there. A mount of ours whose server is gone is removed.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn prepare(at: &Path, nonempty: bool) -> Result<PathBuf, MountError> {
     let resolved = resolve(at)?;
     while let Some(row) =
         table::top(&resolved).map_err(MountError::failed("read the table of mounts"))?

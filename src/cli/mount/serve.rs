@@ -1,0 +1,214 @@
+//! Puts the parts together: settings → store → client → file tree → mount; and takes them apart again, losing nothing.
+//!
+//! Not here: anything a part does.
+
+use crate::cli::Context;
+use crate::cli::Exit;
+use crate::cli::mount::Args;
+use crate::cli::mount::background;
+use crate::cli::mount::options::Options;
+use crate::cli::mount::store;
+use crate::cli::retention;
+use crate::env::SystemClock;
+use crate::fuse;
+use crate::fuse::Tree;
+use crate::fuse::mount::Mounted;
+use crate::fuse::mount::Unmounted;
+use crate::meta::record::Retention;
+use crate::telemetry::logs;
+use crate::tsdb_client;
+use crate::tsdb_client::Caller;
+use crate::tsdb_client::Client;
+use crate::tsdb_config::LogTarget;
+use crate::tsdb_config::Settings;
+use crate::types::AsOf;
+use crate::types::Ino;
+use crate::wire::control::Answer;
+use crate::wire::control::Ask;
+use crate::wire::control::Moment;
+use crate::wire::control::Request;
+use anyhow::Context as _;
+use anyhow::bail;
+use rustix::mount::MountFlags;
+use sd_notify::NotifyState;
+use signal_hook::consts::SIGHUP;
+use signal_hook::consts::SIGINT;
+use signal_hook::consts::SIGTERM;
+use signal_hook::iterator::Signals;
+use std::env;
+use std::io;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// How long a mount that is in use is waited for, after it was told to end, before it is detached.
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+/// Log of a mount in the background, in the store.
+const LOG_FILE: &str = "tsfs.log";
+
+pub(super) fn run(args: &Args, mut options: Options, context: &Context) -> anyhow::Result<Exit> {
+    // From here on a signal is waited for, and does not kill: SIGHUP, of a terminal that closes, is ignored.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot wait for signals")?;
+    let at = fuse::mount::prepare(&args.at, options.kernel.nonempty)?;
+    let dir = store::find(&args.store, options.create)?;
+    apart(&dir, &at)?;
+    let settings = settings(&options, &dir, context)?;
+    start_logs(&settings, &dir, context)?;
+    raise_open_files();
+
+    let purpose = format!("mounted at {}", at.display());
+    let node = store::open(&dir, purpose, &settings, options.create)?;
+    let client_options = client_options(&at, &settings);
+    let client = Client::open(node.clone(), SystemClock::shared(), client_options)?;
+    options.kernel.source = dir.display().to_string();
+    options.kernel.threads = settings.mount_threads as usize;
+    options.kernel.allow_other = options.kernel.allow_other.or(settings.mount_allow_other);
+    let instant = instant(&client, options.at.as_ref())?;
+    if instant != AsOf::Now {
+        options.kernel.flags.insert(MountFlags::RDONLY);
+    }
+    let tree = Arc::new(Tree::new(Arc::clone(&client), context.zone.clone(), instant));
+    let mounted = Arc::new(fuse::mount::mount(tree, &at, &options.kernel)?);
+
+    end_on_signal(signals, &mounted)?;
+    ready(&client, context)?;
+    tracing::info!(store = %dir.display(), at = %at.display(), "mounted");
+    let ended = mounted.wait();
+    let closed = client.close();
+    let freed = node.close();
+    tracing::info!(store = %dir.display(), at = %at.display(), "unmounted");
+    ended?;
+    closed?;
+    freed?;
+    Ok(Exit::Done)
+}
+
+/// A store and a mount point may not lie in each other: either would hide or swallow the other.
+fn apart(store: &Path, at: &Path) -> anyhow::Result<()> {
+    if store.starts_with(at) {
+        bail!(
+            "the store {} is inside the mount point {}; put it elsewhere",
+            store.display(),
+            at.display()
+        );
+    }
+    if at.starts_with(store) {
+        bail!("the mount point {} is inside the store; mount elsewhere", at.display());
+    }
+    Ok(())
+}
+
+/// The settings as they hold for this mount.
+fn settings(options: &Options, store: &Path, context: &Context) -> anyhow::Result<Settings> {
+    let mut sources = context.sources_for(store);
+    sources.file = options.config.clone().or(sources.file);
+    sources.options.extend(options.settings.iter().cloned());
+    Settings::load(&sources).map_err(anyhow::Error::msg)
+}
+
+fn start_logs(settings: &Settings, store: &Path, context: &Context) -> anyhow::Result<()> {
+    let target = match &settings.log_target {
+        LogTarget::Stderr => logs::Target::Stderr,
+        LogTarget::Journal => logs::Target::Journal,
+        LogTarget::File(path) => logs::Target::File(path.clone()),
+        LogTarget::Auto if context.background => logs::Target::File(store.join(LOG_FILE)),
+        // Set by systemd for what it started, and only for that.
+        LogTarget::Auto if env::var_os("JOURNAL_STREAM").is_some() => logs::Target::Journal,
+        LogTarget::Auto => logs::Target::Stderr,
+    };
+    let format = if settings.log_json { logs::Format::Json } else { logs::Format::Text };
+    let filter = settings.log_level.clone();
+    logs::start(&logs::Options { filter, format, target }).map_err(anyhow::Error::msg)
+}
+
+/// A store keeps many files open; the usual limit of 1024 is meant for programs that use select(2).
+fn raise_open_files() {
+    use rustix::process::Resource;
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+fn client_options(at: &Path, settings: &Settings) -> tsdb_client::Options {
+    tsdb_client::Options {
+        name: at.display().to_string(),
+        // Names and attributes decide how fast a tree is walked, contents how fast it is read again: half for each.
+        row_cache_bytes: settings.cache_client / 2,
+        block_cache_bytes: settings.cache_client / 2,
+        dirty_bytes_max: settings.write_unsaved,
+        window: settings.write_window,
+        batch_bytes_max: settings.write_batch,
+        level: settings.store_compression,
+        owner: rustix::process::geteuid().as_raw(),
+        ..tsdb_client::Options::default()
+    }
+}
+
+/// The instant that the whole mount shows.
+fn instant(client: &Client, at: Option<&Moment>) -> anyhow::Result<AsOf> {
+    match at {
+        None | Some(Moment::Now) => Ok(AsOf::Now),
+        Some(Moment::At(stamp)) => {
+            client.now_readable(*stamp)?;
+            Ok(AsOf::At(*stamp))
+        }
+        Some(Moment::Mark(name)) => {
+            let marks = client.marks()?;
+            let mark = marks.iter().find(|mark| mark.name == name.as_bytes());
+            let mark = mark.with_context(|| format!("there is no mark '{name}' in the store"))?;
+            Ok(AsOf::At(mark.stamp))
+        }
+    }
+}
+
+/// Tells whoever waits that the mount can be used, and the user how long history is kept.
+fn ready(client: &Client, context: &Context) -> anyhow::Result<()> {
+    let said = retention::sentence(&kept(client)?);
+    if context.background {
+        writeln!(io::stdout(), "{said}")?;
+        background::ready().context("cannot let go of the terminal")?;
+    } else {
+        tracing::info!("{said}");
+        // Not started by systemd: then there is nobody to notify.
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+    }
+    Ok(())
+}
+
+fn kept(client: &Client) -> anyhow::Result<Retention> {
+    let caller = Caller { uid: 0, gid: 0, pid: 0 };
+    let request = Request::new(Ask::Retention { set: None });
+    let mut retention = None;
+    client.control(caller, Ino::ROOT, &request, &mut |answer| {
+        if let Answer::Retention(answer) = answer {
+            retention = Some(answer);
+        }
+        ControlFlow::Continue(())
+    });
+    retention.context("the store does not say how long it keeps history")
+}
+
+/// Unmounts when told to, from a thread of its own.
+fn end_on_signal(mut signals: Signals, mounted: &Arc<Mounted>) -> anyhow::Result<()> {
+    let mounted = Arc::clone(mounted);
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever().filter(|signal| *signal != SIGHUP) {
+            tracing::info!(signal, "told to end");
+            let _ = sd_notify::notify(&[NotifyState::Stopping]);
+            match mounted.unmount(BUSY_PATIENCE) {
+                Ok(Unmounted::Gone) => {}
+                Ok(Unmounted::Detached) => {
+                    tracing::warn!("programs had files open; they get errors from now on");
+                }
+                // Told again, it is tried again.
+                Err(error) => tracing::error!(%error, "cannot unmount"),
+            }
+        }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! A store opened by a command: settings → options → node.
+//!
+//! Not here: what is in a store, and whose it is (`tsdb_server`).
+
+use crate::env::SystemClock;
+use crate::meta::record::Retention;
+use crate::store::disk::RealDisk;
+use crate::store::label;
+use crate::store::table;
+use crate::tsdb_config::Settings;
+use crate::tsdb_server::node::Fresh;
+use crate::tsdb_server::node::Node;
+use crate::tsdb_server::open;
+use crate::types::FsError;
+use anyhow::Context as _;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The root directory of a fresh store: as a home directory is made.
+const ROOT_MODE: u32 = 0o755;
+
+/// Whether a directory is a store, of whatever format.
+pub(in crate::cli) fn is_store(dir: &Path) -> bool {
+    dir.join(label::FILE).exists()
+}
+
+/// The directory of a store, absolute. With `create` it need not be a store yet, and is made where it is not there.
+///
+/// # Errors
+/// A sentence for what is no store and may not become one.
+pub(in crate::cli) fn find(given: &Path, create: bool) -> anyhow::Result<PathBuf> {
+    let shown = given.display();
+    open::check(given, &RealDisk, create)?;
+    if create {
+        fs::create_dir_all(given).with_context(|| format!("cannot make the directory {shown}"))?;
+    }
+    given.canonicalize().with_context(|| format!("cannot open the store {shown}"))
+}
+
+/// Opens the store at `dir`, which [`find`] gave.
+pub(in crate::cli) fn open(
+    dir: &Path,
+    purpose: String,
+    settings: &Settings,
+    create: bool,
+) -> Result<Arc<Node>, FsError> {
+    let fresh = Fresh {
+        mode: ROOT_MODE,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        retention: Retention {
+            age_ns: settings.history_age.map(|age| age.as_nanos() as u64),
+            disk_percent: settings.history_disk,
+        },
+    };
+    let options = open::Options { create, ..options(purpose, settings) };
+    Node::open(dir, Arc::new(RealDisk), SystemClock::shared(), &options, &fresh)
+}
+
+/// How a store that is there is opened.
+pub(in crate::cli) fn options(purpose: String, settings: &Settings) -> open::Options {
+    open::Options {
+        purpose,
+        table: table::Options {
+            cache_bytes: settings.cache_table as usize,
+            ..table::Options::default()
+        },
+        reserve_bytes: settings.store_reserve,
+        ..open::Options::default()
+    }
+}
