@@ -50,15 +50,16 @@ impl Core {
         read::existing_inode(self, ino, at)
     }
 
-    /// What `stat` tells, with what was written and is not sealed.
-    pub(super) fn attr(&self, ino: Ino, inode: &Inode, at: AsOf) -> Attr {
-        let mut attr = inode.attr(ino);
-        if at == AsOf::Now
-            && let Some(file) = self.enter().files.get(&ino)
-        {
-            file.adjust(&mut attr);
+    /// What `stat` tells, with what was written and is not sealed. Now, both are read in one hold of the lock: between
+    /// two, what was written could be sealed, and be missing from the inode and from the bytes.
+    ///
+    /// # Errors
+    /// `Stale` where there is no such inode.
+    fn attr(&self, ino: Ino, at: AsOf) -> Result<Attr, FsError> {
+        match at {
+            AsOf::Now => self.look(|change| change.attr(ino)),
+            AsOf::At(_) => Ok(self.inode(ino, at)?.attr(ino)),
         }
-        attr
     }
 
     /// A directory.
@@ -119,14 +120,20 @@ impl Client {
     /// `NotFound`, `NameTooLong`.
     pub fn lookup(&self, dir: Ino, name: &[u8], at: AsOf) -> Result<Attr, FsError> {
         let (ino, inode) = self.core.lookup(dir, name, at)?;
-        Ok(self.core.attr(ino, &inode, at))
+        match at {
+            AsOf::At(_) => Ok(inode.attr(ino)),
+            // Removed since it was found.
+            AsOf::Now => self.core.attr(ino, at).map_err(|error| match error {
+                FsError::Stale => FsError::NotFound,
+                error => error,
+            }),
+        }
     }
 
     /// # Errors
     /// `Stale` where there is no such inode.
     pub fn getattr(&self, ino: Ino, at: AsOf) -> Result<Attr, FsError> {
-        let inode = self.core.inode(ino, at)?;
-        Ok(self.core.attr(ino, &inode, at))
+        self.core.attr(ino, at)
     }
 
     /// # Errors
