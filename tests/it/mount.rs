@@ -168,7 +168,7 @@ fn rename_replaces_refuses_and_exchanges() {
     assert_eq!(top.sh("ls a; cat full"), "entry\nb\n");
     assert_eq!(rename("a", "empty", RenameFlags::empty()), Ok(()));
     assert_eq!(errno(fs::rename(top.join("full"), top.join("empty"))), libc::EISDIR);
-    top.sh("mkdir other; touch other/x");
+    top.sh("mkdir -p other/x");
     assert_eq!(errno(fs::rename(top.join("other"), top.join("empty"))), libc::ENOTEMPTY);
     assert_eq!(errno(fs::rename(top.join("other"), top.join("other/x/in"))), libc::EINVAL);
     assert_eq!(rename("b", "c", RenameFlags::NOREPLACE), Ok(()));
@@ -587,7 +587,7 @@ fn what_the_transport_cannot_carry_is_refused_cleanly() {
     fs::write(top.join("file"), "").unwrap();
     let birth = fs::metadata(top.join("file")).unwrap().created();
     assert!(birth.is_err(), "the time of birth has no request");
-    top.sh("lsattr file 2>&1 | grep -q ioctl");
+    top.sh("! lsattr file");
     top.sh("sync -f file");
     top.close();
 }

@@ -244,11 +244,16 @@ fn what_was_deleted_is_listed_with_when_and_comes_back() {
     top.sh("mkdir dir; echo in > dir/file; rm twice; rm -r dir");
     let deleted = top.join(".tsfs/deleted");
     let names = listed(&deleted);
-    assert_eq!(names.len(), 3, "{names:?}");
-    assert!(names.contains(&"dir".to_owned()) && names.contains(&"twice".to_owned()));
+    assert_eq!(names, ["dir", "twice"]);
     assert_eq!(fs::read_to_string(deleted.join("twice")).unwrap(), "second life");
-    let earlier = names.iter().find(|name| name.starts_with("twice@")).unwrap();
-    assert_eq!(fs::read_to_string(deleted.join(earlier)).unwrap(), "first life");
+    // Its earlier life is among its versions.
+    let versions = top.join(".tsfs/versions/twice");
+    let lives: Vec<_> = listed(&versions)
+        .iter()
+        .map(|name| fs::read_to_string(versions.join(name)).unwrap())
+        .filter(|text| !text.is_empty())
+        .collect();
+    assert_eq!(lives, ["first life", "second life"]);
     assert!(fs::metadata(deleted.join("twice")).unwrap().ctime() >= before.as_second());
     assert_eq!(fs::read_to_string(deleted.join("dir/file")).unwrap_or_default(), "in\n");
     assert_eq!(errno(fs::metadata(deleted.join("stays"))), libc::ENOENT);

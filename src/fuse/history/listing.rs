@@ -4,7 +4,6 @@ use crate::fuse::history::FOR_EVER;
 use crate::fuse::history::History;
 use crate::fuse::history::lookup::alone;
 use crate::fuse::history::lookup::below;
-use crate::fuse::history::lookup::earlier_name;
 use crate::fuse::history::lookup::stamp_name;
 use crate::fuse::history::permission::Want;
 use crate::fuse::history::permission::Way;
@@ -159,16 +158,12 @@ impl History {
         hours.chain(days).filter(|at| seen.insert(*at)).filter_map(item).collect()
     }
 
-    /// The last thing deleted under a name has that name, earlier ones have the instant behind it.
     fn deletions(&self, listed: &View, dir: Ino) -> Result<Vec<Item>, FsError> {
-        let mut seen = HashSet::new();
         let item = |gone: Deleted| {
-            let last = seen.insert(gone.name.clone());
-            let name = if last { gone.name } else { earlier_name(&gone.name, gone.when) };
-            let door = Door::new(listed, &name);
+            let door = Door::new(listed, &gone.name);
             let past = Past { ino: gone.ino, at: gone.last, door, gone: Some(gone.when) };
-            let view = View::Past(past);
-            Item { name, view, kind: gone.kind, attr: None, way: alone(dir, gone.last) }
+            let (view, way) = (View::Past(past), alone(dir, gone.last));
+            Item { name: gone.name, view, kind: gone.kind, attr: None, way }
         };
         Ok(self.client.deleted(dir)?.into_iter().map(item).collect())
     }

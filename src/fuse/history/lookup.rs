@@ -24,7 +24,6 @@ use crate::types::Stamp;
 use crate::types::instant;
 use bytes::Bytes;
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,24 +105,16 @@ impl History {
         Ok(Lookup::Found(self.entry(&view, attr, way, valid)))
     }
 
-    fn in_deleted(&self, request: &Request, dir: Ino, shown: &[u8], door: Door) -> Answer<Lookup> {
-        let whole = match self.versions(request, dir, shown) {
-            Err(Stop::Error(FsError::NotFound)) => Vec::new(),
-            versions => versions?,
-        };
-        let (name, gone) = match (deletions(&whole).next(), earlier(shown)) {
-            (Some(gone), _) => (shown, gone.clone()),
-            (None, Some((name, when))) => {
-                let versions = self.versions(request, dir, name)?;
-                let gone = deletions(&versions).find(|gone| gone.until == when);
-                (name, gone.ok_or(FsError::NotFound)?.clone())
-            }
-            (None, None) => return Ok(NOTHING),
+    /// What a name was last, if there is nothing of that name now.
+    fn in_deleted(&self, request: &Request, dir: Ino, name: &[u8], door: Door) -> Answer<Lookup> {
+        let versions = self.versions(request, dir, name)?;
+        let Some(gone) = versions.first().filter(|newest| newest.until != Stamp::MAX) else {
+            return Ok(NOTHING);
         };
         let way = alone(dir, gone.stamp);
         may_walk(&self.client, request, &way)?;
-        let ino = self.client.lookup(dir, name, AsOf::At(gone.stamp))?.ino;
-        let view = View::Past(Past { ino, at: gone.stamp, door, gone: Some(gone.until) });
+        let (ino, at, gone) = (gone.attr.ino, gone.stamp, Some(gone.until));
+        let view = View::Past(Past { ino, at, door, gone });
         Ok(self.found(&view, way, Duration::ZERO)?)
     }
 
@@ -197,17 +188,6 @@ impl History {
     }
 }
 
-/// The versions of a name, newest first, that ended with nothing in their place.
-fn deletions(versions: &[FileVersion]) -> impl Iterator<Item = &FileVersion> {
-    let starts = versions.iter().map(|version| version.stamp);
-    let newer = std::iter::once(Stamp::MAX).chain(starts);
-    versions
-        .iter()
-        .zip(newer)
-        .filter(|(version, newer)| version.until < *newer)
-        .map(|(gone, _)| gone)
-}
-
 /// The way to something that is shown without the directory it was in.
 pub(super) fn alone(dir: Ino, then: Stamp) -> Way {
     Arc::new(Some(Step { dir, then: Some(then), up: Way::default() }))
@@ -226,21 +206,10 @@ pub(super) fn stamp_name(stamp: Stamp) -> String {
     }
 }
 
-/// What deletions of a name before its last one are called: `NAME@INSTANT`.
-pub(super) fn earlier_name(name: &[u8], when: Stamp) -> Bytes {
-    [name, b"@", stamp_name(when).as_bytes()].concat().into()
-}
-
-fn earlier(name: &[u8]) -> Option<(&[u8], Stamp)> {
-    let sign = name.iter().rposition(|byte| *byte == b'@')?;
-    let text = std::str::from_utf8(&name[sign + 1..]).ok()?;
-    let when = instant::parse(text, Stamp::ZERO, &TimeZone::UTC).ok()?;
-    Some((&name[..sign], when))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::tz::TimeZone;
 
     #[test]
     fn names_of_stamps_are_read_back() {
@@ -248,9 +217,5 @@ mod tests {
         let name = stamp_name(stamp);
         assert_eq!(name, "2026-11-22T17:30:00.123456789Z");
         assert_eq!(instant::parse(&name, Stamp::ZERO, &TimeZone::UTC), Ok(stamp));
-        let gone = earlier_name(b"a@b", stamp);
-        assert_eq!(earlier(&gone), Some((&b"a@b"[..], stamp)));
-        assert_eq!(earlier(b"a@b"), None);
-        assert_eq!(earlier(b"plain"), None);
     }
 }
