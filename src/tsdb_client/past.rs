@@ -16,6 +16,7 @@ use crate::tsdb_client::FileVersion;
 use crate::tsdb_client::Marked;
 use crate::tsdb_client::core::Core;
 use crate::types::AsOf;
+use crate::types::FileKind;
 use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::Stamp;
@@ -26,6 +27,11 @@ use std::sync::atomic::Ordering::Relaxed;
 const PAGE_ROWS: usize = 512;
 /// How far a user's clock may be ahead of the leader's before an instant counts as the future.
 const AHEAD_NS: u64 = 1_000_000_000;
+
+/// Removals that follow each other by no more than this are one: `rm -r` empties a directory before it removes it.
+const TOGETHER_NS: u64 = 2_000_000_000;
+/// Most removals that are looked at to find where one began.
+const TOGETHER_MAX: usize = 100_000;
 
 /// What is shown rows of state: key, value.
 pub(super) type VisitState<'a> = &'a mut dyn FnMut(&[u8], &Bytes) -> Result<(), FsError>;
@@ -120,6 +126,42 @@ impl Client {
             .collect();
         found.sort_by_key(|deleted| std::cmp::Reverse(deleted.when));
         Ok(found)
+    }
+
+    /// The last instant at which something deleted was whole: for a directory, before what was in it was removed with it.
+    ///
+    /// # Errors
+    /// As for reading.
+    pub fn last_whole(&self, gone: &Deleted) -> Result<Stamp, FsError> {
+        let began = match gone.kind {
+            FileKind::Directory => {
+                self.removal_began(gone.ino, gone.when, &mut { TOGETHER_MAX })?
+            }
+            _ => gone.when,
+        };
+        Ok(Stamp(began.0 - 1))
+    }
+
+    /// When the removal began that ended with a directory's: back over removals of what was in it, each shortly before
+    /// the next.
+    fn removal_began(&self, dir: Ino, ended: Stamp, left: &mut usize) -> Result<Stamp, FsError> {
+        let mut began = ended;
+        loop {
+            let since = Stamp(began.0.saturating_sub(TOGETHER_NS));
+            let mut earlier = began;
+            for entry in read::deleted(&*self.core, dir, since, Stamp(began.0 - 1))? {
+                *left = left.saturating_sub(1);
+                let when = match entry.kind {
+                    FileKind::Directory => self.removal_began(entry.ino, entry.when, left)?,
+                    _ => entry.when,
+                };
+                earlier = earlier.min(when);
+            }
+            if earlier == began || *left == 0 {
+                return Ok(earlier);
+            }
+            began = earlier;
+        }
     }
 
     /// All marks, oldest first.

@@ -241,7 +241,12 @@ fn what_was_deleted_is_listed_with_when_and_comes_back() {
     top.sh("rm twice");
     write(&top.join("twice"), "second life");
     write(&top.join("stays"), "stays");
-    top.sh("mkdir dir; echo in > dir/file; rm twice; rm -r dir");
+    top.sh("rm twice; mkdir -p dir/a/b; echo in > dir/file; echo deep > dir/a/b/c");
+    // Removed over several batches, as a big tree is: it comes back whole all the same.
+    for line in ["rm dir/file", "rm -r dir/a", "rmdir dir"] {
+        support::pause(Duration::from_millis(120));
+        top.sh(line);
+    }
     let deleted = top.join(".tsfs/deleted");
     let names = listed(&deleted);
     assert_eq!(names, ["dir", "twice"]);
@@ -255,7 +260,8 @@ fn what_was_deleted_is_listed_with_when_and_comes_back() {
         .collect();
     assert_eq!(lives, ["first life", "second life"]);
     assert!(fs::metadata(deleted.join("twice")).unwrap().ctime() >= before.as_second());
-    assert_eq!(fs::read_to_string(deleted.join("dir/file")).unwrap_or_default(), "in\n");
+    assert_eq!(fs::read_to_string(deleted.join("dir/file")).unwrap(), "in\n");
+    assert_eq!(fs::read_to_string(deleted.join("dir/a/b/c")).unwrap(), "deep\n");
     assert_eq!(errno(fs::metadata(deleted.join("stays"))), libc::ENOENT);
     top.sh("cp .tsfs/deleted/twice back; cmp back .tsfs/deleted/twice; ls -l .tsfs/deleted");
     assert_eq!(errno(fs::remove_file(deleted.join("twice"))), libc::EROFS);

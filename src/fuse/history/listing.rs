@@ -160,12 +160,11 @@ impl History {
 
     fn deletions(&self, listed: &View, dir: Ino) -> Result<Vec<Item>, FsError> {
         let item = |gone: Deleted| {
-            let door = Door::new(listed, &gone.name);
-            let past = Past { ino: gone.ino, at: gone.last, door, gone: Some(gone.when) };
-            let (view, way) = (View::Past(past), alone(dir, gone.last));
-            Item { name: gone.name, view, kind: gone.kind, attr: None, way }
+            let (past, way) = self.deleted(dir, &gone, Door::new(listed, &gone.name))?;
+            let view = View::Past(past);
+            Ok(Item { name: gone.name, view, kind: gone.kind, attr: None, way })
         };
-        Ok(self.client.deleted(dir)?.into_iter().map(item).collect())
+        self.client.deleted(dir)?.into_iter().map(item).collect()
     }
 
     pub(in crate::fuse) fn readdir(

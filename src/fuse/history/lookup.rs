@@ -15,6 +15,7 @@ use crate::fuse::vfs::Answer;
 use crate::fuse::vfs::Lookup;
 use crate::fuse::vfs::Request;
 use crate::fuse::vfs::Stop;
+use crate::tsdb_client::Deleted;
 use crate::tsdb_client::FileVersion;
 use crate::tsdb_client::Wait;
 use crate::types::AsOf;
@@ -108,14 +109,30 @@ impl History {
     /// What a name was last, if there is nothing of that name now.
     fn in_deleted(&self, request: &Request, dir: Ino, name: &[u8], door: Door) -> Answer<Lookup> {
         let versions = self.versions(request, dir, name)?;
-        let Some(gone) = versions.first().filter(|newest| newest.until != Stamp::MAX) else {
+        let Some(newest) = versions.first().filter(|newest| newest.until != Stamp::MAX) else {
             return Ok(NOTHING);
         };
-        let way = alone(dir, gone.stamp);
+        let gone = Deleted {
+            name: Bytes::copy_from_slice(name),
+            when: newest.until,
+            last: Stamp(newest.until.0 - 1),
+            ino: newest.attr.ino,
+            kind: newest.attr.kind,
+        };
+        let (past, way) = self.deleted(dir, &gone, door)?;
         may_walk(&self.client, request, &way)?;
-        let (ino, at, gone) = (gone.attr.ino, gone.stamp, Some(gone.until));
-        let view = View::Past(Past { ino, at, door, gone });
-        Ok(self.found(&view, way, Duration::ZERO)?)
+        Ok(self.found(&View::Past(past), way, Duration::ZERO)?)
+    }
+
+    /// What is shown of something deleted, and the way to it.
+    pub(super) fn deleted(
+        &self,
+        dir: Ino,
+        gone: &Deleted,
+        door: Door,
+    ) -> Result<(Past, Way), FsError> {
+        let at = self.client.last_whole(gone)?;
+        Ok((Past { ino: gone.ino, at, door, gone: Some(gone.when) }, alone(dir, at)))
     }
 
     fn in_marks(&self, request: &Request, ino: Ino, name: &[u8], door: Door) -> Answer<Lookup> {

@@ -144,7 +144,7 @@ impl Job<'_> {
         };
         let last = match at {
             Some(AsOf::At(at)) => at,
-            Some(AsOf::Now) | None => gone.last,
+            Some(AsOf::Now) | None => self.client.last_whole(&gone)?,
         };
         let then = self.client.lookup(dir, &name, AsOf::At(last))?;
         let (to_dir, to_name) = to.map_or(Ok((dir, name)), |to| self.named(to))?;
