@@ -194,6 +194,19 @@ impl Log {
         Keeper(self.pool.clone())
     }
 
+    /// Makes sure that groups with `bytes` of entries together can be written without taking space from the disk, where they
+    /// are not larger than a segment takes. May wait for the disk.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`. Nothing is lost, and the log goes on: it is the disk that has no room.
+    pub fn make_room(&mut self, bytes: u64) -> Result<(), FsError> {
+        let fits = |active: &Active| active.end + bytes + bytes / 8 <= self.segment_bytes;
+        if self.active.as_ref().is_some_and(fits) {
+            return Ok(());
+        }
+        self.pool.be_ready()
+    }
+
     /// Whether its keeper has work that the next segment will otherwise wait for. Cheap.
     pub fn wants_keeping(&self) -> bool {
         self.pool.is_behind()

@@ -49,6 +49,7 @@ use crate::wire::Proposal;
 use bytes::Bytes;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::sync::Arc;
@@ -366,12 +367,10 @@ impl Shared {
     fn pass(&self, work: Vec<Work>) {
         let applied = self.seen.progress.lock().index;
         let mut passed = Passed::default();
-        let mut driver = self.driver.lock();
-        // Asked under the lock: whoever stops the replica gives up what it finds there.
-        if let Some(why) = self.stopped.lock().clone() {
-            drop(driver);
-            return self.refuse(work.into_iter().map(|work| (work, why.clone())));
-        }
+        let mut driver = match self.driver_with_room(&work) {
+            Ok(driver) => driver,
+            Err(why) => return self.refuse(work.into_iter().map(|work| (work, why.clone()))),
+        };
         let result = driver.pass(work, applied, &mut passed);
         let due = driver.appended >= self.options.log_bytes_max || driver.log.wants_keeping();
         drop(driver);
@@ -382,6 +381,30 @@ impl Shared {
         match result {
             Ok(()) => self.keep.written(due),
             Err(why) => self.stop(&why),
+        }
+    }
+
+    /// The driver, with room in the log for this work. On a full disk, room is what the table has made durable.
+    fn driver_with_room(&self, work: &[Work]) -> Result<MutexGuard<'_, Driver>, FsError> {
+        let bytes: usize = work.iter().map(Work::weight).sum();
+        let mut driver = self.driver()?;
+        if driver.log.make_room(bytes as u64).is_ok() {
+            return Ok(driver);
+        }
+        drop(driver);
+        self.errand(false)?;
+        self.flush()?;
+        let mut driver = self.driver()?;
+        driver.log.make_room(bytes as u64)?;
+        Ok(driver)
+    }
+
+    /// Whether all is well is asked under the lock: whoever stops the replica gives up what it finds there.
+    fn driver(&self) -> Result<MutexGuard<'_, Driver>, FsError> {
+        let driver = self.driver.lock();
+        match self.stopped.lock().clone() {
+            Some(why) => Err(why),
+            None => Ok(driver),
         }
     }
 
@@ -440,7 +463,7 @@ impl Shared {
         }
     }
 
-    /// Has something done on the applier's thread, and waits for it.
+    /// Waits until the applier has applied what is committed, and done what is to be done on its thread.
     fn errand(&self, sweep: bool) -> Result<(), FsError> {
         let mut errands = self.errands.lock();
         errands.asked += 1;
@@ -478,7 +501,12 @@ impl Shared {
         let retired = self.blocks.retired();
         self.table.flush()?;
         counter::TABLE_FLUSHES.add(1);
-        self.driver.lock().purge(applied);
-        self.blocks.remove(retired)
+        let keeper = {
+            let mut driver = self.driver.lock();
+            driver.purge(applied);
+            driver.log.keeper()
+        };
+        self.blocks.remove(retired)?;
+        keeper.recycle()
     }
 }

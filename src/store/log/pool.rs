@@ -135,12 +135,18 @@ impl Pool {
         self.behind.load(Relaxed)
     }
 
-    fn work(&self) -> Result<(), FsError> {
+    /// Has a segment ready.
+    pub(super) fn be_ready(&self) -> Result<(), FsError> {
         let mut waiting = self.waiting.lock();
-        self.recycle(&mut waiting)?;
         if waiting.ready.is_none() {
             waiting.ready = Some(self.prepare(&mut waiting)?);
         }
+        Ok(())
+    }
+
+    fn work(&self) -> Result<(), FsError> {
+        self.recycle(&mut self.waiting.lock())?;
+        self.be_ready()?;
         self.behind.store(false, Relaxed);
         Ok(())
     }
@@ -228,11 +234,19 @@ fn fill(file: &dyn File, bytes: u64) -> Result<(), FsError> {
 pub struct Keeper(pub(super) Arc<Pool>);
 
 impl Keeper {
-    /// Waits for the disk. Harmless to call when there is nothing to do.
+    /// Recycles files and has the next segment ready. Waits for the disk. Harmless to call when there is nothing to do.
     ///
     /// # Errors
     /// `NoSpace`, `Io`. The log goes on without; its writer will try again when it needs a segment.
     pub fn work(&self) -> Result<(), FsError> {
         self.0.work()
+    }
+
+    /// Gives back the files that the log does not need any more. Waits for the disk.
+    ///
+    /// # Errors
+    /// As for [`Keeper::work`].
+    pub fn recycle(&self) -> Result<(), FsError> {
+        self.0.recycle(&mut self.0.waiting.lock())
     }
 }

@@ -11,10 +11,14 @@ use crate::wire::Durable;
 use bytes::Bytes;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 
 /// Bytes proposed and not yet applied, at most; one batch more may come on top. They are held in memory, so this is what
 /// a slow table may cost; and a disk that takes a second for them is a disk worth waiting for.
 const OUTSTANDING_BYTES_MAX: usize = 64 << 20;
+/// Weight that goes into one group, at most; the first batch goes in any case. What makes a group larger makes it slower,
+/// and one segment of the log takes it.
+const GROUP_BYTES_MAX: usize = 8 << 20;
 /// What an entry costs besides its bytes.
 const ENTRY_BYTES: usize = 256;
 
@@ -53,7 +57,7 @@ enum Right {
 }
 
 struct State {
-    waiting: Vec<Work>,
+    waiting: VecDeque<Work>,
     right: Right,
     /// Weight of everything proposed and not yet applied.
     outstanding: usize,
@@ -83,7 +87,7 @@ pub(super) enum Next {
 impl Inbox {
     pub(super) fn new() -> Inbox {
         let state = State {
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
             right: Right::Free,
             outstanding: 0,
             queueing: 0,
@@ -104,7 +108,7 @@ impl Inbox {
             return Next::Refused(work, why);
         }
         state.outstanding += work.weight();
-        state.waiting.push(work);
+        state.waiting.push_back(work);
         if state.right != Right::Free {
             return Next::Leave;
         }
@@ -112,13 +116,22 @@ impl Inbox {
         Next::Drive
     }
 
-    /// All that waits; or nothing, and with it the right is given up. For the holder of the right.
+    /// What waits, as much as goes into a group; or nothing, and with it the right is given up. For the holder of the right.
     pub(super) fn take(&self) -> Vec<Work> {
         let mut state = self.state.lock();
-        if state.waiting.is_empty() {
+        let mut taken = Vec::new();
+        let mut weight = 0;
+        while let Some(work) = state.waiting.front() {
+            weight += work.weight();
+            if weight > GROUP_BYTES_MAX && !taken.is_empty() {
+                break;
+            }
+            taken.extend(state.waiting.pop_front());
+        }
+        if taken.is_empty() {
             self.give_up(&mut state);
         }
-        std::mem::take(&mut state.waiting)
+        taken
     }
 
     fn give_up(&self, state: &mut State) {

@@ -122,10 +122,7 @@ impl Shared {
 
     /// Nothing came for a second.
     fn settle(&self) {
-        let mut driver = self.driver.lock();
-        if self.stopped.lock().is_some() {
-            return;
-        }
+        let Ok(mut driver) = self.driver() else { return };
         driver.applied(self.seen.progress.lock().index);
         if let Err(why) = driver.log.settle() {
             drop(driver);

@@ -40,8 +40,10 @@ struct State {
     applier: Applier,
     /// Somebody waits.
     urgent: bool,
-    /// There is other work to do on the applier's thread.
+    /// There is other work to do on the applier's thread, behind the entries that are here.
     errand: bool,
+    /// These entries were taken: the errand is next.
+    errand_next: bool,
     closed: bool,
 }
 
@@ -64,6 +66,7 @@ impl Queue {
             applier: Applier::Working,
             urgent: false,
             errand: false,
+            errand_next: false,
             closed: false,
         };
         Queue { state: Mutex::new(state), told: Condvar::new() }
@@ -77,7 +80,7 @@ impl Queue {
         self.wake(&state);
     }
 
-    /// Wakes the applier for work that is not an entry. False where it has none to wake any more.
+    /// Has the applier do something else once it has applied what is here. False where it has none to wake any more.
     pub(super) fn errand(&self) -> bool {
         let mut state = self.state.lock();
         state.errand = !state.closed;
@@ -107,17 +110,19 @@ impl Queue {
         let mut state = self.state.lock();
         let mut gathered = false;
         loop {
-            if std::mem::take(&mut state.errand) {
+            let empty = state.committed.is_empty();
+            if state.errand && (empty || state.errand_next) {
+                (state.errand, state.errand_next) = (false, false);
                 state.applier = Applier::Working;
                 return Task::Errand;
             }
-            let empty = state.committed.is_empty();
             if state.closed && empty {
                 return Task::End;
             }
-            if !empty && (gathered || state.urgent || state.closed) {
+            if !empty && (gathered || state.urgent || state.errand || state.closed) {
                 state.applier = Applier::Working;
                 state.urgent = false;
+                state.errand_next = state.errand;
                 return Task::Apply(std::mem::take(&mut state.committed));
             }
             if empty {

@@ -260,3 +260,21 @@ fn many_threads_propose_and_nothing_is_forgotten() {
     replica.close().unwrap();
     assert_eq!(replica.readable().marks.len(), 8 * 200);
 }
+
+#[test]
+fn on_a_full_disk_the_log_goes_on_in_the_segments_it_has() {
+    let world = World::new();
+    let replica = world.made();
+    let mut seq = 0;
+    let mut write = |count| {
+        for _ in 0..count {
+            seq += 1;
+            durable(&replica, numbered(seq)).unwrap();
+        }
+    };
+    write(2000);
+    world.disk.set_capacity(world.disk.used());
+    write(3000);
+    replica.close().unwrap();
+    assert_eq!(world.last(), 5000);
+}
