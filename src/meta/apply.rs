@@ -49,7 +49,6 @@ use crate::types::SessionId;
 use crate::types::Time;
 use bytes::Bytes;
 use lives::Lives;
-use std::collections::HashMap;
 use std::collections::HashSet;
 
 /// No op reads or changes more rows than this.
@@ -142,18 +141,12 @@ struct Apply<'a> {
 struct Step {
     /// Files whose contents became a version.
     finished: HashSet<Ino>,
-    /// Files whose present generation no stored version has, and none will have if it ends in this step.
-    began: HashMap<Ino, Began>,
+    /// Files whose contents began: no stored version shows any of them, nor will one if they end in this step.
+    contents: HashSet<Ino>,
+    /// Files that got their first attribute. The same holds for attributes.
+    attributes: HashSet<Ino>,
     /// An instant was named: it is the end of the step.
     marked: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Began {
-    /// With the file.
-    Created,
-    /// By emptying it.
-    Emptied,
 }
 
 /// Changes of [`Totals`].
@@ -238,6 +231,14 @@ impl<'a> Apply<'a> {
         if self.step.finished.contains(&ino) { self.cut() } else { Ok(()) }
     }
 
+    /// The largest size that the contents of `inode` ever had is at least its size.
+    fn raise_high(&mut self, ino: Ino, inode: &mut Inode) {
+        if inode.high == 0 && inode.size > 0 && self.is_replica() {
+            self.step.contents.insert(ino);
+        }
+        inode.high = inode.high.max(inode.size);
+    }
+
     fn is_replica(&mut self) -> bool {
         self.present.replica().is_some()
     }
@@ -277,6 +278,7 @@ impl<'a> Apply<'a> {
     }
 
     fn put_inode(&mut self, ino: Ino, inode: &Inode) {
+        debug_assert_eq!(crate::meta::check::inode_fault(inode), None, "inode {ino}: {inode:?}");
         self.present.put(&key::inode(ino), inode.to_row(), past_of(inode));
     }
 

@@ -24,6 +24,7 @@
 //! | | `U` mark8 | nothing: a removed mark whose kept versions are to be looked at again |
 //! | | `t` | [`record::Totals`](crate::meta::record::Totals) |
 
+use crate::series::Groups;
 use crate::series::KeyRange;
 use crate::types::BlockId;
 use crate::types::Generation;
@@ -185,11 +186,15 @@ pub fn describe(key: &[u8]) -> String {
     }
 }
 
-/// How many first bytes of a series' key name the group whose past rows are also found by interval: a directory's
-/// entries, a file's attributes. `None` for series that are only ever read one key at a time or in a short range.
-pub fn group_prefix_len(key: &[u8]) -> Option<usize> {
+/// The series whose past is listed by group: the entries of a directory, the attributes of a file. All others are read
+/// one key at a time or in a short range.
+pub const GROUPS: Groups = Groups { prefix: group_prefix };
+
+const GROUP_PREFIX_BYTES: usize = 1 + 8;
+
+fn group_prefix(key: &[u8]) -> Option<usize> {
     match key.first() {
-        Some(&DIRENT | &XATTR) => Some(9),
+        Some(&DIRENT | &XATTR) if key.len() >= GROUP_PREFIX_BYTES => Some(GROUP_PREFIX_BYTES),
         _ => None,
     }
 }

@@ -4,6 +4,7 @@
 //! same rows; a client runs the same rules over its cache and so knows the answer before the log does.
 
 pub mod apply;
+pub mod check;
 pub mod extents;
 pub mod key;
 pub mod op;

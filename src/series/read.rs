@@ -79,6 +79,39 @@ impl<'a> Series<'a> {
         fault.map_or(Ok(first), Err)
     }
 
+    /// The keys in `range` that have a version, present or past, each once and in order.
+    ///
+    /// # Errors
+    /// `Damaged`, `Io`.
+    pub fn keys(
+        &self,
+        range: &KeyRange,
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), FsError> {
+        let mut range = range.clone();
+        let mut past = self.first_past(&range)?.map(|(key, ..)| key);
+        loop {
+            let mut key = None;
+            self.rows.scan(Family::Current, &range, Direction::Forward, &mut |present, _| {
+                key = Some(present.to_vec());
+                ControlFlow::Break(())
+            })?;
+            let key = match (key, &past) {
+                (Some(key), Some(past)) => key.min(past.clone()),
+                (Some(key), None) => key,
+                (None, Some(past)) => past.clone(),
+                (None, None) => return Ok(()),
+            };
+            if visit(&key).is_break() {
+                return Ok(());
+            }
+            range.start = KeyRange::prefix(&key).end;
+            if past.as_ref() == Some(&key) {
+                past = self.first_past(&range)?.map(|(key, ..)| key);
+            }
+        }
+    }
+
     fn get_at(&self, key: &[u8], at: Stamp) -> Result<Option<Bytes>, FsError> {
         if let Some((from, _, value)) = chain::present(self.rows, key)?
             && from <= at

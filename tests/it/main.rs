@@ -13,6 +13,8 @@ mod crash;
 mod crashfs;
 /// A full disk.
 mod full;
+/// The file system's rules against a tree in memory.
+mod model;
 /// Calls on a mount, one by one.
 mod mount;
 /// The hidden `.tsfs`.

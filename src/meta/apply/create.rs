@@ -1,7 +1,6 @@
 //! New files and new names: `Create`, `Link`.
 
 use crate::meta::apply::Apply;
-use crate::meta::apply::Began;
 use crate::meta::apply::check_name;
 use crate::meta::apply::gain_entry;
 use crate::meta::apply::past_of_entry;
@@ -57,9 +56,6 @@ impl Apply<'_> {
         gain_entry(&mut parent, is_dir, *time);
         self.put_inode(*dir, &parent);
         self.totals.files += 1;
-        if self.is_replica() {
-            self.step.began.insert(*ino, Began::Created);
-        }
         Ok(())
     }
 

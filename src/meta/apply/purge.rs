@@ -38,17 +38,30 @@ use std::ops::ControlFlow;
 /// # Errors
 /// `Damaged`, `Io`.
 pub fn is_pending(rows: &dyn Rows, horizon: Stamp) -> Result<bool, FsError> {
-    let mut found = false;
-    let mut any = |family, range: &KeyRange| {
-        rows.scan(family, range, Direction::Forward, &mut |_, _| {
-            found = true;
-            ControlFlow::Break(())
-        })?;
-        Ok::<bool, FsError>(found)
+    for queue in [StateKey::sweeps(), StateKey::unmarked()] {
+        if first_row(rows, Family::State, &queue)?.is_some() {
+            return Ok(true);
+        }
+    }
+    let Some((key, row)) = first_row(rows, Family::Changes, &batches_until(horizon))? else {
+        return Ok(false);
     };
-    Ok(any(Family::State, &StateKey::sweeps())?
-        || any(Family::State, &StateKey::unmarked())?
-        || any(Family::Changes, &batches_until(horizon))?)
+    // Of a batch that the horizon divides, the later steps wait.
+    let events = changes::Record::decode(&key, &row)?.events;
+    Ok(events.is_empty() || events.iter().any(|event| event.stamp <= horizon))
+}
+
+fn first_row(
+    rows: &dyn Rows,
+    family: Family,
+    range: &KeyRange,
+) -> Result<Option<(Vec<u8>, Bytes)>, FsError> {
+    let mut first = None;
+    rows.scan(family, range, Direction::Forward, &mut |key, row| {
+        first = Some((key.to_vec(), Bytes::copy_from_slice(row)));
+        ControlFlow::Break(())
+    })?;
+    Ok(first)
 }
 
 /// The records of batches whose first stamp is at or before `horizon`.

@@ -4,7 +4,6 @@
 //! them. They are swept once no version of the inode leads to them.
 
 use crate::meta::apply::Apply;
-use crate::meta::apply::Began;
 use crate::meta::apply::check_name;
 use crate::meta::apply::lose_entry;
 use crate::meta::apply::past_of_entry;
@@ -108,15 +107,10 @@ impl Apply<'_> {
         self.totals.files -= 1;
         self.totals.live_bytes -= inode.allocated as i64;
         self.totals.history_bytes += inode.allocated as i64;
-        if !self.is_replica() {
-            return;
-        }
-        let began = self.step.began.remove(&ino);
-        let never_stored = began == Some(Began::Created) || inode.transient;
-        if never_stored || began == Some(Began::Emptied) {
+        if self.step.contents.remove(&ino) || inode.transient {
             self.sweep_contents(ino, inode);
         }
-        if never_stored && inode.has_xattrs {
+        if self.step.attributes.remove(&ino) || inode.transient && inode.has_xattrs {
             self.sweep(Sweep::Xattrs { ino });
         }
     }

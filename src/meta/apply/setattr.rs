@@ -1,7 +1,6 @@
 //! Attributes: `SetAttr`, `Accessed`, `SetHistory`.
 
 use crate::meta::apply::Apply;
-use crate::meta::apply::Began;
 use crate::meta::apply::OP_REGIONS_MAX;
 use crate::meta::apply::generation_after;
 use crate::meta::key;
@@ -131,7 +130,7 @@ impl Apply<'_> {
             }
         };
         inode.size = size;
-        inode.high = inode.high.max(size);
+        self.raise_high(ino, inode);
         inode.allocated = inode.allocated.saturating_sub(removed);
         inode.unfinished = true;
         self.totals.live_bytes -= removed as i64;
@@ -145,14 +144,9 @@ impl Apply<'_> {
     /// The contents of now are left behind under their generation, for the instants that show them. Where no stored
     /// version has them, they are to be swept.
     fn empty(&mut self, ino: Ino, inode: &Inode) {
-        if !self.is_replica() {
-            return;
-        }
-        let began = self.step.began.get(&ino).copied();
-        if began.is_some() || inode.transient {
+        if self.step.contents.remove(&ino) || inode.transient {
             self.sweep_contents(ino, inode);
         }
-        self.step.began.insert(ino, began.unwrap_or(Began::Emptied));
     }
 }
 

@@ -213,7 +213,7 @@ impl Apply<'_> {
         replaced: u64,
         time: Time,
     ) {
-        inode.high = inode.high.max(inode.size);
+        self.raise_high(ino, &mut inode);
         inode.allocated = (inode.allocated + added).saturating_sub(replaced);
         inode.unfinished = true;
         (inode.mtime, inode.ctime) = (time, time);

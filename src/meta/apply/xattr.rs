@@ -40,6 +40,9 @@ impl Apply<'_> {
         let past = if inode.has_xattrs { past_of(&inode) } else { Past::Fresh };
         let row = [&[XATTR_VERSION], &value[..]].concat();
         self.present.put(&key, row.into(), past);
+        if !inode.has_xattrs && self.is_replica() {
+            self.step.attributes.insert(ino);
+        }
         inode.has_xattrs = true;
         inode.ctime = time;
         self.put_inode(ino, &inode);
