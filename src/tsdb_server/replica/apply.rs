@@ -42,7 +42,7 @@ const APPLIED_KEY: &[u8] = b"applied";
 const APPLIED_VERSION: u8 = 1;
 
 /// Which keys are listed together, as the series want to know it.
-pub(in crate::tsdb_server) const GROUPS: Groups = Groups { prefix: key::group_prefix_len };
+pub(in crate::tsdb_server) const GROUPS: Groups = key::GROUPS;
 
 /// How far the table is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
