@@ -56,7 +56,7 @@ fn assert_told(told: &[String], expected: &str) {
 
 #[test]
 fn a_chain_of_deltas_ends_in_time() {
-    let edits = (0..60).flat_map(|n| [Change::Edit(6, 5 * n, true), Change::Batch(10)]);
+    let edits = (0..60).flat_map(|n| [Change::Edit(6, 4 * n, true), Change::Batch(10)]);
     let table = MemoryTable::default();
     let model = play(&table, &edits.collect::<Vec<_>>());
     compare(&table, &model);

@@ -285,7 +285,7 @@ fn against_the_model(cases: u32, length: usize, new: &dyn Fn() -> Box<dyn Table>
 
 #[test]
 fn every_stamp_reads_as_the_model_in_memory() {
-    against_the_model(100, 200, &|| Box::new(MemoryTable::default()));
+    against_the_model(60, 200, &|| Box::new(MemoryTable::default()));
 }
 
 #[test]
