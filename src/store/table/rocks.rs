@@ -12,6 +12,7 @@ use crate::series::table::Rows;
 use crate::series::table::Table;
 use crate::types::FsError;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rocksdb::ColumnFamily;
 use rocksdb::ColumnFamilyDescriptor;
 use rocksdb::DB;
@@ -26,6 +27,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::path::PathBuf;
 
+mod reclaim;
 mod tuning;
 
 /// The row of [`Family::Local`] that says how the table is laid out. No other row there may have this name.
@@ -65,6 +67,7 @@ pub struct RocksTable {
     dir: PathBuf,
     point_reads: ReadOptions,
     unlogged: WriteOptions,
+    sweep: Mutex<reclaim::Sweep>,
 }
 
 impl RocksTable {
@@ -92,8 +95,13 @@ impl RocksTable {
         let db = DB::open_cf_descriptors(&db_options, dir, families).map_err(fail)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        let table =
-            RocksTable { db, dir: dir.to_path_buf(), point_reads: tuning::reads(), unlogged };
+        let table = RocksTable {
+            db,
+            dir: dir.to_path_buf(),
+            point_reads: tuning::reads(),
+            unlogged,
+            sweep: Mutex::default(),
+        };
         tuning::after_open(&table)?;
         table.check_format()?;
         Ok(table)

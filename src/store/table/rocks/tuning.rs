@@ -21,8 +21,8 @@ const TABLE_FILE_BYTES: u64 = 64 << 20;
 const PAYLOAD_FILE_BYTES: u64 = 64 << 20;
 /// Frames below this many bytes stay in the table file: a reference to one would be as long.
 const PAYLOAD_MIN_BYTES: u64 = 128;
-/// A payload file is rewritten when this share of the oldest ones is garbage.
-const PAYLOAD_GARBAGE: f64 = 0.5;
+/// Size of a table file of references to payload, in bytes: the unit in which space is given back, some ten thousand frames.
+const REFERENCE_FILE_BYTES: u64 = 1 << 20;
 /// A file in which this many of so many consecutive rows are deletions is compacted: a spool's dead names must not
 /// slow down who lists the living.
 const DELETIONS: usize = 2_000;
@@ -146,7 +146,8 @@ fn payload(options: &mut rocksdb::Options, cache: &Cache) {
     options.set_blob_file_size(PAYLOAD_FILE_BYTES);
     options.set_blob_compression_type(DBCompressionType::None);
     options.set_blob_cache(cache);
-    options.set_enable_blob_gc(true);
+    options.set_target_file_size_base(REFERENCE_FILE_BYTES);
+    // Off but for a sweep (`reclaim`), which then minds all files.
+    options.set_enable_blob_gc(false);
     options.set_blob_gc_age_cutoff(1.0);
-    options.set_blob_gc_force_threshold(PAYLOAD_GARBAGE);
 }
