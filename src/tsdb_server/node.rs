@@ -447,7 +447,7 @@ impl Task for Tend {
     }
 }
 
-/// Rewrites segments that are mostly dead, one at a time.
+/// Rewrites segments that are mostly dead, one at a time; then the table's files of payload, likewise.
 struct Reclaimer {
     node: Weak<Node>,
 }
@@ -465,7 +465,10 @@ impl Task for Reclaimer {
                 node.replica.upkeep()?;
                 node.replica.flush()?;
             }
-            return Ok(Worked::Idle(RECLAIM_EVERY));
+            return Ok(match node.table.reclaim()? {
+                true => Worked::More,
+                false => Worked::Idle(RECLAIM_EVERY),
+            });
         };
         tracing::debug!(segment = %plan.segment, live = plan.live_bytes, "rewriting a segment");
         node.blocks.reclaim(&plan, &mut |_| ControlFlow::Continue(()))?;
