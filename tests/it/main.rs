@@ -11,6 +11,8 @@ mod cli;
 mod crash;
 /// A file system that loses what was not synced, for the tests that cut the power.
 mod crashfs;
+/// Files of a store, damaged one by one.
+mod damage;
 /// A full disk.
 mod full;
 /// The file system's rules against a tree in memory.
