@@ -16,7 +16,7 @@ TSFS := $(CARGO_TARGET_DIR)/release/tsfs
 MNT ?= $(HOME)/tsfs
 STORE ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/tsfs/store
 
-.PHONY: help deps build install check fix test bench demo run posix crash
+.PHONY: help deps build install check fix test bench demo run posix crash fixture
 
 help: ## List these commands
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ posix: deps ## The POSIX suites (pjdfstest, fsx with many seeds) on a mount, wit
 
 crash: deps ## Kill -9 and lost writes, for minutes instead of seconds
 	TSFS_TEST_CRASH_SECONDS=$${SECONDS_EACH:-180} $(CARGO) test --locked --test it crash:: -- --nocapture
+
+fixture: deps ## A store of the present format for tests/fixtures: once for each format, before its release
+	$(CARGO) test --locked --test it format::make -- --ignored
 
 run: build ## Mount a store (MNT=, STORE= choose where) and say what to try
 	@mount-scripts/try.sh "$(TSFS)" "$(STORE)" "$(MNT)"

@@ -3,37 +3,22 @@
 //! Whatever was damaged: nothing wrong is ever read, nothing that exists is said not to, and where something needed is
 //! gone, an error says where. Not here: damage to what holds nothing (the ballast, RocksDB's own log), power cuts.
 
+use crate::embedded::Contents;
+use crate::embedded::Open;
 use crate::support::Random;
 use crate::support::run;
 use crate::support::scratch;
-use bytes::Bytes;
-use std::collections::BTreeMap;
 use std::fs;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::mpsc;
-use tsfs::env::SystemClock;
-use tsfs::meta::record::Retention;
-use tsfs::store::disk::RealDisk;
-use tsfs::tsdb_client::Client;
-use tsfs::tsdb_client::New;
-use tsfs::tsdb_client::Wait;
-use tsfs::tsdb_server::node::Fresh;
-use tsfs::tsdb_server::node::Node;
-use tsfs::tsdb_server::open::Options;
 use tsfs::types::AsOf;
-use tsfs::types::FileKind;
 use tsfs::types::FsError;
-use tsfs::types::Ino;
 use tsfs::types::Kind;
 use tsfs::types::Stamp;
 use tsfs::wire::Server;
-
-type Contents = BTreeMap<String, Vec<u8>>;
 
 /// A store on disk, and what is in it now and was at an instant.
 struct Store {
@@ -41,59 +26,6 @@ struct Store {
     dir: PathBuf,
     then: (Stamp, Contents),
     now: Contents,
-}
-
-struct Open {
-    // In this order: the client ends before what it talks to.
-    client: Arc<Client>,
-    node: Arc<Node>,
-}
-
-impl Open {
-    fn new(dir: &Path, create: bool) -> Result<Open, FsError> {
-        let clock = SystemClock::shared();
-        let mut options = Options { create, reserve_bytes: 1 << 20, ..Options::default() };
-        options.log.segment_bytes = 4 << 20;
-        options.blocks.allocate_bytes = 1 << 20;
-        let retention = Retention { age_ns: None, disk_percent: None };
-        let fresh = Fresh { mode: 0o755, uid: 0, gid: 0, retention };
-        let node = Node::open(dir, RealDisk::shared(), clock.clone(), &options, &fresh)?;
-        let client = Client::open(node.clone(), clock, tsfs::tsdb_client::Options::default());
-        let client = client.inspect_err(|_| drop(node.close()))?;
-        Ok(Open { client, node })
-    }
-
-    fn write(&self, contents: &Contents) {
-        for (name, bytes) in contents {
-            let ino = self.ino(name, AsOf::Now).unwrap_or_else(|_| {
-                let kind = FileKind::File;
-                let new = New { kind, mode: 0o644, uid: 0, gid: 0, rdev: 0, target: Bytes::new() };
-                self.client.create(Ino::ROOT, name.as_bytes(), new).unwrap().ino
-            });
-            let handle = self.client.open_file(ino, true).unwrap();
-            let written = self.client.write(handle, 0, bytes, false, false, Wait::Allowed).unwrap();
-            assert_eq!(written, Some(bytes.len() as u32));
-            self.client.flush(handle).unwrap();
-            self.client.release(handle);
-        }
-        let (done, told) = mpsc::channel();
-        self.client.fsync(None, Box::new(move |result| done.send(result).unwrap()));
-        told.recv().unwrap().unwrap();
-    }
-
-    fn ino(&self, name: &str, at: AsOf) -> Result<Ino, FsError> {
-        Ok(self.client.lookup(Ino::ROOT, name.as_bytes(), at)?.ino)
-    }
-
-    fn read(&self, name: &str, at: AsOf, len: usize) -> Result<Bytes, FsError> {
-        let ino = self.ino(name, at)?;
-        Ok(self.client.read(ino, at, 0, len as u32 + 1, Wait::Allowed)?.unwrap())
-    }
-
-    fn close(self) -> Result<(), FsError> {
-        let ended = self.client.close();
-        self.node.close().and(ended)
-    }
 }
 
 impl Store {

@@ -13,6 +13,10 @@ mod crash;
 mod crashfs;
 /// Files of a store, damaged one by one.
 mod damage;
+/// A store in the test's own process.
+mod embedded;
+/// Stores that earlier versions wrote.
+mod format;
 /// A full disk.
 mod full;
 /// The file system's rules against a tree in memory.
