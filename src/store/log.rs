@@ -60,10 +60,12 @@ impl Default for Options {
     }
 }
 
+/// More than the header of an entry and what frames it take together.
+const ENTRY_OVERHEAD_BYTES: u64 = 1024;
+
 impl Options {
-    /// Bytes of header and body that an entry may have.
-    pub fn entry_bytes_max(&self) -> u64 {
-        // Half, so that a segment is never left with most of it unused.
+    /// What an entry may take in a segment: half of one, so that a segment is never left with most of it unused.
+    fn entry_bytes_max(&self) -> u64 {
         self.segment_bytes / 2
     }
 }
@@ -205,6 +207,11 @@ impl Log {
             return Ok(());
         }
         self.pool.be_ready()
+    }
+
+    /// Bytes of body that an entry may have.
+    pub fn batch_bytes_max(&self) -> usize {
+        (self.entry_bytes_max - ENTRY_OVERHEAD_BYTES) as usize
     }
 
     /// Whether its keeper has work that the next segment will otherwise wait for. Cheap.

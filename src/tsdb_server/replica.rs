@@ -52,6 +52,7 @@ use parking_lot::Mutex;
 use parking_lot::MutexGuard;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -67,7 +68,7 @@ pub struct Options {
     pub node: NodeId,
     /// Bytes appended to the log between two flushes of the table: what a start replays at most, roughly.
     pub log_bytes_max: u64,
-    /// Bytes that one batch may have.
+    /// Bytes that one batch may have; fewer where the log's segments are small.
     pub batch_bytes_max: usize,
 }
 
@@ -124,6 +125,8 @@ impl Replica {
     /// `Damaged` where log and table do not fit together or an entry cannot be applied; `NoSpace`, `Io`.
     pub fn open(parts: Parts, options: Options) -> Result<Replica, FsError> {
         let Parts { table, log, blocks, clock } = parts;
+        let batch_bytes_max = options.batch_bytes_max.min(log.batch_bytes_max());
+        let options = Options { batch_bytes_max, ..options };
         let seen = Arc::new(Seen::read(&*table)?);
         let progress = *seen.progress.lock();
         let core = Core::open(
@@ -342,25 +345,39 @@ fn replay(driver: &mut Driver, applier: &mut Applier, seen: &Seen) -> Result<(),
 impl Shared {
     /// Makes passes while there is work. The caller has the right.
     fn drive(&self) {
-        for _ in 0..PASSES_MAX {
-            let work = self.inbox.take();
-            if work.is_empty() {
-                return;
+        self.holding(|| {
+            for _ in 0..PASSES_MAX {
+                let work = self.inbox.take();
+                if work.is_empty() {
+                    return;
+                }
+                self.pass(work);
             }
-            self.pass(work);
-        }
-        self.inbox.hand_on();
+            self.inbox.hand_on();
+        });
     }
 
     fn drive_for_others(&self) {
         while self.inbox.wait_for_right() {
-            loop {
-                let work = self.inbox.take();
-                if work.is_empty() {
-                    break;
+            self.holding(|| {
+                loop {
+                    let work = self.inbox.take();
+                    if work.is_empty() {
+                        return;
+                    }
+                    self.pass(work);
                 }
-                self.pass(work);
-            }
+            });
+        }
+    }
+
+    /// Drives. A panic must not leave the right with nobody: then everybody would wait for ever.
+    fn holding(&self, drive: impl FnOnce()) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(drive)) {
+            let why = FsError::Io("whoever drove the log broke down".to_owned());
+            self.stop(&why);
+            self.refuse(self.inbox.abandon().into_iter().map(|work| (work, why.clone())));
+            resume_unwind(panic);
         }
     }
 
@@ -375,7 +392,7 @@ impl Shared {
         let due = driver.appended >= self.options.log_bytes_max || driver.log.wants_keeping();
         drop(driver);
         if !passed.committed.is_empty() {
-            self.queue.put(passed.committed, passed.urgent);
+            self.let_down(self.queue.put(passed.committed, passed.urgent));
         }
         self.refuse(passed.refused);
         match result {
@@ -429,9 +446,19 @@ impl Shared {
         drop(driver);
         self.inbox.done(weight);
         self.inbox.close(why.clone());
+        self.let_down(self.queue.abandon());
         // Whoever waits has looked whether all is well under this lock: none misses what follows.
         drop(self.errands.lock());
         self.errand_done.notify_all();
+    }
+
+    /// Tells those whose entries are committed and will not be applied before the store is opened again.
+    fn let_down(&self, committed: Vec<Committed>) {
+        for proposed in committed.into_iter().filter_map(|committed| committed.proposed) {
+            let why = self.stopped.lock().clone().unwrap_or(FsError::Closing);
+            self.inbox.done(proposed.weight);
+            (proposed.applied)(Err(why));
+        }
     }
 
     fn apply(&self, applier: &mut Applier) {

@@ -170,6 +170,13 @@ impl Applier {
         changes: &mut Changes,
     ) -> Result<(Outcome, Stamp), FsError> {
         let batch = Batch::decode(&entry.body)?;
+        // What the log was told of the batch has to be true: its stamps were set aside for so many ops.
+        if (batch.session, batch.seq) != (header.session, header.seq)
+            || batch.ops.len() > header.stamps as usize
+        {
+            let why = "the batch is not what it was proposed as".to_owned();
+            return Ok((Outcome::Refused { op: 0, why }, header.stamp));
+        }
         let rules = self.rules()?;
         let origin = Origin { stamp: header.stamp, session: header.session, seq: header.seq };
         let mut present = series::Batch::new(&*self.table, GROUPS, origin);

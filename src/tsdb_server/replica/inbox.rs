@@ -152,6 +152,14 @@ impl Inbox {
         self.handed.notify_all();
     }
 
+    /// The holder broke down: what waits is given back, and the right with it.
+    pub(super) fn abandon(&self) -> Vec<Work> {
+        let mut state = self.state.lock();
+        let left = std::mem::take(&mut state.waiting);
+        self.give_up(&mut state);
+        left.into()
+    }
+
     /// Waits until the right is handed on, and takes it. False when the inbox is closed. For the background thread.
     pub(super) fn wait_for_right(&self) -> bool {
         let mut state = self.state.lock();

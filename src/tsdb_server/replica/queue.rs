@@ -45,6 +45,8 @@ struct State {
     /// These entries were taken: the errand is next.
     errand_next: bool,
     closed: bool,
+    /// Nothing is applied any more.
+    abandoned: bool,
 }
 
 pub(super) struct Queue {
@@ -68,16 +70,30 @@ impl Queue {
             errand: false,
             errand_next: false,
             closed: false,
+            abandoned: false,
         };
         Queue { state: Mutex::new(state), told: Condvar::new() }
     }
 
-    /// Behind everything put before.
-    pub(super) fn put(&self, committed: Vec<Committed>, urgent: bool) {
+    /// Behind everything put before. Gives back what will not be applied.
+    #[must_use]
+    pub(super) fn put(&self, committed: Vec<Committed>, urgent: bool) -> Vec<Committed> {
         let mut state = self.state.lock();
+        if state.abandoned {
+            return committed;
+        }
         state.committed.extend(committed);
         state.urgent |= urgent;
         self.wake(&state);
+        Vec::new()
+    }
+
+    /// Nothing is applied any more: what waits is given back.
+    #[must_use]
+    pub(super) fn abandon(&self) -> Vec<Committed> {
+        let mut state = self.state.lock();
+        state.abandoned = true;
+        std::mem::take(&mut state.committed)
     }
 
     /// Has the applier do something else once it has applied what is here. False where it has none to wake any more.

@@ -7,6 +7,7 @@ use crate::meta::op::Batch;
 use crate::meta::op::Op;
 use crate::meta::op::Outcome;
 use crate::meta::record::Record;
+use crate::meta::record::Retention;
 use crate::meta::record::Session;
 use crate::series::table::Family;
 use crate::series::table::Rows;
@@ -109,8 +110,12 @@ fn own(op: Op) -> Proposal {
 
 /// A batch that is applied whatever the tree looks like.
 fn numbered(seq: u64) -> Proposal {
-    let name = Bytes::from(format!("mark {seq}"));
-    proposal(SessionId(1), seq, Op::Mark { name, note: String::new(), uid: 0 })
+    let retention = Retention { age_ns: Some(seq), disk_percent: None };
+    proposal(SessionId(1), seq, Op::SetRetention { retention })
+}
+
+fn mark(name: String) -> Op {
+    Op::Mark { name: name.into(), note: String::new(), uid: 0 }
 }
 
 fn nothing<T>() -> Box<dyn FnOnce(T) + Send> {
@@ -128,15 +133,13 @@ fn durable(replica: &Replica, proposal: Proposal) -> Result<Stamp, FsError> {
 fn a_session_applies_its_batches_once_and_in_order() {
     let world = World::new();
     let replica = world.made();
-    let (outcome, stamp) = replica.apply(numbered(1)).unwrap();
+    let marked = |seq| proposal(SessionId(1), seq, mark("once".to_owned()));
+    let (outcome, stamp) = replica.apply(marked(1)).unwrap();
     assert_eq!(outcome, Outcome::Applied);
-    assert_eq!(replica.apply(numbered(1)).unwrap().0, Outcome::Repeated);
+    assert_eq!(replica.apply(marked(1)).unwrap().0, Outcome::Repeated);
     let gap = replica.apply(numbered(3)).unwrap().0;
     assert!(matches!(gap, Outcome::Refused { .. }), "{gap:?}");
-    let same_name = proposal(SessionId(1), 2, {
-        Op::Mark { name: Bytes::from_static(b"mark 1"), note: String::new(), uid: 0 }
-    });
-    let refused = replica.apply(same_name).unwrap().0;
+    let refused = replica.apply(marked(2)).unwrap().0;
     assert!(matches!(refused, Outcome::Refused { op: 0, .. }), "{refused:?}");
     let behind_it = replica.apply(numbered(3)).unwrap().0;
     assert!(matches!(behind_it, Outcome::Refused { .. }), "{behind_it:?}");
@@ -242,6 +245,38 @@ fn a_flushed_table_lets_the_log_go() {
 }
 
 #[test]
+fn a_panic_while_driving_leaves_nobody_waiting() {
+    let world = World::new();
+    let replica = world.made();
+    let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        replica.propose(numbered(1), Box::new(|_| panic!("on purpose")), nothing());
+    }));
+    assert!(broken.is_err());
+    assert!(durable(&replica, numbered(2)).is_err());
+    assert!(replica.barrier().is_err());
+    assert!(replica.close().is_err());
+    drop(replica);
+    drop(world.open().unwrap());
+    assert_eq!(world.last(), 1, "it was durable");
+}
+
+#[test]
+fn a_batch_that_lies_about_itself_is_refused() {
+    let world = World::new();
+    let replica = world.made();
+    let lies = [
+        Proposal { seq: BatchSeq(2), ..numbered(1) },
+        Proposal { session: SessionId(2), ..numbered(1) },
+        Proposal { ops: 0, ..numbered(1) },
+    ];
+    for lie in lies {
+        let outcome = replica.apply(lie).unwrap().0;
+        assert!(matches!(outcome, Outcome::Refused { .. }), "{outcome:?}");
+    }
+    assert_eq!(replica.apply(numbered(1)).unwrap().0, Outcome::Applied);
+}
+
+#[test]
 fn many_threads_propose_and_nothing_is_forgotten() {
     let world = World::new();
     let replica = world.made();
@@ -250,9 +285,7 @@ fn many_threads_propose_and_nothing_is_forgotten() {
             let replica = &replica;
             scope.spawn(move || {
                 for n in 0..200 {
-                    let name = Bytes::from(format!("{thread}.{n}"));
-                    let op = Op::Mark { name, note: String::new(), uid: 0 };
-                    durable(replica, own(op)).unwrap();
+                    durable(replica, own(mark(format!("{thread}.{n}")))).unwrap();
                 }
             });
         }
