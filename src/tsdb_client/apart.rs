@@ -11,6 +11,7 @@ use crate::meta::record::Inode;
 use crate::meta::record::Record;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::Invalidate;
+use crate::tsdb_client::Tell;
 use crate::tsdb_client::core::Core;
 use crate::tsdb_client::lane::Driver;
 use crate::tsdb_client::local::OP_BYTES;
@@ -73,8 +74,19 @@ impl Client {
     pub(super) fn invalidate(&self, what: Invalidate) {
         if let Some(forget) = &*self.forget.lock() {
             // The thread takes what is queued until the client closes.
-            let _ = forget.queue.send(what);
+            let _ = forget.queue.send(Tell::Forget(what));
         }
+    }
+
+    /// Waits until the kernel has forgotten everything it was to forget: whoever is told after this that a restore is
+    /// done sees it.
+    pub(super) fn wait_forgotten(&self) {
+        let (waiting, reached) = sync_channel(0);
+        if let Some(forget) = &*self.forget.lock() {
+            let _ = forget.queue.send(Tell::Reached(waiting));
+        }
+        // It is let go of, never sent: that is the end of the wait.
+        let _ = reached.recv();
     }
 
     /// Whether former states of a directory's entries are kept.

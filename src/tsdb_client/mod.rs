@@ -80,8 +80,14 @@ pub struct Client {
 
 /// The thread that tells the kernel what to forget.
 struct Forget {
-    queue: SyncSender<Invalidate>,
+    queue: SyncSender<Tell>,
     thread: JoinHandle<()>,
+}
+
+enum Tell {
+    Forget(Invalidate),
+    /// Everything before it was told: said by letting go of this.
+    Reached(SyncSender<()>),
 }
 
 /// Opening and closing.
@@ -104,8 +110,10 @@ impl Client {
         let for_forget = core.clone();
         let thread = start("tsfs-forget", move || {
             for what in told {
-                if let Some(tell) = for_forget.on_invalidate.get() {
-                    tell(what);
+                match (what, for_forget.on_invalidate.get()) {
+                    (Tell::Forget(what), Some(tell)) => tell(what),
+                    (Tell::Forget(_), None) => {}
+                    (Tell::Reached(waiting), _) => drop(waiting),
                 }
             }
         })?;

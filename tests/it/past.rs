@@ -401,6 +401,32 @@ fn the_control_file_answers_in_lines() {
 }
 
 #[test]
+fn what_a_restore_brings_back_is_seen_at_once() {
+    let top = Top::new();
+    write(&top.join("file"), "old contents");
+    write(&top.join("gone"), "gone contents");
+    let then = between();
+    write(&top.join("file"), "new");
+    fs::remove_file(top.join("gone")).unwrap();
+    // The kernel has seen all of it: contents, size, that a name is not there, and the listing.
+    assert_eq!(fs::read_to_string(top.join("file")).unwrap(), "new");
+    assert_eq!(errno(fs::metadata(top.join("gone"))), libc::ENOENT);
+    assert_eq!(listed(&top.dir()), ["file"]);
+    let at = then.as_nanosecond();
+    let ask = |what: &str| {
+        let lines = ask(&top.join(".tsfs/control"), &format!(r#"{{"version":1,"ask":{what}}}"#));
+        assert!(lines.last().unwrap().starts_with(r#"{"done":"#), "{lines:?}");
+    };
+    let restore = r#"{"restore":{"path":"file","at":{"at":AT},"remove":false,"dry_run":false}}"#;
+    ask(&restore.replace("AT", &at.to_string()));
+    ask(r#"{"undelete":{"path":"gone","at":null,"to":null,"dry_run":false}}"#);
+    assert_eq!(fs::read_to_string(top.join("file")).unwrap(), "old contents");
+    assert_eq!(fs::read_to_string(top.join("gone")).unwrap(), "gone contents");
+    assert_eq!(listed(&top.dir()), ["file", "gone"]);
+    top.close();
+}
+
+#[test]
 fn a_command_that_goes_away_does_not_hold_the_mount() {
     let top = Top::new();
     write(&top.join("file"), "x");

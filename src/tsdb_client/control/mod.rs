@@ -75,7 +75,9 @@ pub(super) fn answer(
     send: &mut dyn FnMut(Answer) -> ControlFlow<()>,
 ) {
     let mut job = Job { client, caller, dir, send, told: Duration::ZERO };
-    let last = match job.run(request) {
+    let outcome = job.run(request);
+    client.wait_forgotten();
+    let last = match outcome {
         Ok(done) => Answer::Done(done),
         Err(End::Failed(failure)) => Answer::Error(failure),
         Err(End::Stopped) => return,
