@@ -1,14 +1,13 @@
 //! fuser on one side, a [`Vfs`] on the other: decode, call, reply. The only file that a new fuser changes.
 //!
-//! A handler that panics answers EIO and is logged; the loop thread lives on. A call that would have to wait is
-//! repeated on a worker thread.
-//!
 //! What is not asked of the kernel, and why: `WRITEBACK_CACHE` merges writes and takes size and times from us;
 //! `DONT_MASK`, because the kernel takes the umask off as well as we could; `POSIX_ACL`, because default ACLs would
 //! have to be handed down by every mount alike, which no rule of `meta` does yet; `POSIX_LOCKS` and `FLOCK_LOCKS`: one
 //! mount's locks are the kernel's (and fuser cannot tell the two kinds apart); `AUTO_INVAL_DATA`: it would drop a
 //! file's pages after each write of our own, whose time is given here.
 
+use crate::fuse::calls::Calls;
+use crate::fuse::calls::Name;
 use crate::fuse::convert::allocate;
 use crate::fuse::convert::ino;
 use crate::fuse::convert::node_kind;
@@ -16,29 +15,19 @@ use crate::fuse::convert::rename_how;
 use crate::fuse::convert::set_time;
 use crate::fuse::convert::xattr_how;
 use crate::fuse::reply::Listing;
-use crate::fuse::reply::Reply;
 use crate::fuse::reply::ReplySized;
-use crate::fuse::vfs::Answer;
 use crate::fuse::vfs::Handle;
 use crate::fuse::vfs::Kernel;
 use crate::fuse::vfs::Make;
 use crate::fuse::vfs::OpenFlags;
 use crate::fuse::vfs::Place;
-use crate::fuse::vfs::Request;
 use crate::fuse::vfs::SetAttr;
-use crate::fuse::vfs::Stop;
 use crate::fuse::vfs::Vfs;
 use crate::fuse::vfs::WriteHow;
-use crate::fuse::workers::Workers;
-use crate::telemetry::counter::FUSE_PANICS;
-use crate::telemetry::counter::FUSE_REQUESTS;
-use crate::telemetry::counter::FUSE_WAITED;
 use crate::tsdb_client::SeekFor;
-use crate::tsdb_client::Wait;
 use crate::types::FileKind;
 use crate::types::FsError;
 use crate::types::Ino;
-use crate::types::NAME_BYTES_MAX;
 use bytes::Bytes;
 use fuser::FileHandle;
 use fuser::INodeNo;
@@ -47,8 +36,6 @@ use fuser::LockOwner;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -79,122 +66,13 @@ const WANTED: &[InitFlags] = &[
 pub(super) type Ended = Box<dyn FnOnce(Result<(), FsError>) + Send + Sync>;
 
 pub(super) struct Adapter<V: Vfs> {
-    vfs: Arc<V>,
-    workers: Option<Workers>,
+    calls: Calls<V>,
     ended: Option<Ended>,
 }
 
 impl<V: Vfs> Adapter<V> {
     pub(super) fn new(vfs: Arc<V>, ended: Ended) -> io::Result<Adapter<V>> {
-        Ok(Adapter { vfs, workers: Some(Workers::start()?), ended: Some(ended) })
-    }
-
-    /// Calls, and replies; where the call would wait, from a worker thread.
-    fn answer<T: 'static>(
-        &self,
-        from: &fuser::Request,
-        reply: impl Reply<T>,
-        call: impl Fn(&V, &Request) -> Answer<T> + Send + 'static,
-    ) {
-        FUSE_REQUESTS.add(1);
-        let mut request = request(from);
-        match guarded(|| call(&self.vfs, &request)) {
-            Ok(answer) => reply.send(Ok(answer)),
-            Err(Stop::Error(error)) => reply.send(Err(error)),
-            Err(Stop::Waits) => {
-                request.wait = Wait::Allowed;
-                let vfs = Arc::clone(&self.vfs);
-                self.later(move || reply.send(settled(guarded(|| call(&vfs, &request)))));
-            }
-        }
-    }
-
-    fn later(&self, job: impl FnOnce() + Send + 'static) {
-        FUSE_WAITED.add(1);
-        match &self.workers {
-            Some(workers) => workers.run(Box::new(job)),
-            None => tracing::debug!("a request came after the end"),
-        }
-    }
-
-    fn list(&self, from: &fuser::Request, dir: INodeNo, after: u64, mut listing: Listing) {
-        FUSE_REQUESTS.add(1);
-        let mut request = request(from);
-        let plus = listing.has_attributes();
-        let call = move |vfs: &V, request: &Request, listing: &mut Listing| {
-            vfs.readdir(request, ino(dir)?, after, plus, listing)
-        };
-        match guarded(|| call(&self.vfs, &request, &mut listing)) {
-            Ok(()) => listing.send(Ok(())),
-            Err(Stop::Error(error)) => listing.send(Err(error)),
-            Err(Stop::Waits) => {
-                request.wait = Wait::Allowed;
-                let vfs = Arc::clone(&self.vfs);
-                self.later(move || {
-                    let answer = guarded(|| call(&vfs, &request, &mut listing));
-                    listing.send(settled(answer));
-                });
-            }
-        }
-    }
-
-    fn sync(&self, at: INodeNo, handle: FileHandle, reply: fuser::ReplyEmpty) {
-        FUSE_REQUESTS.add(1);
-        let outcome = guarded(|| {
-            let at = ino(at)?;
-            self.vfs.fsync(at, Handle(handle.0), Box::new(move |outcome| reply.send(outcome)));
-            Ok(())
-        });
-        // The reply went along with the call, and answers EIO where it is dropped.
-        drop(outcome);
-    }
-}
-
-fn request(from: &fuser::Request) -> Request {
-    Request { uid: from.uid(), gid: from.gid(), pid: from.pid(), wait: Wait::Never }
-}
-
-/// A panic in a handler is our fault and costs one request, not the mount.
-fn guarded<T>(call: impl FnOnce() -> Answer<T>) -> Answer<T> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-        FUSE_PANICS.add(1);
-        let said = panic.downcast_ref::<&str>().copied();
-        let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        Err(Stop::Error(FsError::Io(format!(
-            "a request panicked, which is a bug: {}",
-            said.unwrap_or("it did not say why")
-        ))))
-    })
-}
-
-fn settled<T>(answer: Answer<T>) -> Result<T, FsError> {
-    answer.map_err(|stop| match stop {
-        Stop::Error(error) => error,
-        Stop::Waits => FsError::Io("a request that may wait said it would wait".to_owned()),
-    })
-}
-
-/// A name of a directory entry or attribute, owned so that a call can be repeated elsewhere. In place, because most
-/// calls are not.
-#[derive(Clone, Copy)]
-struct Name {
-    len: usize,
-    bytes: [u8; NAME_BYTES_MAX],
-}
-
-impl Name {
-    /// A name that is too long keeps its length alone, which `get` refuses.
-    fn new(name: &OsStr) -> Name {
-        let name = name.as_bytes();
-        let mut bytes = [0; NAME_BYTES_MAX];
-        if let Some(room) = bytes.get_mut(..name.len()) {
-            room.copy_from_slice(name);
-        }
-        Name { len: name.len(), bytes }
-    }
-
-    fn get(&self) -> Result<&[u8], FsError> {
-        self.bytes.get(..self.len).ok_or(FsError::NameTooLong)
+        Ok(Adapter { calls: Calls::new(vfs)?, ended: Some(ended) })
     }
 }
 
@@ -221,25 +99,20 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
     }
 
     fn destroy(&mut self) {
-        // Replies first: what was taken on is answered before the end.
-        drop(self.workers.take());
-        let outcome = guarded(|| Ok(self.vfs.destroy()?));
+        let outcome = self.calls.finish();
         if let Some(ended) = self.ended.take() {
-            ended(settled(outcome));
+            ended(outcome);
         }
     }
 
     fn lookup(&self, from: &fuser::Request, dir: INodeNo, name: &OsStr, reply: fuser::ReplyEntry) {
         let name = Name::new(name);
-        self.answer(from, reply, move |vfs, request| vfs.lookup(request, ino(dir)?, name.get()?));
+        self.calls
+            .answer(from, reply, move |vfs, request| vfs.lookup(request, ino(dir)?, name.get()?));
     }
 
     fn forget(&self, _: &fuser::Request, at: INodeNo, lookups: u64) {
-        // Nobody waits for an answer; a panic has been counted.
-        let _ = guarded(|| {
-            self.vfs.forget(ino(at)?, lookups);
-            Ok(())
-        });
+        self.calls.forget(at, lookups);
     }
 
     fn getattr(
@@ -249,7 +122,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         _: Option<FileHandle>,
         reply: fuser::ReplyAttr,
     ) {
-        self.answer(from, reply, move |vfs, request| vfs.getattr(request, ino(at)?));
+        self.calls.answer(from, reply, move |vfs, request| vfs.getattr(request, ino(at)?));
     }
 
     fn setattr(
@@ -273,11 +146,11 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         let mode = mode.map(|mode| mode & 0o7777);
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
         let set = SetAttr { mode, uid, gid, size, atime, mtime };
-        self.answer(from, reply, move |vfs, request| vfs.setattr(request, ino(at)?, &set));
+        self.calls.answer(from, reply, move |vfs, request| vfs.setattr(request, ino(at)?, &set));
     }
 
     fn readlink(&self, from: &fuser::Request, at: INodeNo, reply: fuser::ReplyData) {
-        self.answer(from, reply, move |vfs, request| vfs.readlink(request, ino(at)?));
+        self.calls.answer(from, reply, move |vfs, request| vfs.readlink(request, ino(at)?));
     }
 
     fn mknod(
@@ -291,7 +164,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         reply: fuser::ReplyEntry,
     ) {
         let name = Name::new(name);
-        self.answer(from, reply, move |vfs, request| {
+        self.calls.answer(from, reply, move |vfs, request| {
             let kind = node_kind(mode)?;
             let make = Make { kind, mode: mode & 0o7777, rdev, target: Bytes::new() };
             vfs.make(request, ino(dir)?, name.get()?, &make)
@@ -309,7 +182,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
     ) {
         let name = Name::new(name);
         let (kind, mode) = (FileKind::Directory, mode & 0o7777);
-        self.answer(from, reply, move |vfs, request| {
+        self.calls.answer(from, reply, move |vfs, request| {
             let make = Make { kind, mode, rdev: 0, target: Bytes::new() };
             vfs.make(request, ino(dir)?, name.get()?, &make)
         });
@@ -325,7 +198,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
     ) {
         let name = Name::new(name);
         let target = Bytes::copy_from_slice(target.as_os_str().as_bytes());
-        self.answer(from, reply, move |vfs, request| {
+        self.calls.answer(from, reply, move |vfs, request| {
             let target = target.clone();
             let make = Make { kind: FileKind::Symlink, mode: 0o777, rdev: 0, target };
             vfs.make(request, ino(dir)?, name.get()?, &make)
@@ -343,19 +216,21 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         reply: fuser::ReplyCreate,
     ) {
         let (name, flags) = (Name::new(name), OpenFlags(flags));
-        self.answer(from, reply, move |vfs, request| {
+        self.calls.answer(from, reply, move |vfs, request| {
             vfs.create(request, ino(dir)?, name.get()?, mode & 0o7777, flags)
         });
     }
 
     fn unlink(&self, from: &fuser::Request, dir: INodeNo, name: &OsStr, reply: fuser::ReplyEmpty) {
         let name = Name::new(name);
-        self.answer(from, reply, move |vfs, request| vfs.unlink(request, ino(dir)?, name.get()?));
+        self.calls
+            .answer(from, reply, move |vfs, request| vfs.unlink(request, ino(dir)?, name.get()?));
     }
 
     fn rmdir(&self, from: &fuser::Request, dir: INodeNo, name: &OsStr, reply: fuser::ReplyEmpty) {
         let name = Name::new(name);
-        self.answer(from, reply, move |vfs, request| vfs.rmdir(request, ino(dir)?, name.get()?));
+        self.calls
+            .answer(from, reply, move |vfs, request| vfs.rmdir(request, ino(dir)?, name.get()?));
     }
 
     fn rename(
@@ -369,7 +244,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         reply: fuser::ReplyEmpty,
     ) {
         let (name, new_name) = (Name::new(name), Name::new(new_name));
-        self.answer(from, reply, move |vfs, request| {
+        self.calls.answer(from, reply, move |vfs, request| {
             let (old, new) = ((ino(dir)?, name.get()?), (ino(new_dir)?, new_name.get()?));
             vfs.rename(request, old, new, rename_how(flags)?)
         });
@@ -384,7 +259,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         reply: fuser::ReplyEntry,
     ) {
         let name = Name::new(name);
-        self.answer(from, reply, move |vfs, request| {
+        self.calls.answer(from, reply, move |vfs, request| {
             vfs.link(request, ino(at)?, ino(dir)?, name.get()?)
         });
     }
@@ -397,7 +272,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         reply: fuser::ReplyOpen,
     ) {
         let flags = OpenFlags(flags.0);
-        self.answer(from, reply, move |vfs, request| vfs.open(request, ino(at)?, flags));
+        self.calls.answer(from, reply, move |vfs, request| vfs.open(request, ino(at)?, flags));
     }
 
     fn read(
@@ -412,7 +287,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         reply: fuser::ReplyData,
     ) {
         let handle = Handle(handle.0);
-        self.answer(from, reply, move |vfs, request| {
+        self.calls.answer(from, reply, move |vfs, request| {
             vfs.read(request, ino(at)?, handle, offset, size)
         });
     }
@@ -429,8 +304,6 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         _owner: Option<LockOwner>,
         reply: fuser::ReplyWrite,
     ) {
-        FUSE_REQUESTS.add(1);
-        let mut request = request(from);
         let how = WriteHow {
             // Pages that the kernel writes back know their place; they come without a program's flags.
             append: OpenFlags(flags.0).appends()
@@ -438,18 +311,9 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
             clear_suid: write_flags.contains(fuser::WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
         let handle = Handle(handle.0);
-        let call = move |vfs: &V, request: &Request, data: &[u8]| {
+        self.calls.write(from, data, reply, move |vfs, request, data| {
             vfs.write(request, ino(at)?, handle, offset, data, how)
-        };
-        // The bytes lie in the loop thread's buffer: copied only where they have to leave it.
-        match guarded(|| call(&self.vfs, &request, data)) {
-            Err(Stop::Waits) => {
-                request.wait = Wait::Allowed;
-                let (vfs, data) = (Arc::clone(&self.vfs), data.to_vec());
-                self.later(move || reply.send(settled(guarded(|| call(&vfs, &request, &data)))));
-            }
-            answer => reply.send(settled(answer)),
-        }
+        });
     }
 
     fn flush(
@@ -461,7 +325,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         reply: fuser::ReplyEmpty,
     ) {
         let handle = Handle(handle.0);
-        self.answer(from, reply, move |vfs, request| vfs.flush(request, ino(at)?, handle));
+        self.calls.answer(from, reply, move |vfs, request| vfs.flush(request, ino(at)?, handle));
     }
 
     fn release(
@@ -475,7 +339,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         reply: fuser::ReplyEmpty,
     ) {
         let handle = Handle(handle.0);
-        self.answer(from, reply, move |vfs, _| {
+        self.calls.answer(from, reply, move |vfs, _| {
             vfs.release(ino(at)?, handle);
             Ok(())
         });
@@ -489,7 +353,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         _datasync: bool,
         reply: fuser::ReplyEmpty,
     ) {
-        self.sync(at, handle, reply);
+        self.calls.sync(at, handle, reply);
     }
 
     fn fsyncdir(
@@ -500,7 +364,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         _datasync: bool,
         reply: fuser::ReplyEmpty,
     ) {
-        self.sync(at, handle, reply);
+        self.calls.sync(at, handle, reply);
     }
 
     /// Says that directories need no opening, which the kernel then remembers: it neither opens nor releases any, and
@@ -523,7 +387,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         offset: u64,
         reply: fuser::ReplyDirectory,
     ) {
-        self.list(from, at, offset, Listing::names(reply));
+        self.calls.list(from, at, offset, Listing::names(reply));
     }
 
     fn readdirplus(
@@ -534,11 +398,11 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         offset: u64,
         reply: fuser::ReplyDirectoryPlus,
     ) {
-        self.list(from, at, offset, Listing::attributes(reply));
+        self.calls.list(from, at, offset, Listing::attributes(reply));
     }
 
     fn statfs(&self, from: &fuser::Request, at: INodeNo, reply: fuser::ReplyStatfs) {
-        self.answer(from, reply, move |vfs, request| vfs.statfs(request, ino(at)?));
+        self.calls.answer(from, reply, move |vfs, request| vfs.statfs(request, ino(at)?));
     }
 
     fn setxattr(
@@ -552,7 +416,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         reply: fuser::ReplyEmpty,
     ) {
         let (name, value) = (Name::new(name), value.to_vec());
-        self.answer(from, reply, move |vfs, request| {
+        self.calls.answer(from, reply, move |vfs, request| {
             vfs.setxattr(request, ino(at)?, name.get()?, &value, xattr_how(flags)?)
         });
     }
@@ -566,13 +430,13 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         reply: fuser::ReplyXattr,
     ) {
         let name = Name::new(name);
-        self.answer(from, ReplySized { reply, room: size }, move |vfs, request| {
+        self.calls.answer(from, ReplySized { reply, room: size }, move |vfs, request| {
             vfs.getxattr(request, ino(at)?, name.get()?)
         });
     }
 
     fn listxattr(&self, from: &fuser::Request, at: INodeNo, size: u32, reply: fuser::ReplyXattr) {
-        self.answer(from, ReplySized { reply, room: size }, move |vfs, request| {
+        self.calls.answer(from, ReplySized { reply, room: size }, move |vfs, request| {
             vfs.listxattr(request, ino(at)?)
         });
     }
@@ -585,7 +449,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         reply: fuser::ReplyEmpty,
     ) {
         let name = Name::new(name);
-        self.answer(from, reply, move |vfs, request| {
+        self.calls.answer(from, reply, move |vfs, request| {
             vfs.removexattr(request, ino(at)?, name.get()?)
         });
     }
@@ -600,7 +464,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         mode: i32,
         reply: fuser::ReplyEmpty,
     ) {
-        self.answer(from, reply, move |vfs, request| {
+        self.calls.answer(from, reply, move |vfs, request| {
             vfs.fallocate(request, place(at, handle, offset)?, len, allocate(mode)?)
         });
     }
@@ -614,7 +478,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         whence: i32,
         reply: fuser::ReplyLseek,
     ) {
-        self.answer(from, reply, move |vfs, request| {
+        self.calls.answer(from, reply, move |vfs, request| {
             let what = match whence {
                 libc::SEEK_DATA => SeekFor::Data,
                 libc::SEEK_HOLE => SeekFor::Hole,
@@ -638,7 +502,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         _flags: fuser::CopyFileRangeFlags,
         reply: fuser::ReplyWrite,
     ) {
-        self.answer(from, reply, move |vfs, request| {
+        self.calls.answer(from, reply, move |vfs, request| {
             let source = place(source, source_handle, source_offset)?;
             let target = place(target, target_handle, target_offset)?;
             let copied = vfs.copy_range(request, source, target, len.min(COPY_BYTES_MAX))?;

@@ -4,6 +4,7 @@
 //! Not here: where answers come from (`tsdb_client`), rules about files (`meta`).
 
 mod adapter;
+mod calls;
 mod convert;
 pub mod errno;
 mod history;

@@ -52,24 +52,32 @@ impl Workers {
     /// Has it done on one of the threads. It must not panic.
     pub(super) fn run(&self, job: Job) {
         let mut state = self.queue.state.lock();
-        while state.jobs.len() >= QUEUE_MAX {
+        while state.jobs.len() >= QUEUE_MAX && !state.closed {
             self.queue.taken.wait(&mut state);
+        }
+        if state.closed {
+            return;
         }
         state.jobs.push_back(job);
         drop(state);
         self.queue.came.notify_one();
     }
-}
 
-impl Drop for Workers {
-    /// Every job that was taken on is done first: each holds a reply that somebody waits for.
-    fn drop(&mut self) {
+    /// Every job that was taken on is done first: each holds a reply that somebody waits for. Those that come later are
+    /// dropped, which answers EIO.
+    pub(super) fn finish(&mut self) {
         self.queue.state.lock().closed = true;
         self.queue.came.notify_all();
         for thread in self.threads.drain(..) {
             // A thread that panicked said so itself, and its job's reply was sent by being dropped.
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.finish();
     }
 }
 

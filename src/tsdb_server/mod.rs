@@ -1,7 +1,6 @@
 //! The roles of a node, and the one driver of its log.
 
 pub mod node;
-pub mod offline;
 pub mod open;
 pub mod replica;
 pub mod retention;

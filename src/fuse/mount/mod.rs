@@ -58,7 +58,7 @@ pub enum MountError {
     )]
     NoDevice,
     #[error(
-        "{DEVICE} may not be opened: {0}; ask for read and write permission, or start the container with '--device {DEVICE} --cap-add SYS_ADMIN'"
+        "{DEVICE} may not be opened: {0}; let users open it with 'chmod 666 {DEVICE}', or start the container with '--device {DEVICE} --cap-add SYS_ADMIN'"
     )]
     DeviceClosed(io::Error),
     #[error("no permission to mount at {at}; be root, or install fusermount3 (package fuse3)", at = .at.display())]
@@ -361,7 +361,14 @@ fn attach(at: &Path, options: &MountOptions) -> Result<(OwnedFd, bool), MountErr
         Ok(device) => device,
         Err(error) => match error.kind() {
             io::ErrorKind::PermissionDenied if !root => {
-                return Ok((fusermount::mount(at, options)?, true));
+                return match fusermount::mount(at, options) {
+                    Ok(device) => Ok((device, true)),
+                    // It opens the device as the user who calls it.
+                    Err(MountError::Fusermount { said, .. }) if said.contains(DEVICE) => {
+                        Err(MountError::DeviceClosed(error))
+                    }
+                    Err(error) => Err(error),
+                };
             }
             io::ErrorKind::PermissionDenied => return Err(MountError::DeviceClosed(error)),
             _ => return Err(MountError::NoDevice),

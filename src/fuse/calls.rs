@@ -1,0 +1,186 @@
+//! Calling a file system for a transport: a panic costs one request and not the mount, and a call that would have to
+//! wait is repeated on a worker thread.
+//!
+//! Not here: what a request says (`adapter.rs`), how an answer is sent (`reply.rs`).
+
+use crate::fuse::convert::ino;
+use crate::fuse::reply::Listing;
+use crate::fuse::reply::Reply;
+use crate::fuse::vfs::Answer;
+use crate::fuse::vfs::Handle;
+use crate::fuse::vfs::Request;
+use crate::fuse::vfs::Stop;
+use crate::fuse::vfs::Vfs;
+use crate::fuse::workers::Workers;
+use crate::telemetry::counter::FUSE_PANICS;
+use crate::telemetry::counter::FUSE_REQUESTS;
+use crate::telemetry::counter::FUSE_WAITED;
+use crate::tsdb_client::Wait;
+use crate::types::FsError;
+use crate::types::NAME_BYTES_MAX;
+use fuser::FileHandle;
+use fuser::INodeNo;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::sync::Arc;
+
+pub(super) struct Calls<V: Vfs> {
+    vfs: Arc<V>,
+    workers: Workers,
+}
+
+impl<V: Vfs> Calls<V> {
+    pub(super) fn new(vfs: Arc<V>) -> io::Result<Calls<V>> {
+        Ok(Calls { vfs, workers: Workers::start()? })
+    }
+
+    /// Calls, and replies; where the call would wait, from a worker thread.
+    pub(super) fn answer<T: 'static>(
+        &self,
+        from: &fuser::Request,
+        reply: impl Reply<T>,
+        call: impl Fn(&V, &Request) -> Answer<T> + Send + 'static,
+    ) {
+        FUSE_REQUESTS.add(1);
+        let mut request = request(from);
+        match guarded(|| call(&self.vfs, &request)) {
+            Ok(answer) => reply.send(Ok(answer)),
+            Err(Stop::Error(error)) => reply.send(Err(error)),
+            Err(Stop::Waits) => {
+                request.wait = Wait::Allowed;
+                let vfs = Arc::clone(&self.vfs);
+                self.later(move || reply.send(settled(guarded(|| call(&vfs, &request)))));
+            }
+        }
+    }
+
+    /// On a worker thread.
+    fn later(&self, job: impl FnOnce() + Send + 'static) {
+        FUSE_WAITED.add(1);
+        self.workers.run(Box::new(job));
+    }
+
+    pub(super) fn list(
+        &self,
+        from: &fuser::Request,
+        dir: INodeNo,
+        after: u64,
+        mut listing: Listing,
+    ) {
+        FUSE_REQUESTS.add(1);
+        let mut request = request(from);
+        let plus = listing.has_attributes();
+        let call = move |vfs: &V, request: &Request, listing: &mut Listing| {
+            vfs.readdir(request, ino(dir)?, after, plus, listing)
+        };
+        match guarded(|| call(&self.vfs, &request, &mut listing)) {
+            Ok(()) => listing.send(Ok(())),
+            Err(Stop::Error(error)) => listing.send(Err(error)),
+            Err(Stop::Waits) => {
+                request.wait = Wait::Allowed;
+                let vfs = Arc::clone(&self.vfs);
+                self.later(move || {
+                    let answer = guarded(|| call(&vfs, &request, &mut listing));
+                    listing.send(settled(answer));
+                });
+            }
+        }
+    }
+
+    pub(super) fn sync(&self, at: INodeNo, handle: FileHandle, reply: fuser::ReplyEmpty) {
+        FUSE_REQUESTS.add(1);
+        let outcome = guarded(|| {
+            let at = ino(at)?;
+            self.vfs.fsync(at, Handle(handle.0), Box::new(move |outcome| reply.send(outcome)));
+            Ok(())
+        });
+        // The reply went along with the call, and answers EIO where it is dropped.
+        drop(outcome);
+    }
+
+    /// As [`Calls::answer`], for bytes that lie in the loop thread's buffer: copied only where they have to leave it.
+    pub(super) fn write(
+        &self,
+        from: &fuser::Request,
+        data: &[u8],
+        reply: fuser::ReplyWrite,
+        call: impl Fn(&V, &Request, &[u8]) -> Answer<u32> + Send + 'static,
+    ) {
+        FUSE_REQUESTS.add(1);
+        let mut request = request(from);
+        match guarded(|| call(&self.vfs, &request, data)) {
+            Err(Stop::Waits) => {
+                request.wait = Wait::Allowed;
+                let (vfs, data) = (Arc::clone(&self.vfs), data.to_vec());
+                self.later(move || reply.send(settled(guarded(|| call(&vfs, &request, &data)))));
+            }
+            answer => reply.send(settled(answer)),
+        }
+    }
+
+    /// For the kernel's word that it dropped something, which nobody answers.
+    pub(super) fn forget(&self, at: INodeNo, lookups: u64) {
+        // A panic has been counted.
+        let _ = guarded(|| {
+            self.vfs.forget(ino(at)?, lookups);
+            Ok(())
+        });
+    }
+
+    /// The end: everything that was taken on is answered first.
+    pub(super) fn finish(&mut self) -> Result<(), FsError> {
+        self.workers.finish();
+        settled(guarded(|| Ok(self.vfs.destroy()?)))
+    }
+}
+
+fn request(from: &fuser::Request) -> Request {
+    Request { uid: from.uid(), gid: from.gid(), pid: from.pid(), wait: Wait::Never }
+}
+
+/// A panic in a handler is our fault and costs one request, not the mount.
+fn guarded<T>(call: impl FnOnce() -> Answer<T>) -> Answer<T> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        FUSE_PANICS.add(1);
+        let said = panic.downcast_ref::<&str>().copied();
+        let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Err(Stop::Error(FsError::Io(format!(
+            "a request panicked, which is a bug: {}",
+            said.unwrap_or("it did not say why")
+        ))))
+    })
+}
+
+fn settled<T>(answer: Answer<T>) -> Result<T, FsError> {
+    answer.map_err(|stop| match stop {
+        Stop::Error(error) => error,
+        Stop::Waits => FsError::Io("a request that may wait said it would wait".to_owned()),
+    })
+}
+
+/// A name of a directory entry or attribute, owned so that a call can be repeated elsewhere. In place, because most
+/// calls are not.
+#[derive(Clone, Copy)]
+pub(super) struct Name {
+    len: usize,
+    bytes: [u8; NAME_BYTES_MAX],
+}
+
+impl Name {
+    /// A name that is too long keeps its length alone, which `get` refuses.
+    pub(super) fn new(name: &OsStr) -> Name {
+        let name = name.as_bytes();
+        let mut bytes = [0; NAME_BYTES_MAX];
+        if let Some(room) = bytes.get_mut(..name.len()) {
+            room.copy_from_slice(name);
+        }
+        Name { len: name.len(), bytes }
+    }
+
+    pub(super) fn get(&self) -> Result<&[u8], FsError> {
+        self.bytes.get(..self.len).ok_or(FsError::NameTooLong)
+    }
+}
