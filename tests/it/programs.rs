@@ -73,8 +73,8 @@ fn odd_tree(dir: &Path) {
     sh(
         dir,
         r"ln noise hard; ln -s noise soft; ln -s /nowhere/at/all dangling; mkfifo pipe; mknod null c 1 3
-        touch empty '-dash' $'new\nline' $'\xff\xfe' 'ünï'; mkdir -p empty_dir deep/er/est
-        chmod 4755 empty; chmod 1777 empty_dir; chmod 000 -- -dash; chown 1:2 noise; chown -h 3:4 soft
+        touch empty ./-dash $'new\nline' $'\xff\xfe' 'ünï'; mkdir -p empty_dir deep/er/est
+        chmod 4755 empty; chmod 1777 empty_dir; chmod 000 ./-dash; chown 1:2 noise; chown -h 3:4 soft
         touch -d '1999-12-31 23:59:59.123456789 UTC' noise; touch -h -d 2001-01-01 soft; touch -d 1960-01-01 deep
         setfattr -n user.colour -v blue noise; setfattr -n user.empty empty; setfattr -n trusted.secret -v x deep
         truncate -s 40M sparse; printf end | dd of=sparse bs=1 seek=20000000 conv=notrunc status=none",

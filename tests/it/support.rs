@@ -191,9 +191,10 @@ impl Mount {
             if let Some(status) = mount.server.0.try_wait().unwrap() {
                 panic!("the mount ended with {status}:\n{}", mount.logged());
             }
-            // The mount of a server that was killed is in the table too, but does not answer.
+            // The mount of a server that was killed is in the table too, but does not answer. This question is always
+            // asked of the server; attributes the kernel would know by itself.
             mounted(mount.dir()).is_some_and(|kind| kind.starts_with("fuse"))
-                && std::fs::metadata(mount.dir()).is_ok()
+                && rustix::fs::statfs(mount.dir()).is_ok()
         });
         mount
     }

@@ -20,6 +20,7 @@ use crate::fuse::vfs::Vfs;
 use crate::types::FsError;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use std::ffi::CString;
 use std::fs::File;
@@ -327,10 +328,10 @@ pub fn prepare(at: &Path, nonempty: bool) -> Result<PathBuf, MountError> {
     Ok(resolved)
 }
 
-/// Whether what is mounted there has lost its server.
+/// Whether what is mounted there has lost its server. Attributes the kernel may still know by itself; this it has to
+/// ask.
 fn dead(at: &Path) -> bool {
-    let told = std::fs::metadata(at).err().and_then(|error| error.raw_os_error());
-    matches!(told, Some(libc::ENOTCONN | libc::ECONNABORTED))
+    matches!(rustix::fs::statfs(at), Err(Errno::NOTCONN | Errno::CONNABORTED))
 }
 
 /// Absolute and without symbolic links. A dead mount point answers nothing about itself, but its parent does.

@@ -57,7 +57,10 @@ impl BlockStore {
         match self.file(id) {
             Ok(file) => {
                 let header = segment::check_segment_header(&*file, id, &self.store);
-                header.unwrap_or_else(&mut tell);
+                // Until it was first synced, which its row tells, a segment has promised nothing, its header neither.
+                if rowed > 0 {
+                    header.unwrap_or_else(&mut tell);
+                }
                 let mut walk = Walk::new(&*file, id, segment::FIRST_UNIT)?;
                 while let Some((unit, found)) = walk.step()? {
                     let Found::Record(record) = found else { continue };
