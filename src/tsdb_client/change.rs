@@ -74,7 +74,8 @@ impl<'a> Change<'a> {
     /// `NoSpace` where `bytes` more would not fit with everything that is still on its way.
     pub(super) fn need(&mut self, bytes: u64) -> Result<(), FsError> {
         let wanted = self.core.journal.held() + bytes;
-        if wanted <= self.local.space {
+        // Asked once for a batch, and before anybody is refused.
+        if self.local.began.is_some() && wanted <= self.local.space {
             return Ok(());
         }
         self.local.space = self.core.server.space_left();
@@ -104,7 +105,6 @@ impl<'a> Change<'a> {
             return;
         }
         self.local.began = Some(self.core.clock.steady());
-        self.local.space = self.core.server.space_left();
         if self.local.flusher_idle {
             self.local.flusher_idle = false;
             self.core.work.notify_one();

@@ -375,16 +375,15 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Forgets dirty bytes that nobody will read.
+    /// Forgets dirty bytes that nobody will read. Where none is left, the file has the size it had before them.
     pub(super) fn cut_dirty(&mut self, ino: Ino, start: u64, end: u64) {
         let Some(file) = self.local.files.get_mut(&ino) else { return };
         let before = file.dirty.bytes();
         file.dirty.cut(start, end);
-        // The size that the cut bytes gave the file went with them.
+        self.core.journal.let_go(before - file.dirty.bytes());
         if file.dirty.is_empty() {
             file.written = None;
         }
-        self.core.journal.let_go(before - file.dirty.bytes());
     }
 
     /// The next write looks again whether there is something to clear.

@@ -7,6 +7,8 @@
 
 /// The commands, from outside.
 mod cli;
+/// The client against a model, over a server in memory.
+mod client;
 /// The server killed under real writers.
 mod crash;
 /// A file system that loses what was not synced, for the tests that cut the power.
