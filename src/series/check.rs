@@ -217,7 +217,7 @@ fn check_history(
             None => walked.insert(Walked::begin(rows, key)?),
         };
         let value = series.step(&found, &mut tell);
-        let (Some(group), Some(value)) = ((groups.prefix)(key), value) else { return Ok(()) };
+        let (Some(group), Some(value)) = (groups.of(key), value) else { return Ok(()) };
         if found.from < found.to {
             index.listed += 1;
             let expected = Listed::new(found.from, found.to, &value).encode();
@@ -271,7 +271,7 @@ fn check_index(
 /// The series that an index row lists.
 fn listed_key(groups: Groups, index_key: &[u8]) -> Option<Vec<u8>> {
     let rest = index_key.get(1..)?;
-    let group = rest.get(..(groups.prefix)(rest)?)?;
+    let group = groups.of(rest)?;
     let name = index_key.get(group.len() + NODE_BYTES..)?;
     Some([group, name].concat())
 }

@@ -64,7 +64,7 @@ pub(crate) fn scan(
 
 /// The group that the whole range lies in.
 fn group_of(groups: Groups, range: &KeyRange) -> Option<&[u8]> {
-    let group = range.start.get(..(groups.prefix)(&range.start)?)?;
+    let group = groups.of(&range.start)?;
     let all = KeyRange::prefix(group);
     let inside = all.end.is_empty() || (!range.end.is_empty() && range.end <= all.end);
     inside.then_some(group)

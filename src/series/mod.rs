@@ -72,6 +72,13 @@ pub struct Groups {
     pub prefix: fn(&[u8]) -> Option<usize>,
 }
 
+impl Groups {
+    /// The group of a key, or of the beginning of one that is long enough to name it.
+    fn of(self, key: &[u8]) -> Option<&[u8]> {
+        key.get(..(self.prefix)(key)?)
+    }
+}
+
 /// What a visitor is shown: key, value. It breaks to end the scan.
 pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 

@@ -176,11 +176,10 @@ impl Node {
 /// Bytes of [`Node::prefix`] besides the group.
 pub(crate) const NODE_BYTES: usize = 10;
 
-/// The key of the index row of a version. `group` is how many bytes of `key` name its group.
-pub(crate) fn index_key(key: &[u8], group: usize, from: Stamp, to: Stamp) -> Vec<u8> {
-    let (group, rest) = key.split_at(group);
+/// The key of the index row of a version of `key`, which begins with `group`.
+pub(crate) fn index_key(key: &[u8], group: &[u8], from: Stamp, to: Stamp) -> Vec<u8> {
     let mut index = Node::around(from, to).prefix(group);
-    index.extend_from_slice(rest);
+    index.extend_from_slice(&key[group.len()..]);
     index
 }
 

@@ -4,9 +4,7 @@
 //! the batch. Changes through the mount wait while one is on its way, and what it changed is asked for anew.
 
 use crate::meta::key;
-use crate::meta::op::Batch;
 use crate::meta::op::Op;
-use crate::meta::op::Outcome;
 use crate::meta::record::Inode;
 use crate::meta::record::Record;
 use crate::tsdb_client::Client;
@@ -16,15 +14,11 @@ use crate::tsdb_client::core::Core;
 use crate::tsdb_client::lane::Driver;
 use crate::tsdb_client::local::OP_BYTES;
 use crate::types::AsOf;
-use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::Ino;
-use crate::types::SessionId;
 use crate::types::Stamp;
 use crate::types::regions;
-use crate::wire::Proposal;
 use crate::wire::Server;
-use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 impl Client {
@@ -53,16 +47,16 @@ impl Client {
     /// everything that follows. Waits; the stamp of its last step. The kernel is not told: see [`Client::invalidate`].
     ///
     /// # Errors
-    /// `Invalid` or `Io` with the reason where the server refused it: nothing was changed. `NoSpace`, `Lost`, `Closing`.
+    /// `Refused` with the reason: nothing was changed. `NoSpace`, `Lost`, `Closing`.
     pub(super) fn change_at_server(&self, ops: Vec<Op>) -> Result<Stamp, FsError> {
         let core = &*self.core;
         core.change(|change| change.need(OP_BYTES * ops.len() as u64))?;
         let frozen = core.freeze()?;
         let last = frozen.close();
         core.drive(Driver::Flusher);
-        core.journal.wait_applied(last)?;
+        core.await_applied(last)?;
         let touched: Vec<Touched> = ops.iter().map(|op| core.touched(op)).collect();
-        let applied = core.apply_apart(ops);
+        let applied = core.server.administer_all(ops);
         // Entering demotes what is left of earlier batches, so the server's rows are the newest now; and with the next
         // turn nobody caches what was asked for before.
         core.enter().turn += 1;
@@ -146,23 +140,6 @@ impl Core {
                 Touched::Contents { ino: *ino, start: 0, end: 0 }
             }
             _ => Touched::Anything,
-        }
-    }
-
-    fn apply_apart(&self, ops: Vec<Op>) -> Result<Stamp, FsError> {
-        let count = u32::try_from(ops.len())
-            .map_err(|_| FsError::Invalid("a batch has at most 2^32 ops"))?;
-        let (session, seq) = (SessionId(0), BatchSeq(0));
-        let batch = Batch { session, seq, epoch: 0, ops }.encode();
-        let (tell, told) = sync_channel(1);
-        self.server.propose(
-            Proposal { session, seq, ops: count, batch },
-            Box::new(|_| {}),
-            Box::new(move |result| drop(tell.send(result))),
-        );
-        match told.recv().unwrap_or(Err(FsError::Closing))? {
-            (Outcome::Applied | Outcome::Repeated, stamp) => Ok(stamp),
-            (Outcome::Refused { why, .. }, _) => Err(FsError::Io(why)),
         }
     }
 

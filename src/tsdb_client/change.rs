@@ -104,9 +104,11 @@ impl<'a> Change<'a> {
         if self.local.began.is_some() {
             return;
         }
-        self.local.began = Some(self.core.clock.steady());
-        if self.local.flusher_idle {
-            self.local.flusher_idle = false;
+        let now = self.core.clock.steady();
+        let due = now + self.core.options.window;
+        self.local.began = Some(now);
+        if self.local.flusher_wakes > due {
+            self.local.flusher_wakes = due;
             self.core.work.notify_one();
         }
     }

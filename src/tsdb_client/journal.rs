@@ -53,8 +53,6 @@ pub(super) fn loss(told: Option<&Told>, why: &str) -> FsError {
 struct Progress {
     durable: BatchSeq,
     applied: BatchSeq,
-    /// Of the last step of the last applied batch.
-    stamp: Stamp,
     /// Why, from the first loss on.
     lost: Option<String>,
     waiters: BTreeMap<BatchSeq, Vec<Waiter>>,
@@ -140,10 +138,9 @@ impl Journal {
     ) {
         self.let_go(bytes);
         match result {
-            Ok((Outcome::Applied | Outcome::Repeated, stamp)) => {
+            Ok((Outcome::Applied | Outcome::Repeated, _)) => {
                 let mut progress = self.progress.lock();
                 progress.applied = progress.applied.max(seq);
-                progress.stamp = progress.stamp.max(stamp);
                 self.applied.store(progress.applied.0, Release);
             }
             Ok((Outcome::Refused { op, why }, _)) => {
@@ -168,11 +165,11 @@ impl Journal {
         waiters.into_values().flatten().for_each(|waiter| waiter.answer(Some(why)));
     }
 
-    /// Waits until batch `seq` is applied. The stamp of the last step applied.
+    /// Waits until batch `seq` is applied.
     ///
     /// # Errors
     /// `Lost`.
-    pub(super) fn wait_applied(&self, seq: BatchSeq) -> Result<Stamp, FsError> {
+    pub(super) fn wait_applied(&self, seq: BatchSeq) -> Result<(), FsError> {
         let mut progress = self.progress.lock();
         while progress.applied < seq {
             if let Some(why) = &progress.lost {
@@ -180,7 +177,7 @@ impl Journal {
             }
             self.changed.wait(&mut progress);
         }
-        Ok(progress.stamp)
+        Ok(())
     }
 
     /// Waits until at most `bytes_max` are held, or something is lost.

@@ -181,6 +181,7 @@ impl Core {
                 local.flusher_asked = false;
                 drop(local);
                 self.drive(Driver::Flusher);
+                self.rewrite_crowded();
                 if let Err(error) = self.refill_inos() {
                     tracing::warn!(%error, "no fresh inode numbers");
                 }
@@ -189,14 +190,13 @@ impl Core {
             if local.stopped {
                 return;
             }
+            // Whoever begins a batch that is due earlier wakes it.
+            local.flusher_wakes = due.unwrap_or(Duration::MAX);
             match due {
                 Some(due) => drop(self.work.wait_for(&mut local, due.saturating_sub(now))),
-                None => {
-                    local.flusher_idle = true;
-                    self.work.wait(&mut local);
-                    local.flusher_idle = false;
-                }
+                None => self.work.wait(&mut local),
             }
+            local.flusher_wakes = Duration::ZERO;
         }
     }
 

@@ -4,6 +4,7 @@
 
 use crate::meta::op::Op;
 use crate::tsdb_client::Handle;
+use crate::tsdb_client::crowd::Crowded;
 use crate::tsdb_client::dirty::Dirty;
 use crate::tsdb_client::journal::Told;
 use crate::tsdb_client::overlay::Overlay;
@@ -48,6 +49,8 @@ pub(super) struct Local {
     pub(super) dirty: Vec<Ino>,
     /// Those written since their last version.
     pub(super) unfinished: BTreeSet<Ino>,
+    /// Regions to be written anew.
+    pub(super) crowded: Vec<Crowded>,
     pub(super) handles: HashMap<u64, OpenHandle>,
     next_handle: u64,
     /// Inode numbers to be given out, in order.
@@ -60,8 +63,8 @@ pub(super) struct Local {
     pub(super) asked: bool,
     /// The flusher is to drive the lane.
     pub(super) flusher_asked: bool,
-    /// The flusher sleeps without a deadline: the first change wakes it.
-    pub(super) flusher_idle: bool,
+    /// When the flusher wakes by itself.
+    pub(super) flusher_wakes: Duration,
     /// Somebody has ops applied that cannot be run here: changes wait.
     pub(super) frozen: bool,
     /// Closing or closed: changes fail.
@@ -158,6 +161,7 @@ impl Local {
             files: HashMap::new(),
             dirty: Vec::new(),
             unfinished: BTreeSet::new(),
+            crowded: Vec::new(),
             handles: HashMap::new(),
             next_handle: 1,
             inos: VecDeque::new(),
@@ -165,7 +169,7 @@ impl Local {
             began: None,
             asked: false,
             flusher_asked: false,
-            flusher_idle: false,
+            flusher_wakes: Duration::ZERO,
             frozen: false,
             ended: false,
             stopped: false,

@@ -15,6 +15,7 @@ mod change;
 mod contents;
 mod control;
 mod core;
+mod crowd;
 mod dirty;
 mod files;
 mod journal;
@@ -53,7 +54,9 @@ pub use crate::meta::op::SetAttr;
 pub use crate::meta::op::XattrHow;
 
 use crate::env::Clock;
+use crate::meta::key::StateKey;
 use crate::meta::op::Op;
+use crate::series::KeyRange;
 use crate::tsdb_client::core::Core;
 use crate::tsdb_client::lane::Driver;
 use crate::types::FsError;
@@ -130,9 +133,8 @@ impl Client {
         let Some(flusher) = self.flusher.lock().take() else { return Ok(()) };
         let last = self.core.end();
         self.core.drive(Driver::Flusher);
-        let sent = self.core.journal.wait_applied(last);
-        let session = self.core.session;
-        let ended = sent.and_then(|_| self.core.server.administer(Op::EndSession { session }));
+        let sent = self.core.await_applied(last);
+        let ended = sent.and_then(|()| self.end_session());
         self.core.stop();
         if flusher.join().is_err() {
             tracing::error!("the flusher panicked");
@@ -141,7 +143,19 @@ impl Client {
             drop(queue);
             let _ = thread.join();
         }
-        ended.map(|_| ())
+        ended
+    }
+
+    /// One op takes a bounded number of files that were open without a name.
+    fn end_session(&self) -> Result<(), FsError> {
+        let (server, session) = (&*self.core.server, self.core.session);
+        let row = KeyRange::prefix(&StateKey::Session { session }.encode());
+        loop {
+            server.administer(Op::EndSession { session })?;
+            if server.state(&row, 1)?.rows.is_empty() {
+                return Ok(());
+            }
+        }
     }
 
     /// Has `f` called with what the kernel must forget after a restore or an undelete. The first call counts.

@@ -316,6 +316,10 @@ impl Client {
                 change.need(NAME_ROOM_BYTES)?;
             }
             change.set(ino, set.clone(), time)?;
+            if set.size.is_some() && !change.local.is_open(ino) {
+                // Nobody will close it.
+                change.run(Op::Version { ino })?;
+            }
             change.attr(ino)
         })
     }

@@ -16,6 +16,7 @@ use crate::tsdb_client::FileVersion;
 use crate::tsdb_client::Marked;
 use crate::tsdb_client::core::Core;
 use crate::types::AsOf;
+use crate::types::BatchSeq;
 use crate::types::FileKind;
 use crate::types::FsError;
 use crate::types::Ino;
@@ -41,8 +42,20 @@ impl Core {
     ///
     /// # Errors
     /// `Lost`, `Closing`.
-    pub(super) fn settle(&self) -> Result<Stamp, FsError> {
+    pub(super) fn settle(&self) -> Result<(), FsError> {
         let seq = self.send_all()?;
+        self.await_applied(seq)
+    }
+
+    /// Waits until a batch that was sent is applied. A server is in no hurry with that unless it is asked for something
+    /// that comes after.
+    pub(super) fn await_applied(&self, seq: BatchSeq) -> Result<(), FsError> {
+        if self.journal.applied() < seq
+            && let Err(error) = self.server.barrier()
+        {
+            self.journal.check()?;
+            return Err(error);
+        }
         self.journal.wait_applied(seq)
     }
 

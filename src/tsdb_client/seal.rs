@@ -3,8 +3,11 @@
 //! Pieces end at multiples of [`CELL_BYTES`], so that a file written twice in different ways has the same pieces, and so
 //! that reading a little of a large file unpacks little. Not here: when to seal.
 
+use crate::meta::key;
 use crate::meta::op::Op;
 use crate::meta::op::Piece;
+use crate::meta::record::Inode;
+use crate::meta::record::Record;
 use crate::tsdb_client::change::Change;
 use crate::tsdb_client::dirty::Data;
 use crate::tsdb_client::dirty::Part;
@@ -15,6 +18,7 @@ use crate::types::INLINE_BYTES_MAX;
 use crate::types::Ino;
 use crate::types::OP_PAYLOAD_BYTES_MAX;
 use crate::types::REGION_BYTES;
+use crate::types::Region;
 use crate::types::Time;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -41,7 +45,10 @@ impl Change<'_> {
         let Some(written) = file.written.filter(|_| !file.dirty.is_empty()) else { return Ok(()) };
         let mut runs = runs(file.dirty.take(start, end)).into_iter();
         while let Some(run) = runs.next() {
-            let Err(error) = self.seal_run(ino, &run, written.time) else { continue };
+            let Err(error) = self.seal_run(ino, &run, written.time) else {
+                self.note_crowd(ino, &run);
+                continue;
+            };
             let rest = run.into_iter().chain(runs.flatten());
             if self.is_short() {
                 self.put_back(ino, rest);
@@ -56,6 +63,20 @@ impl Change<'_> {
             file.written = None;
         }
         Ok(())
+    }
+
+    /// A small write may have been one too many for its region.
+    fn note_crowd(&mut self, ino: Ino, run: &[Part]) {
+        let start = run[0].start;
+        let end = run[run.len() - 1].end();
+        let key = key::inode(ino);
+        // The write has put the row.
+        let Some(Some(row)) = self.local.series.get(&key) else { return };
+        if end - start < CELL_BYTES
+            && let Ok(inode) = Inode::from_row(&key, &row)
+        {
+            self.note_crowded(ino, inode.generation, Region::of(start));
+        }
     }
 
     fn put_back(&mut self, ino: Ino, parts: impl Iterator<Item = Part>) {
@@ -75,7 +96,7 @@ impl Change<'_> {
     }
 
     /// One op for bytes without a gap. They count as held already.
-    fn seal_run(&mut self, ino: Ino, run: &[Part], time: Time) -> Result<(), FsError> {
+    pub(super) fn seal_run(&mut self, ino: Ino, run: &[Part], time: Time) -> Result<(), FsError> {
         let offset = run.first().expect("a run has parts").start;
         let mut blocks = Vec::new();
         let mut next = self.local.next_block;

@@ -419,10 +419,10 @@ impl Server for Node {
         })
     }
 
-    fn administer(&self, op: Op) -> Result<Stamp, FsError> {
-        let (session, seq) = (SessionId(0), BatchSeq(0));
-        let batch = Batch { session, seq, epoch: 0, ops: vec![op] }.encode();
-        let (outcome, stamp) = self.replica.apply(Proposal { session, seq, ops: 1, batch })?;
+    fn administer_all(&self, ops: Vec<Op>) -> Result<Stamp, FsError> {
+        let (session, seq, count) = (SessionId(0), BatchSeq(0), ops.len() as u32);
+        let batch = Batch { session, seq, epoch: 0, ops }.encode();
+        let (outcome, stamp) = self.replica.apply(Proposal { session, seq, ops: count, batch })?;
         match outcome {
             Outcome::Applied | Outcome::Repeated => Ok(stamp),
             Outcome::Refused { why, .. } => Err(FsError::Refused(why)),

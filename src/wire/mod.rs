@@ -5,6 +5,7 @@
 
 pub mod control;
 
+use crate::meta::op::Op;
 use crate::meta::op::Outcome;
 use crate::series::Direction;
 use crate::series::KeyRange;
@@ -190,10 +191,18 @@ pub trait Server: Send + Sync {
     /// `Io`.
     fn status(&self) -> Result<Status, FsError>;
 
-    /// A server's own batch that carries no session number: purge, forget, retention, mark removal.
-    /// Waits until it is applied.
+    /// A batch of the server's own, without a session's number: purge, forget, retention, marks, what only a server can
+    /// resolve. Waits until it is applied; the stamp of its last step.
     ///
     /// # Errors
-    /// `Invalid` with the reason of the refusal, `Io`, `Closing`.
-    fn administer(&self, op: crate::meta::op::Op) -> Result<Stamp, FsError>;
+    /// `Refused` with the reason: nothing was changed. `Io`, `NoSpace`, `Closing`.
+    fn administer_all(&self, ops: Vec<Op>) -> Result<Stamp, FsError>;
+
+    /// The same, of one op.
+    ///
+    /// # Errors
+    /// As for `administer_all`.
+    fn administer(&self, op: Op) -> Result<Stamp, FsError> {
+        self.administer_all(vec![op])
+    }
 }

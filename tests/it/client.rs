@@ -106,7 +106,7 @@ fn a_loss_is_told_once_as_a_loss_and_nothing_succeeds_after_it() {
     let client = open(&server, options());
     let (_, handle) = file(&client, b"a");
     let (ino, other) = file(&client, b"b");
-    fsync(&client, None).unwrap();
+    client.now_readable(client.clock().wall()).unwrap();
     server.lose();
     write(&client, handle, 0, b"gone");
     assert!(matches!(fsync(&client, Some(handle)), Err(FsError::Lost(_))));
@@ -201,4 +201,39 @@ fn each_close_after_a_write_is_a_version_of_the_name() {
     assert_eq!(gone.len(), 1);
     assert_eq!((&*gone[0].name, gone[0].last >= mark), (&b"a"[..], true));
     assert_eq!(client.lookup(Ino::ROOT, b"a", AsOf::At(gone[0].last)).unwrap().size, 500);
+}
+
+#[test]
+fn a_crowded_region_is_written_anew_and_reads_the_same() {
+    let server = Memory::new();
+    let client = open(&server, options());
+    let (ino, handle) = file(&client, b"a");
+    let mut model = vec![1; 1 << 20];
+    write(&client, handle, 0, &model);
+    let extents = |client: &Client| {
+        fsync(client, Some(handle)).unwrap();
+        client.now_readable(client.clock().wall()).unwrap();
+        let key = tsfs::meta::key::extents(ino, Default::default(), Default::default());
+        let row = tsfs::wire::Server::get(&*server, &key, AsOf::Now).unwrap().unwrap();
+        tsfs::meta::extents::Extents::from_row(&key, &row).unwrap().iter().count()
+    };
+    let mut most = 0;
+    for n in 0..1500_usize {
+        let at = n * 641 % ((1 << 20) - 8);
+        write(&client, handle, at as u64, &[n as u8; 8]);
+        model[at..at + 8].fill(n as u8);
+        client.flush(handle).unwrap();
+        if n % 100 == 99 {
+            most = most.max(extents(&client));
+        }
+    }
+    assert!(most > 500, "the edits do not touch each other: {most}");
+    let attr = client.getattr(ino, AsOf::Now).unwrap();
+    let begun = client.clock().steady();
+    while extents(&client) > 1100 {
+        let waited = client.clock().steady() - begun;
+        assert!(waited < Duration::from_secs(20), "it is written anew");
+    }
+    assert_eq!(read(&client, ino, AsOf::Now, 0, 1 << 20), model);
+    assert_eq!(client.getattr(ino, AsOf::Now).unwrap().mtime, attr.mtime, "nobody wrote");
 }

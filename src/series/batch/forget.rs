@@ -60,7 +60,7 @@ impl Batch<'_> {
             self.history.insert(row::past_key(key, older.from), Some(row));
         }
         self.history.insert(row::past_key(key, from), None);
-        if let Some(group) = (self.groups.prefix)(key) {
+        if let Some(group) = self.groups.of(key) {
             self.history.insert(row::index_key(key, group, from, found.to), None);
         }
         Ok(true)

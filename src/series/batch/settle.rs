@@ -84,7 +84,7 @@ fn push_past(
         };
         run = if told.is_some() { run + 1 } else { 0 };
         changes.put(Family::History, row::past_key(key, *from), row.encode(*from));
-        if let Some(group) = (groups.prefix)(key) {
+        if let Some(group) = groups.of(key) {
             let listed = Listed::new(*from, *to, value).encode();
             changes.put(Family::History, row::index_key(key, group, *from, *to), listed);
         }

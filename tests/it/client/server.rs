@@ -361,13 +361,13 @@ impl Server for Memory {
         Ok(Status::default())
     }
 
-    fn administer(&self, op: Op) -> Result<Stamp, FsError> {
-        let (session, seq) = (SessionId(0), BatchSeq(0));
-        let batch = Batch { session, seq, epoch: 0, ops: vec![op] }.encode();
+    fn administer_all(&self, ops: Vec<Op>) -> Result<Stamp, FsError> {
+        let (session, seq, count) = (SessionId(0), BatchSeq(0), ops.len() as u32);
+        let batch = Batch { session, seq, epoch: 0, ops }.encode();
         let (tell, told) = sync_channel(2);
         let failed = tell.clone();
         self.propose(
-            Proposal { session, seq, ops: 1, batch },
+            Proposal { session, seq, ops: count, batch },
             Box::new(move |result| {
                 if let Err(error) = result {
                     drop(failed.send(Err(error)))
@@ -376,7 +376,7 @@ impl Server for Memory {
             Box::new(move |result| drop(tell.send(result))),
         );
         match told.recv().unwrap_or(Err(FsError::Closing))? {
-            (Outcome::Refused { why, .. }, _) => Err(FsError::Io(why)),
+            (Outcome::Refused { why, .. }, _) => Err(FsError::Refused(why)),
             (_, stamp) => Ok(stamp),
         }
     }
