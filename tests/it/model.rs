@@ -40,7 +40,7 @@ use world::View;
 use world::World;
 
 /// Runs in `make test`; more with `TSFS_SEEDS`.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 12;
 const BATCHES: u64 = 60;
 
 #[test]

@@ -33,35 +33,26 @@ use crate::types::Stamp;
 use bytes::Bytes;
 use std::ops::ControlFlow;
 
-/// Whether a purge with this horizon, which is not after the one in force, would find something to do. At most a few seeks.
+/// Whether a purge with this horizon would find something to do. A few seeks.
 ///
 /// # Errors
 /// `Damaged`, `Io`.
 pub fn is_pending(rows: &dyn Rows, horizon: Stamp) -> Result<bool, FsError> {
-    for queue in [StateKey::sweeps(), StateKey::unmarked()] {
-        if first_row(rows, Family::State, &queue)?.is_some() {
+    for (family, queue) in [
+        (Family::State, StateKey::sweeps()),
+        (Family::State, StateKey::unmarked()),
+        (Family::Changes, batches_until(horizon)),
+    ] {
+        let mut any = false;
+        rows.scan(family, &queue, Direction::Forward, &mut |_, _| {
+            any = true;
+            ControlFlow::Break(())
+        })?;
+        if any {
             return Ok(true);
         }
     }
-    let Some((key, row)) = first_row(rows, Family::Changes, &batches_until(horizon))? else {
-        return Ok(false);
-    };
-    // Of a batch that the horizon divides, the later steps wait.
-    let events = changes::Record::decode(&key, &row)?.events;
-    Ok(events.is_empty() || events.iter().any(|event| event.stamp <= horizon))
-}
-
-fn first_row(
-    rows: &dyn Rows,
-    family: Family,
-    range: &KeyRange,
-) -> Result<Option<(Vec<u8>, Bytes)>, FsError> {
-    let mut first = None;
-    rows.scan(family, range, Direction::Forward, &mut |key, row| {
-        first = Some((key.to_vec(), Bytes::copy_from_slice(row)));
-        ControlFlow::Break(())
-    })?;
-    Ok(first)
+    Ok(false)
 }
 
 /// The records of batches whose first stamp is at or before `horizon`.
@@ -183,7 +174,7 @@ impl Apply<'_> {
     fn work_off(&mut self, horizon: Stamp, budget: &mut usize) -> Result<(), FsError> {
         for (key, row) in self.changes_until(horizon, *budget)? {
             let mut record = changes::Record::decode(&key, &row)?;
-            let (mut left, all) = (Vec::new(), record.events.len());
+            let mut left = Vec::new();
             for event in std::mem::take(&mut record.events) {
                 if event.stamp > horizon || event.what.ended() && *budget == 0 {
                     left.push(event);
@@ -192,14 +183,11 @@ impl Apply<'_> {
                     self.version_ended(&event.key, event.stamp)?;
                 }
             }
+            // What is left goes under its own first stamp: where the horizon divides a batch, nothing stays before it.
             let replica = self.replica()?;
-            if left.is_empty() {
-                replica.changes_remove(record.stamp);
-            } else {
-                if left.len() < all {
-                    record.events = left;
-                    replica.changes_keep(&record);
-                }
+            replica.changes_remove(record.stamp);
+            if let Some(stamp) = left.iter().map(|event| event.stamp).min() {
+                replica.changes_keep(&changes::Record { stamp, events: left, ..record });
                 return Ok(());
             }
             *budget = budget.saturating_sub(1);

@@ -6,6 +6,7 @@
 
 use crate::meta::extents::Extents;
 use crate::meta::key::Key;
+use crate::meta::key::StateKey;
 use crate::meta::op::Op;
 use crate::meta::record::Inode;
 use crate::meta::record::Record;
@@ -28,6 +29,7 @@ use crate::wire::control::Freed;
 use crate::wire::control::Moment;
 use crate::wire::control::Raw;
 use bytes::Bytes;
+use std::collections::HashMap;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
@@ -64,6 +66,34 @@ impl Under {
             }
         }
     }
+}
+
+/// Keys that go into one op, and how many versions of them ended.
+#[derive(PartialEq, Eq, Debug)]
+struct Portion {
+    keys: Vec<Bytes>,
+    versions: u64,
+}
+
+/// Inodes come first, and not in one op with others: contents go only where no version of their inode shows them.
+fn portions(ended: HashMap<Vec<u8>, u64>) -> Vec<Portion> {
+    let is_inode = |key: &[u8]| matches!(Key::decode(key), Some(Key::Inode { .. }));
+    let mut ended: Vec<_> = ended.into_iter().collect();
+    ended.sort_unstable_by(|(a, _), (b, _)| (!is_inode(a), a).cmp(&(!is_inode(b), b)));
+    let mut portions: Vec<Portion> = Vec::new();
+    for (key, versions) in ended {
+        match portions.last_mut() {
+            Some(last)
+                if last.versions + versions <= u64::from(VERSIONS_PER_OP)
+                    && is_inode(&last.keys[0]) == is_inode(&key) =>
+            {
+                last.keys.push(key.into());
+                last.versions += versions;
+            }
+            _ => portions.push(Portion { keys: vec![key.into()], versions }),
+        }
+    }
+    portions
 }
 
 impl Job<'_> {
@@ -114,7 +144,11 @@ impl Job<'_> {
             let begun = self.client.clock().steady();
             server.administer(Op::Purge { horizon: before, rows: VERSIONS_PER_OP })?;
             ops += 1;
-            if server.changes(Stamp::ZERO, before, 1)?.rows.is_empty() {
+            // What was forgotten may have left contents that nothing leads to any more; they are swept last.
+            if server.changes(Stamp::ZERO, before, 1)?.rows.is_empty()
+                && server.state(&StateKey::unmarked(), 1)?.rows.is_empty()
+                && server.state(&StateKey::sweeps(), 1)?.rows.is_empty()
+            {
                 return Ok(());
             }
             let done = (ops * u64::from(VERSIONS_PER_OP)).min(freed.versions);
@@ -126,21 +160,22 @@ impl Job<'_> {
     }
 
     fn purge_under(&mut self, scope: &Scope, before: Stamp, freed: &mut Freed) -> Result<(), End> {
-        let mut keys: HashSet<Vec<u8>> = HashSet::new();
+        let mut ended: HashMap<Vec<u8>, u64> = HashMap::new();
         self.each_ended(scope, before, freed, &mut |event| {
-            keys.insert(event.key.clone());
+            *ended.entry(event.key.clone()).or_default() += 1;
             Ok(())
         })?;
-        let (total, mut done) = (keys.len() as u64, 0);
-        let mut keys: Vec<_> = keys.into_iter().map(Bytes::from).collect();
-        keys.sort_unstable();
-        for keys in keys.chunks(VERSIONS_PER_OP as usize) {
-            let begun = self.client.clock().steady();
-            self.client.server().administer(Op::Forget { keys: keys.to_vec(), before })?;
-            done += keys.len() as u64;
-            self.progress("purging", done, Some(total), "rows")?;
-            let took = self.client.clock().steady().saturating_sub(begun);
-            self.client.pause(took);
+        let (total, mut done) = (ended.values().sum(), 0);
+        for Portion { keys, versions } in portions(ended) {
+            // A key may have more versions than one op forgets.
+            for _ in 0..versions.div_ceil(u64::from(VERSIONS_PER_OP)) {
+                let begun = self.client.clock().steady();
+                self.client.server().administer(Op::Forget { keys: keys.clone(), before })?;
+                let took = self.client.clock().steady().saturating_sub(begun);
+                self.client.pause(took);
+            }
+            done += versions;
+            self.progress("purging", done, Some(total), "versions")?;
         }
         Ok(())
     }
@@ -265,5 +300,39 @@ impl Job<'_> {
             }
         }
         Ok(under)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::key;
+    use crate::types::Generation;
+    use crate::types::Region;
+
+    #[test]
+    fn inodes_are_forgotten_before_what_they_show() {
+        let ino = |raw| Ino::new(raw).unwrap();
+        let extents = |raw| key::extents(ino(raw), Generation(0), Region(0)).to_vec();
+        let inode = |raw| key::inode(ino(raw)).to_vec();
+        let ended = HashMap::from([
+            (extents(1), 300),
+            (inode(1), 1000),
+            (extents(2), 100),
+            (inode(2), 2),
+            (inode(3), 5),
+        ]);
+        let portion = |keys: &[Vec<u8>], versions| Portion {
+            keys: keys.iter().map(|key| Bytes::copy_from_slice(key)).collect(),
+            versions,
+        };
+        assert_eq!(
+            portions(ended),
+            [
+                portion(&[inode(1)], 1000),
+                portion(&[inode(2), inode(3)], 7),
+                portion(&[extents(1), extents(2)], 400),
+            ]
+        );
     }
 }
