@@ -26,12 +26,16 @@ use rocksdb::WriteOptions;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 mod reclaim;
 mod tuning;
 
 /// The row of [`Family::Local`] that says how the table is laid out. No other row there may have this name.
 const FORMAT_KEY: &[u8] = b"format";
+/// A row of [`Family::Local`] that is never there.
+const PROBE_KEY: &[u8] = b"probe";
 /// The layout this program writes and reads.
 const FORMAT: u8 = 1;
 /// RocksDB's own column family, which must exist; we keep nothing in it.
@@ -68,6 +72,8 @@ pub struct RocksTable {
     point_reads: ReadOptions,
     unlogged: WriteOptions,
     sweep: Mutex<reclaim::Sweep>,
+    /// A flush found the disk full, and RocksDB has not gone on since.
+    full: AtomicBool,
 }
 
 impl RocksTable {
@@ -90,8 +96,10 @@ impl RocksTable {
                 dir.display()
             )));
         }
+        let unused = ColumnFamilyDescriptor::new(DEFAULT_FAMILY, tuning::unused());
         let families = tuning::families(options)
-            .map(|(family, options)| ColumnFamilyDescriptor::new(name(family), options));
+            .map(|(family, options)| ColumnFamilyDescriptor::new(name(family), options))
+            .chain([unused]);
         let db = DB::open_cf_descriptors(&db_options, dir, families).map_err(fail)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
@@ -101,6 +109,7 @@ impl RocksTable {
             point_reads: tuning::reads(),
             unlogged,
             sweep: Mutex::default(),
+            full: AtomicBool::new(false),
         };
         tuning::after_open(&table)?;
         table.check_format()?;
@@ -260,10 +269,21 @@ impl Table for RocksTable {
     }
 
     fn flush(&self) -> Result<(), FsError> {
+        // RocksDB looks for space by itself and then goes on, but only once no flush is asked for: whoever keeps asking
+        // keeps it from it. A write says how things are without asking for anything.
+        if self.full.load(Ordering::Relaxed) {
+            let mut probe = Changes::default();
+            probe.delete(Family::Local, PROBE_KEY);
+            self.write(probe)?;
+            self.full.store(false, Ordering::Relaxed);
+        }
         let handles = Family::ALL.map(|family| self.family(family));
-        self.db
-            .flush_cfs_opt(&handles, &FlushOptions::default())
-            .map_err(|error| self.fault("flush", &error))
+        let flushed = self.db.flush_cfs_opt(&handles, &FlushOptions::default());
+        flushed.map_err(|error| {
+            let fault = self.fault("flush", &error);
+            self.full.store(fault == FsError::NoSpace, Ordering::Relaxed);
+            fault
+        })
     }
 }
 

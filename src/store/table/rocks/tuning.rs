@@ -77,6 +77,14 @@ pub(super) fn families(options: &Options) -> impl Iterator<Item = (Family, rocks
     })
 }
 
+/// Options of the family that we keep nothing in. After the disk was full, RocksDB goes on once as much is free as the largest
+/// write buffer of all families, this one's included.
+pub(super) fn unused() -> rocksdb::Options {
+    let mut options = rocksdb::Options::default();
+    options.set_write_buffer_size(64 << 10);
+    options
+}
+
 /// Options of every read.
 pub(super) fn reads() -> ReadOptions {
     let mut options = ReadOptions::default();
