@@ -5,6 +5,7 @@
 
 use crate::embedded::Contents;
 use crate::embedded::Open;
+use crate::embedded::fsck;
 use crate::support::Random;
 use crate::support::run;
 use crate::support::scratch;
@@ -61,7 +62,8 @@ impl Store {
         };
         let store = Store { scratch, dir, then: (stamp, old), now: new };
         // Of a copy, because reading a store also replays its log.
-        let errors = store.damaged(Path::new("tsfs-store"), |_| ());
+        let clean = |label: &Path| assert_eq!(fsck(label.parent().unwrap()), [""; 0]);
+        let errors = store.damaged(Path::new("tsfs-store"), clean);
         assert!(errors.is_empty(), "nothing is damaged yet: {errors:?}");
         store
     }
@@ -104,14 +106,16 @@ impl Store {
         files
     }
 
-    /// Damages a copy of the store and reads it.
+    /// Damages a copy of the store and reads it. What reading meets, fsck must have found before.
     #[track_caller]
     fn damaged(&self, file: &Path, damage: impl FnOnce(&Path)) -> Vec<String> {
         let copy = self.scratch.path().join("copy");
         run(Command::new("cp").args(["-a", "--sparse=always"]).arg(&self.dir).arg(&copy));
         damage(&copy.join(file));
+        let found = fsck(&copy);
         let errors = self.read_all(&copy);
         fs::remove_dir_all(&copy).unwrap();
+        assert!(errors.is_empty() || !found.is_empty(), "fsck found nothing: {errors:#?}");
         errors.iter().map(ToString::to_string).collect()
     }
 

@@ -15,6 +15,7 @@ use tsfs::tsdb_client::New;
 use tsfs::tsdb_client::Wait;
 use tsfs::tsdb_server::node::Fresh;
 use tsfs::tsdb_server::node::Node;
+use tsfs::tsdb_server::offline;
 use tsfs::tsdb_server::open::Options;
 use tsfs::types::AsOf;
 use tsfs::types::FileKind;
@@ -84,4 +85,23 @@ impl Open {
         let ended = self.client.close();
         self.node.close().and(ended)
     }
+}
+
+/// What `tsfs fsck` finds in a store that nobody has open: a sentence each.
+pub(crate) fn fsck(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let checked = offline::check(
+        dir,
+        &RealDisk::shared(),
+        SystemClock::shared(),
+        &options(false),
+        false,
+        &mut |_, _, _, _| {},
+        &mut |finding| found.push(finding.what),
+    );
+    match checked {
+        Ok(summary) => assert_eq!(summary.faults, found.len() as u64, "{found:#?}"),
+        Err(error) => found.push(error.to_string()),
+    }
+    found
 }
