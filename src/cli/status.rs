@@ -78,6 +78,11 @@ fn show(status: &Status, context: &Context) -> anyhow::Result<()> {
     let out = &context.out;
     let line = |name: &str, text: String| out.say(format_args!("{name:9} {text}"));
     let on_disk = status.block_bytes + status.table_bytes + status.log_bytes;
+    // A small store is mostly space taken ahead: then there is nothing to say.
+    let saved = match status.saved_bytes {
+        0 => String::new(),
+        saved => format!("; compression and sharing save {}", show_size(saved)),
+    };
     line("store", format!("{} at {}", status.store, status.path))?;
     line(
         "disk",
@@ -97,12 +102,11 @@ fn show(status: &Status, context: &Context) -> anyhow::Result<()> {
     line(
         "on disk",
         format!(
-            "{} (contents {}, tables {}, log {}); compression saves {}",
+            "{} (contents {}, tables {}, log {}){saved}",
             show_size(on_disk),
             show_size(status.block_bytes),
             show_size(status.table_bytes),
             show_size(status.log_bytes),
-            show_size(status.saved_bytes)
         ),
     )?;
     if status.health.is_empty() {

@@ -122,7 +122,8 @@ impl Client {
         Ok(Some(len))
     }
 
-    /// A descriptor of this handle is closed: what was written is a version now.
+    /// A descriptor of this handle is closed: what was written is a version now. What was only made or emptied becomes one
+    /// with the last descriptor.
     ///
     /// # Errors
     /// `BadHandle`; `Lost`, or why written bytes could not be kept.
@@ -131,9 +132,7 @@ impl Client {
             let local = self.core.enter();
             let open = local.handle(handle)?;
             let file = local.files.get(&open.ino);
-            if !open.write
-                || file.is_none_or(|file| file.unfinished.is_none() && file.failed.is_none())
-            {
+            if !open.write || file.is_none_or(|file| !file.wrote && file.failed.is_none()) {
                 return Ok(());
             }
             open.told.clone()
@@ -235,6 +234,7 @@ impl Change<'_> {
         if file.dirty.is_empty() {
             local.dirty.push(ino);
         }
+        file.wrote = true;
         let before = file.dirty.bytes();
         file.dirty.write(offset, data);
         // What lies under it is counted already.

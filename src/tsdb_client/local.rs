@@ -108,6 +108,9 @@ pub(super) struct File {
     pub(super) written: Option<Written>,
     /// Since when it has contents that no version holds.
     pub(super) unfinished: Option<Duration>,
+    /// Bytes were written to it since its last version. Where it was only made or emptied, the close of a descriptor that
+    /// others share (a shell's, before the program starts) is not the end of anything.
+    pub(super) wrote: bool,
     /// Its last name is gone: the last handle releases it.
     pub(super) orphan: bool,
     /// It has neither set-id bits nor security.capability to clear.
@@ -223,6 +226,7 @@ impl Local {
     pub(super) fn note_finished(&mut self, ino: Ino) {
         if let Some(file) = self.files.get_mut(&ino) {
             file.unfinished = None;
+            file.wrote = false;
         }
         self.unfinished.remove(&ino);
     }

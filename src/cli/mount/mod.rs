@@ -46,10 +46,11 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
-    // Read here too, so that a mistake is told before anything is started.
+    // Read before anything is started, so that a mistake is told by whoever was called.
     let options = options::read(args, context)?;
+    let settings = options.settings(&args.store, context)?;
     if args.foreground || context.background {
-        return serve::run(args, options, context);
+        return serve::run(args, options, &settings, context);
     }
     background::start()
 }

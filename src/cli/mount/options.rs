@@ -5,8 +5,10 @@ use crate::cli::mount::Args;
 use crate::cli::when;
 use crate::fuse::mount::MountOptions;
 use crate::tsdb_config::SETTINGS;
+use crate::tsdb_config::Settings;
 use crate::wire::control::Moment;
 use anyhow::bail;
+use std::path::Path;
 use std::path::PathBuf;
 
 /// Words with a meaning here, besides settings and what the kernel understands.
@@ -16,10 +18,20 @@ pub(in crate::cli) struct Options {
     pub(super) create: bool,
     /// Mounts the past.
     pub(super) at: Option<Moment>,
-    pub(super) config: Option<PathBuf>,
-    pub(super) settings: Vec<(String, String)>,
+    config: Option<PathBuf>,
+    settings: Vec<(String, String)>,
     /// The source is filled in where the store is known.
     pub(super) kernel: MountOptions,
+}
+
+impl Options {
+    /// The settings as they hold for a mount of this store.
+    pub(super) fn settings(&self, store: &Path, context: &Context) -> anyhow::Result<Settings> {
+        let mut sources = context.sources_for(store);
+        sources.file = self.config.clone().or(sources.file);
+        sources.options.extend(self.settings.iter().cloned());
+        Settings::load(&sources).map_err(anyhow::Error::msg)
+    }
 }
 
 pub(super) fn read(args: &Args, context: &Context) -> anyhow::Result<Options> {

@@ -49,19 +49,23 @@ const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 /// Log of a mount in the background, in the store.
 const LOG_FILE: &str = "tsfs.log";
 
-pub(super) fn run(args: &Args, mut options: Options, context: &Context) -> anyhow::Result<Exit> {
+pub(super) fn run(
+    args: &Args,
+    mut options: Options,
+    settings: &Settings,
+    context: &Context,
+) -> anyhow::Result<Exit> {
     // From here on a signal is waited for, and does not kill: SIGHUP, of a terminal that closes, is ignored.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot wait for signals")?;
     let at = fuse::mount::prepare(&args.at, options.kernel.nonempty)?;
     let dir = store::find(&args.store, options.create)?;
     apart(&dir, &at)?;
-    let settings = settings(&options, &dir, context)?;
-    start_logs(&settings, &dir, context)?;
+    start_logs(settings, &dir, context)?;
     raise_open_files();
 
     let purpose = format!("mounted at {}", at.display());
-    let node = store::open(&dir, purpose, &settings, options.create)?;
-    let client_options = client_options(&at, &settings);
+    let node = store::open(&dir, purpose, settings, options.create)?;
+    let client_options = client_options(&at, settings);
     let client = Client::open(node.clone(), SystemClock::shared(), client_options)?;
     options.kernel.source = dir.display().to_string();
     options.kernel.threads = settings.mount_threads as usize;
@@ -99,14 +103,6 @@ fn apart(store: &Path, at: &Path) -> anyhow::Result<()> {
         bail!("the mount point {} is inside the store; mount elsewhere", at.display());
     }
     Ok(())
-}
-
-/// The settings as they hold for this mount.
-fn settings(options: &Options, store: &Path, context: &Context) -> anyhow::Result<Settings> {
-    let mut sources = context.sources_for(store);
-    sources.file = options.config.clone().or(sources.file);
-    sources.options.extend(options.settings.iter().cloned());
-    Settings::load(&sources).map_err(anyhow::Error::msg)
 }
 
 fn start_logs(settings: &Settings, store: &Path, context: &Context) -> anyhow::Result<()> {
