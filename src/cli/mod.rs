@@ -10,6 +10,7 @@ mod when;
 
 mod completions;
 mod diff;
+mod fsck;
 mod history;
 mod log;
 mod man;
@@ -27,6 +28,7 @@ mod undelete;
 use crate::cli::output::Output;
 use crate::env::Clock;
 use crate::env::SystemClock;
+use crate::tsdb_config::Settings;
 use crate::tsdb_config::Sources;
 use crate::types::Stamp;
 use clap::Parser;
@@ -107,6 +109,7 @@ enum Command {
     Retention(retention::Args),
     History(history::Args),
     Status(status::Args),
+    Fsck(fsck::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -150,6 +153,11 @@ impl Context {
         sources.optional_files.push(store.join(STORE_FILE));
         sources
     }
+
+    /// The settings as they hold for a store.
+    fn settings(&self, store: &Path) -> anyhow::Result<Settings> {
+        Settings::load(&self.sources_for(store)).map_err(anyhow::Error::msg)
+    }
 }
 
 /// Runs the command that the arguments name, the program's own name first.
@@ -161,21 +169,21 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             // Where standard error is gone there is nobody to tell.
             let _ = error.print();
             let usage = if arguments.get(1).is_some_and(|name| name == "fsck") {
-                Exit::Code(16)
+                Exit::Code(fsck::USAGE)
             } else {
                 Exit::Usage
             };
             return if error.use_stderr() { usage.into() } else { Exit::Done.into() };
         }
     };
-    let fsck = false;
+    let fsck = matches!(cli.command, Command::Fsck(_));
     match dispatch(cli) {
         Ok(exit) => exit.into(),
         // Whoever read the output has seen enough.
         Err(error) if is_broken_pipe(&error) => Exit::Done.into(),
         Err(error) => {
             output::complain(&error);
-            if fsck { Exit::Code(8).into() } else { Exit::NotDone.into() }
+            if fsck { Exit::Code(fsck::OPERATIONAL).into() } else { Exit::NotDone.into() }
         }
     }
 }
@@ -208,6 +216,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Retention(args) => retention::run(&args, context),
         Command::History(args) => history::run(&args, context),
         Command::Status(args) => status::run(&args, context),
+        Command::Fsck(args) => fsck::run(&args, context),
         Command::Completions(args) => completions::run(&args, context),
         Command::Man(args) => man::run(&args, context),
     }

@@ -19,6 +19,7 @@ use crate::types::Ino;
 use crate::types::Stamp;
 use crate::types::regions;
 use crate::wire::Server;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 impl Client {
@@ -76,8 +77,10 @@ impl Client {
     /// done sees it.
     pub(super) fn wait_forgotten(&self) {
         let (waiting, reached) = sync_channel(0);
-        if let Some(forget) = &*self.forget.lock() {
-            let _ = forget.queue.send(Tell::Reached(waiting));
+        match &*self.forget.lock() {
+            // A thread that has ended lets go of it with the queue.
+            Some(forget) => drop(forget.queue.send(Tell::Reached(waiting))),
+            None => drop(waiting),
         }
         // It is let go of, never sent: that is the end of the wait.
         let _ = reached.recv();

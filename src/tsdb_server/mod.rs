@@ -1,6 +1,7 @@
 //! The roles of a node, and the one driver of its log.
 
 pub mod node;
+pub mod offline;
 pub mod open;
 pub mod replica;
 pub mod retention;

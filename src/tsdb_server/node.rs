@@ -78,6 +78,14 @@ pub struct Fresh {
     pub retention: Retention,
 }
 
+impl Default for Fresh {
+    /// A root directory that everybody may read, and history for ever.
+    fn default() -> Fresh {
+        let retention = Retention { age_ns: None, disk_percent: None };
+        Fresh { mode: 0o755, uid: 0, gid: 0, retention }
+    }
+}
+
 /// An open store and everything that runs on it. Dropping it closes the store.
 pub struct Node {
     dir: PathBuf,

@@ -31,9 +31,9 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-const LOG: &str = "log";
-const TABLE: &str = "table";
-const BLOCKS: &str = "blocks";
+pub(super) const LOG: &str = "log";
+pub(super) const TABLE: &str = "table";
+pub(super) const BLOCKS: &str = "blocks";
 /// What the directory of a store that is yet to be made may hold: what a new file system has, who is about to make it,
 /// and what commands put there before.
 const HARMLESS: [&str; 4] = ["lost+found", "holder", "tsfs.toml", "tsfs.log"];

@@ -11,7 +11,7 @@ use std::sync::mpsc::sync_channel;
 use tsfs::env::Clock;
 use tsfs::env::SystemClock;
 use tsfs::meta::apply::Rules;
-use tsfs::meta::key;
+use tsfs::meta::key::GROUPS;
 use tsfs::meta::key::StateKey;
 use tsfs::meta::op::Batch;
 use tsfs::meta::op::Op;
@@ -22,7 +22,6 @@ use tsfs::meta::record::Record;
 use tsfs::meta::record::Session;
 use tsfs::series;
 use tsfs::series::Direction;
-use tsfs::series::Groups;
 use tsfs::series::KeyRange;
 use tsfs::series::Read;
 use tsfs::series::Readable;
@@ -46,7 +45,6 @@ use tsfs::wire::Server;
 use tsfs::wire::Status;
 use tsfs::wire::Welcome;
 
-const GROUPS: Groups = Groups { prefix: key::group_prefix_len };
 const HASH_KEY: [u8; 16] = [7; 16];
 
 struct Work {

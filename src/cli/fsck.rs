@@ -1,0 +1,129 @@
+//! `tsfs fsck`: checks a store that nobody uses, and repairs what can be repaired.
+
+use crate::cli::Context;
+use crate::cli::Exit;
+use crate::cli::mount::store;
+use crate::cli::output::count;
+use crate::env::SystemClock;
+use crate::store::disk::Disk;
+use crate::store::disk::RealDisk;
+use crate::tsdb_server::offline;
+use crate::tsdb_server::offline::Finding;
+use crate::tsdb_server::offline::Summary;
+use crate::wire::control::Progress;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Exit codes of fsck(8).
+const REPAIRED: Exit = Exit::Code(1);
+const DAMAGED: Exit = Exit::Code(4);
+pub(super) const OPERATIONAL: u8 = 8;
+pub(super) const USAGE: u8 = 16;
+
+const EXAMPLES: &str = "\
+Examples:
+  tsfs fsck /srv/store             reads everything, changes nothing
+  tsfs fsck --repair /srv/store
+
+Exit codes: 0 clean; 1 damage was found and repaired; 4 damage is left; 8 the check could not be done; 16 the command
+line was not understood.";
+
+/// Check a store that is not mounted
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The directory of the store
+    #[arg(value_name = "STORE")]
+    store: PathBuf,
+    /// Repair what can be repaired without losing anything
+    #[arg(long)]
+    repair: bool,
+}
+
+#[derive(Serialize)]
+struct FindingRow<'a> {
+    part: &'static str,
+    what: &'a str,
+    repaired: bool,
+}
+
+#[derive(Serialize)]
+struct SummaryRow {
+    faults: u64,
+    repaired: u64,
+    entries: u64,
+    rows: u64,
+    blocks: u64,
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
+    let dir = store::find(&args.store, false)?;
+    let settings = context.settings(&dir)?;
+    let options = store::options("checked by 'tsfs fsck'".to_owned(), &settings);
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let clock = SystemClock::shared();
+    let mut told = Ok(());
+    let mut tell = |finding: Finding| {
+        // What cannot be printed is told at the end; the check goes on.
+        if told.is_ok() {
+            told = show(&finding, context);
+        }
+    };
+    let mut progress = |doing: &str, done: u64, total: Option<u64>, unit: &str| {
+        context.out.progress(&Progress {
+            doing: doing.to_owned(),
+            done,
+            total,
+            unit: unit.to_owned(),
+        });
+    };
+    let summary =
+        offline::check(&dir, &disk, clock, &options, args.repair, &mut progress, &mut tell)?;
+    context.out.clear();
+    told?;
+    conclude(&summary, args, context)
+}
+
+fn show(finding: &Finding, context: &Context) -> anyhow::Result<()> {
+    let part = finding.part.name();
+    let repaired = if finding.repaired { " (repaired)" } else { "" };
+    context.out.say(format_args!("{part}: {}{repaired}", finding.what))?;
+    context.out.object(&FindingRow { part, what: &finding.what, repaired: finding.repaired })?;
+    Ok(())
+}
+
+fn conclude(summary: &Summary, args: &Args, context: &Context) -> anyhow::Result<Exit> {
+    let left = summary.faults - summary.repaired;
+    let read = format!(
+        "{}, {} and {} read",
+        count(summary.entries, "log entry").replace("entrys", "entries"),
+        count(summary.rows, "row"),
+        count(summary.blocks, "block"),
+    );
+    context.out.say(match (summary.faults, left) {
+        (0, _) => format!("clean: {read}"),
+        (faults, 0) => format!("{} found and repaired; {read}", count(faults, "fault")),
+        (_, left) if args.repair => {
+            format!(
+                "{} cannot be repaired; restore what they name from a backup; {read}",
+                count(left, "fault")
+            )
+        }
+        (_, left) => {
+            format!("{} found, nothing was changed; try --repair; {read}", count(left, "fault"))
+        }
+    })?;
+    context.out.object(&SummaryRow {
+        faults: summary.faults,
+        repaired: summary.repaired,
+        entries: summary.entries,
+        rows: summary.rows,
+        blocks: summary.blocks,
+    })?;
+    Ok(match (summary.faults, left) {
+        (0, _) => Exit::Done,
+        (_, 0) => REPAIRED,
+        _ => DAMAGED,
+    })
+}
