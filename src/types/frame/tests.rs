@@ -111,29 +111,6 @@ proptest! {
 }
 
 #[test]
-#[ignore = "prints how long packing takes; run it alone"]
-#[expect(clippy::disallowed_methods, reason = "it measures")]
-fn how_long_packing_takes() {
-    for (name, raw) in [("text", text(1 << 20)), ("noise", noise(1 << 20))] {
-        for len in [4096, 65_536, 1 << 20] {
-            let rounds = (64 << 20) / len / 4;
-            let started = std::time::Instant::now();
-            for n in 0..rounds {
-                std::hint::black_box(pack(&raw[..len - n % 16], 3));
-            }
-            let packing = started.elapsed() / rounds as u32;
-            let frame = pack(&raw[..len], 3);
-            let started = std::time::Instant::now();
-            for _ in 0..rounds {
-                std::hint::black_box(unpack(&frame).unwrap());
-            }
-            let opening = started.elapsed() / rounds as u32;
-            println!("{name} {len}: pack {packing:?}, unpack {opening:?}, {} stored", frame.len());
-        }
-    }
-}
-
-#[test]
 fn a_plain_frame_is_plain_however_well_it_would_shrink() {
     let raw = vec![7; 5000];
     let frame = plain(&raw);
