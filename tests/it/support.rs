@@ -78,13 +78,14 @@ pub(crate) fn run(command: &mut Command) -> Output {
     output
 }
 
-/// Runs a line of shell in a directory and returns what it printed.
+/// Runs a line of shell in a directory and returns what it printed, with a sign in place of bytes that are no UTF-8: names
+/// may have any.
 ///
 /// # Panics
 /// Unless it succeeds; a failure in a pipe counts.
 pub(crate) fn sh(dir: &Path, line: &str) -> String {
     let output = run(Command::new("bash").args(["-euo", "pipefail", "-c", line]).current_dir(dir));
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A child process that does not outlive its test.
