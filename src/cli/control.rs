@@ -167,7 +167,10 @@ fn resolve(given: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// The canonical form of what exists of a path, and the rest as written.
-fn canonical(path: &Path) -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// A sentence for what may not be looked at.
+pub(super) fn canonical(path: &Path) -> anyhow::Result<PathBuf> {
     match path.canonicalize() {
         Ok(path) => return Ok(path),
         Err(error) if is_absent(&error) => {}

@@ -21,6 +21,7 @@ use crate::types::FileKind;
 use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::Stamp;
+use crate::types::instant;
 use bytes::Bytes;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -90,14 +91,14 @@ impl Client {
         if at.0 > core.readable.load(Relaxed) {
             let now = core.clock.wall();
             if at.0 > now.0 + AHEAD_NS {
-                return Err(FsError::BadInstant(format!("{at} is in the future")));
+                return Err(FsError::BadInstant(format!("{} is in the future", instant::utc(at))));
             }
             core.settle()?;
             // Nothing is ever stamped at or before this any more.
             let barrier = core.server.barrier()?;
             core.readable.fetch_max(barrier.0, Relaxed);
             if at > barrier {
-                return Err(FsError::BadInstant(format!("{at} is in the future")));
+                return Err(FsError::BadInstant(format!("{} is in the future", instant::utc(at))));
             }
         }
         // The root was there at every instant, so only the horizon can be in the way.

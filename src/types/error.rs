@@ -4,6 +4,7 @@
 //! The number a program sees (`errno`) is chosen in `fuse/errno.rs`, nowhere else.
 
 use crate::types::Stamp;
+use crate::types::instant;
 
 /// What the caller may do about an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,7 +61,7 @@ pub enum FsError {
     Stale,
     #[error("no data at or after that offset")]
     NoData,
-    #[error("{asked} is before the oldest instant kept, {oldest}")]
+    #[error("{} is before the oldest instant kept, {}", instant::utc(*asked), instant::utc(*oldest))]
     BeforeHorizon { asked: Stamp, oldest: Stamp },
     #[error("{0}")]
     BadInstant(String),

@@ -50,6 +50,11 @@ pub fn show(stamp: Stamp, zone: &TimeZone) -> String {
     }
 }
 
+/// As [`show`], for messages where nobody's zone is known.
+pub fn utc(stamp: Stamp) -> String {
+    show(stamp, &TimeZone::UTC)
+}
+
 fn timestamp(stamp: Stamp) -> Option<Timestamp> {
     Timestamp::from_nanosecond(i128::from(stamp.0)).ok().filter(|_| stamp != Stamp::MAX)
 }

@@ -36,6 +36,7 @@ use signal_hook::consts::SIGINT;
 use signal_hook::consts::SIGTERM;
 use signal_hook::iterator::Signals;
 use std::env;
+use std::fs;
 use std::io;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -60,6 +61,9 @@ pub(super) fn run(
     let at = fuse::mount::prepare(&args.at, options.kernel.nonempty)?;
     let dir = store::find(&args.store, options.create)?;
     apart(&dir, &at)?;
+    if options.create {
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
     start_logs(settings, &dir, context)?;
     raise_open_files();
 

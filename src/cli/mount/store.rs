@@ -2,6 +2,7 @@
 //!
 //! Not here: what is in a store, and whose it is (`tsdb_server`).
 
+use crate::cli::control;
 use crate::env::SystemClock;
 use crate::meta::record::Retention;
 use crate::store::disk::RealDisk;
@@ -12,8 +13,6 @@ use crate::tsdb_server::node::Fresh;
 use crate::tsdb_server::node::Node;
 use crate::tsdb_server::open;
 use crate::types::FsError;
-use anyhow::Context as _;
-use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,17 +25,13 @@ pub(in crate::cli) fn is_store(dir: &Path) -> bool {
     dir.join(label::FILE).exists()
 }
 
-/// The directory of a store, absolute. With `create` it need not be a store yet, and is made where it is not there.
+/// The directory of a store, absolute. With `create` it need not be a store yet, nor exist.
 ///
 /// # Errors
 /// A sentence for what is no store and may not become one.
 pub(in crate::cli) fn find(given: &Path, create: bool) -> anyhow::Result<PathBuf> {
-    let shown = given.display();
     open::check(given, &RealDisk, create)?;
-    if create {
-        fs::create_dir_all(given).with_context(|| format!("cannot make the directory {shown}"))?;
-    }
-    given.canonicalize().with_context(|| format!("cannot open the store {shown}"))
+    control::canonical(given)
 }
 
 /// Opens the store at `dir`, which [`find`] gave.

@@ -104,6 +104,8 @@ impl Job<'_> {
         dry_run: bool,
     ) -> Result<Done, End> {
         self.owner_only("purge history")?;
+        // What programs did until now, and had not been sent yet, counts as done.
+        self.client.core.settle()?;
         let present = self.client.server().barrier()?;
         let before = match before {
             Moment::Now => present,
