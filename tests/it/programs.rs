@@ -75,9 +75,11 @@ fn odd_tree(dir: &Path) {
         r"ln noise hard; ln -s noise soft; ln -s /nowhere/at/all dangling; mkfifo pipe; mknod null c 1 3
         touch empty ./-dash $'new\nline' $'\xff\xfe' 'ünï'; mkdir -p empty_dir deep/er/est
         chmod 4755 empty; chmod 1777 empty_dir; chmod 000 ./-dash; chown 1:2 noise; chown -h 3:4 soft
+        truncate -s 40M sparse; printf end | dd of=sparse bs=1 seek=20000000 conv=notrunc status=none
+        # Long ago: rsync takes two times within one second for the same.
+        find . -mindepth 1 -depth -exec touch -h -d '2020-02-02 02:02:02.25 UTC' {} +
         touch -d '1999-12-31 23:59:59.123456789 UTC' noise; touch -h -d 2001-01-01 soft; touch -d 1960-01-01 deep
-        setfattr -n user.colour -v blue noise; setfattr -n user.empty empty; setfattr -n trusted.secret -v x deep
-        truncate -s 40M sparse; printf end | dd of=sparse bs=1 seek=20000000 conv=notrunc status=none",
+        setfattr -n user.colour -v blue noise; setfattr -n user.empty empty; setfattr -n trusted.secret -v x deep",
     );
 }
 
@@ -88,7 +90,7 @@ fn listing(dir: &Path) -> String {
         r"find . -mindepth 1 \( -type d -printf '%y %m %U:%G %T@ %p\n' -o -printf '%y %m %U:%G %n %s %T@ %l %p\n' \) |
             LC_ALL=C sort
           find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
-          getfattr -R -h -d -m - . 2>/dev/null",
+          find . -print0 | LC_ALL=C sort -z | xargs -0 getfattr -h -d -m - 2>/dev/null",
     )
 }
 
@@ -150,10 +152,12 @@ fn tar_makes_the_same_archive_of_what_it_unpacked() {
     let bench = Bench::new();
     let top = bench.top();
     odd_tree(&top.join("tree"));
-    let pack = "tar --xattrs --xattrs-include='*' --sort=name --format=posix --sparse \
+    let pack = "tar --xattrs --xattrs-include='*' --sort=name --format=posix \
         --pax-option=delete=atime,delete=ctime -C";
     sh(&top, &format!("{pack} . -cf first.tar tree"));
-    sh(&top, "mkdir out && tar --xattrs --xattrs-include='*' -C out -xpf first.tar");
+    // Not compared: in an archive with holes tar writes down its own process id.
+    sh(&top, &format!("{pack} . --sparse -cf holes.tar tree"));
+    sh(&top, "mkdir out && tar --xattrs --xattrs-include='*' -C out -xpf holes.tar");
     sh(&top, &format!("{pack} out -cf second.tar tree && cmp first.tar second.tar"));
     assert_eq!(listing(&top.join("out/tree")), listing(&top.join("tree")));
     bench.close();
