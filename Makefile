@@ -49,8 +49,7 @@ fix: ## Whatever of `check` can be put right by a program
 	cargo fmt
 	$(CARGO) clippy --all-targets --fix --allow-dirty --allow-staged
 
-test: deps ## Every test, those on real mounts included
-	cargo fmt --check
+test: deps check ## All of `check`, and every test, those on real mounts included
 	$(TEST) --locked
 
 bench: deps ## Measure, with baselines beside it; prints a table (ARGS="--quick --only sync")
