@@ -177,10 +177,13 @@ impl Core {
                 local.asked = true;
                 local.flusher_asked = true;
             }
-            if local.flusher_asked {
-                local.flusher_asked = false;
+            // A sync may have closed the batch that crowded a region: the flusher wakes at the batch's deadline all the same.
+            if local.flusher_asked || !local.crowded.is_empty() {
+                let asked = std::mem::take(&mut local.flusher_asked);
                 drop(local);
-                self.drive(Driver::Flusher);
+                if asked {
+                    self.drive(Driver::Flusher);
+                }
                 self.rewrite_crowded();
                 if let Err(error) = self.refill_inos() {
                     tracing::warn!(%error, "no fresh inode numbers");
