@@ -49,7 +49,7 @@ fix: ## Whatever of `check` can be put right by a program
 	cargo fmt
 	$(CARGO) clippy --all-targets --fix --allow-dirty --allow-staged
 
-test: deps check ## All of `check`, and every test, those on real mounts included
+test: deps check ## Every test, those on real mounts included, after everything that `check` holds
 	$(TEST) --locked
 
 bench: deps ## Measure, with baselines beside it; prints a table (ARGS="--quick --only sync")
