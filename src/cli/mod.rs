@@ -2,7 +2,7 @@
 //!
 //! A command decodes its arguments, asks a mount through its control file (`control.rs`) or opens a store, and
 //! prints what comes back, for people or as JSON. Not here: what a command means inside a mount (`tsdb_client`).
-//! Errors end here, as one sentence on standard error and a number; the numbers are in [`Exit`].
+//! Errors end here, as one sentence on standard error and a number; the numbers are in `Exit`.
 
 mod control;
 mod output;

@@ -1,6 +1,6 @@
 //! The rules that rows keep between batches, checked: all of `current`, `history` and `changes`, for fsck and tests.
 //!
-//! Intervals are not empty and do not overlap; every delta's base is there and at most [`CHAIN_MAX`] steps from a
+//! Intervals are not empty and do not overlap; every delta's base is there and at most `CHAIN_MAX` steps from a
 //! full value; the index lists exactly the past versions of groups; records of changes can be read. Not here: what values
 //! mean (`meta::check`), checksums (the table), repair.
 

@@ -1,10 +1,8 @@
 //! Reading the map as of an instant, from the rows of a table.
 //!
 //! Now: `current` alone. At t: `current` if it holds from t or before, else one seek in `history` and at most
-//! [`row::CHAIN_MAX`] deltas. Listing at t: see [`listing`](crate::series::listing). Not here: writing, and which instants
+//! `CHAIN_MAX` deltas. Listing at t: see `listing`. Not here: writing, and which instants
 //! are kept, which the caller says.
-//!
-//! [`row::CHAIN_MAX`]: crate::series::row
 
 use crate::series::Direction;
 use crate::series::Ended;

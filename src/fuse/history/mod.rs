@@ -1,10 +1,12 @@
 //! The hidden `.tsfs` of every directory: instants, versions, deletions, marks, and the control file.
 //!
-//!     .tsfs/at/TIME/…          this directory and everything below, as it was
-//!     .tsfs/versions/FILE/…    what the name was, each state named by its instant
-//!     .tsfs/deleted/…          what was deleted here; its time of change is when
-//!     .tsfs/marks/NAME/…       as `at`, by name; `mkdir` makes a mark, `rmdir` removes it
-//!     .tsfs/control            what `tsfs` commands talk to
+//! ```text
+//! .tsfs/at/TIME/…          this directory and everything below, as it was
+//! .tsfs/versions/FILE/…    what the name was, each state named by its instant
+//! .tsfs/deleted/…          what was deleted here; its time of change is when
+//! .tsfs/marks/NAME/…       as `at`, by name; `mkdir` makes a mark, `rmdir` removes it
+//! .tsfs/control            what `tsfs` commands talk to
+//! ```
 //!
 //! Everything but marks and the control file is read-only. The past does not change, so the kernel may believe what
 //! it is told of it; what depends on the present is told anew each time.
