@@ -140,7 +140,7 @@ fn form_faults(file: &str, text: &str) -> Vec<String> {
     let glob = |line: &str| {
         let line = line.trim_start().trim_start_matches("pub ");
         // A child file of tests sees what its parent sees; the macros of proptest need all of its prelude.
-        let meant = ["use super::*;", "use proptest::prelude::*;"].contains(&line);
+        let meant = ["use super::*;", PRELUDE].contains(&line);
         line.starts_with("use ") && line.ends_with("::*;") && !meant
     };
     for (n, line) in text.lines().enumerate().filter(|(_, line)| glob(line)) {
