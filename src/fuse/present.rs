@@ -163,11 +163,15 @@ impl Present {
     }
 
     pub(super) fn open(&self, request: &Request, ino: Ino, flags: OpenFlags) -> Answer<Opened> {
-        if flags.truncates() {
-            let empty = SetAttr { size: Some(0), ..SetAttr::default() };
-            self.setattr(request, ino, &empty)?;
-        }
         let handle = Handle(self.client.open_file(ino, flags.writes())?.get());
+        if flags.truncates() {
+            // Of the open file, so that being empty is not a version by itself: contents are about to come.
+            let empty = SetAttr { size: Some(0), ..SetAttr::default() };
+            if let Err(stop) = self.setattr(request, ino, &empty) {
+                self.release(handle);
+                return Err(stop);
+            }
+        }
         // Closing what was only read changes nothing, so the kernel need not tell.
         Ok(Opened { handle, cache: Cache::Keep, flush: flags.writes() })
     }
