@@ -38,7 +38,11 @@ impl Change<'_> {
             return;
         }
         if Extents::from_row(&key, &row).is_ok_and(|extents| extents.is_crowded()) {
-            self.local.crowded.push(Crowded { ino, generation, region, row });
+            let crowded = &mut self.local.crowded;
+            crowded.retain(|known| (known.ino, known.region) != (ino, region));
+            crowded.push(Crowded { ino, generation, region, row });
+            self.local.flusher_asked = true;
+            self.core.work.notify_one();
         }
     }
 

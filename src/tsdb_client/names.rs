@@ -34,14 +34,6 @@ use std::ops::ControlFlow;
 const NAME_ROOM_BYTES: u64 = 4096;
 
 impl Core {
-    /// What a name names.
-    ///
-    /// # Errors
-    /// `NotFound`, `NameTooLong`.
-    pub(super) fn lookup(&self, dir: Ino, name: &[u8], at: AsOf) -> Result<(Ino, Inode), FsError> {
-        read::lookup(self, self.rules.names(), dir, name, at)
-    }
-
     /// An inode.
     ///
     /// # Errors
@@ -119,15 +111,21 @@ impl Client {
     /// # Errors
     /// `NotFound`, `NameTooLong`.
     pub fn lookup(&self, dir: Ino, name: &[u8], at: AsOf) -> Result<Attr, FsError> {
-        let (ino, inode) = self.core.lookup(dir, name, at)?;
-        match at {
-            AsOf::At(_) => Ok(inode.attr(ino)),
-            // Removed since it was found.
-            AsOf::Now => self.core.attr(ino, at).map_err(|error| match error {
-                FsError::Stale => FsError::NotFound,
-                error => error,
-            }),
+        if let AsOf::At(_) = at {
+            let (ino, inode) = read::lookup(&*self.core, self.core.rules.names(), dir, name, at)?;
+            return Ok(inode.attr(ino));
         }
+        // In one hold of the lock: whatever moves meanwhile, a name has its inode.
+        self.core.look(|change| {
+            let dirent = change.dirent(dir, name)?.ok_or(FsError::NotFound)?;
+            change.attr(dirent.ino).map_err(|error| match error {
+                FsError::Stale if !change.is_short() => {
+                    let ino = dirent.ino;
+                    FsError::Damaged(format!("a name leads to inode {ino}, which is not there"))
+                }
+                error => error,
+            })
+        })
     }
 
     /// # Errors
