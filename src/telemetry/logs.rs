@@ -51,7 +51,9 @@ pub struct Options {
 /// # Errors
 /// A filter that cannot be read, a file that cannot be opened, or logging that was started before.
 pub fn start(options: &Options) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&options.filter)
+    // A caller that was killed while it waited is gone when its answer comes. The crate below calls that an error; it is
+    // none. Whoever wants to see it names it in the filter.
+    let filter = EnvFilter::try_new(format!("fuser::reply=off,{}", options.filter))
         .map_err(|error| format!("log level '{}' is not understood: {error}", options.filter))?;
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
