@@ -64,6 +64,8 @@ fn append(path: &Path, count: u64, close_each: bool) -> Vec<u64> {
     let mut random = Random::new(7);
     let open = || File::options().append(true).create(true).open(path).unwrap();
     let (mut file, mut instants) = (open(), Vec::new());
+    // What is not synced belongs to the instant at which it is sent: from here on each instant has the file.
+    file.sync_all().unwrap();
     let records: Vec<Vec<u8>> = (0..1000).map(|_| random.text(64)).collect();
     for n in 0..count {
         if close_each {
