@@ -19,10 +19,10 @@ const IMPURE: &[&str] =
 const FILE_LINES_MAX: usize = 800;
 /// Files are to stay below this; how many may not is a ratchet: lower it when one gets shorter.
 const FILE_LINES_AIM: usize = 450;
-const LONG_FILES_MAX: usize = 12;
+const LONG_FILES_MAX: usize = 7;
 /// Functions are to stay below this; how many may not is a ratchet too.
 const FUNCTION_LINES_AIM: usize = 70;
-const LONG_FUNCTIONS_MAX: usize = 12;
+const LONG_FUNCTIONS_MAX: usize = 0;
 
 /// Drawers that things are thrown into: modules are named by what they hold.
 const DRAWERS: &[&str] = &["util", "utils", "common", "helper", "helpers", "misc"];
@@ -170,6 +170,11 @@ fn long_functions(file: &str, text: &str) -> Vec<String> {
         if !head.iter().any(|head| body.starts_with(head)) {
             continue;
         }
+        // A trait's function may have no body.
+        let opened = lines[n..].iter().find(|line| line.ends_with(['{', ';', '}']));
+        if opened.is_none_or(|line| !line.ends_with('{')) {
+            continue;
+        }
         let end = format!("{}}}", &line[..line.len() - body.len()]);
         let Some(length) = lines[n..].iter().position(|line| *line == end) else { continue };
         if length + 1 > FUNCTION_LINES_AIM {
@@ -309,6 +314,8 @@ fn each_rule_catches_a_planted_fault() {
     let function = format!("    pub fn f() {{\n{}    }}\n", "        g();\n".repeat(70));
     assert_eq!(long_functions("src/lib.rs", &function).len(), 1);
     assert_eq!(long_functions("src/lib.rs", "fn f() {\n    g();\n}\n").len(), 0);
+    let declared = format!("    fn f();\n{}    }}\n", "        g();\n".repeat(70));
+    assert_eq!(long_functions("src/lib.rs", &declared).len(), 0);
 
     let table = |row: &str| format!("| promise | test |\n|---|---|\n{row}\n");
     let promise = |row: &str| promise_faults(&table(row), "fn it_holds() {");
