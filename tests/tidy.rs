@@ -20,9 +20,8 @@ const FILE_LINES_MAX: usize = 800;
 /// Files are to stay below this; how many may not is a ratchet: lower it when one gets shorter.
 const FILE_LINES_AIM: usize = 450;
 const LONG_FILES_MAX: usize = 7;
-/// Functions are to stay below this; how many may not is a ratchet too.
-const FUNCTION_LINES_AIM: usize = 70;
-const LONG_FUNCTIONS_MAX: usize = 0;
+/// No function is longer.
+const FUNCTION_LINES_MAX: usize = 70;
 
 /// Drawers that things are thrown into: modules are named by what they hold.
 const DRAWERS: &[&str] = &["util", "utils", "common", "helper", "helpers", "misc"];
@@ -177,7 +176,7 @@ fn long_functions(file: &str, text: &str) -> Vec<String> {
         }
         let end = format!("{}}}", &line[..line.len() - body.len()]);
         let Some(length) = lines[n..].iter().position(|line| *line == end) else { continue };
-        if length + 1 > FUNCTION_LINES_AIM {
+        if length + 1 > FUNCTION_LINES_MAX {
             found.push(format!("{file}:{}: {} lines", n + 1, length + 1));
         }
     }
@@ -245,7 +244,7 @@ fn files_and_functions_get_shorter_not_longer() {
         .collect();
     assert!(long.len() <= LONG_FILES_MAX, "{} long files: {long:#?}", long.len());
     let long: Vec<_> = sources.iter().flat_map(|(file, text)| long_functions(file, text)).collect();
-    assert!(long.len() <= LONG_FUNCTIONS_MAX, "{} long functions: {long:#?}", long.len());
+    assert_none(long);
 }
 
 #[test]
