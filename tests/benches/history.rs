@@ -72,6 +72,10 @@ fn append(path: &Path, count: u64, close_each: bool) -> Vec<u64> {
             file = open();
         }
         file.write_all(&records[n as usize % 1000]).unwrap();
+        if n == 0 {
+            // A change belongs to the instant at which it is sent, which may be a little later than its call.
+            file.sync_all().unwrap();
+        }
         if n % (count / INSTANTS).max(1) == 0 {
             instants.push(wall());
         }
