@@ -10,6 +10,9 @@ mod world;
 
 use server::Memory;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 use tsfs::env::SystemClock;
@@ -24,6 +27,7 @@ use tsfs::types::AsOf;
 use tsfs::types::FileKind;
 use tsfs::types::FsError;
 use tsfs::types::Ino;
+use world::Random;
 use world::World;
 
 const OWNER: Caller = Caller { uid: 0, gid: 0, pid: 1 };
@@ -79,16 +83,13 @@ fn a_large_file_streams_and_comes_back() {
     let mut model = Vec::new();
     for n in 0..40_u64 {
         // Half of it compresses.
-        let data: Vec<u8> = (0..300_000_u64)
-            .map(|i| {
-                if n % 2 == 0 { (i / 100) as u8 } else { (i * i * (n + 7)) as u8 ^ (i >> 7) as u8 }
-            })
-            .collect();
+        let data = if n % 2 == 0 { vec![n as u8; 300_000] } else { Random(n).bytes(300_000) };
         write(&client, handle, model.len() as u64, &data);
         model.extend_from_slice(&data);
     }
     fsync(&client, Some(handle)).unwrap();
     client.release(handle);
+    assert!(server.blocks() > 10, "what does not compress went as blocks");
     drop(client);
     let client = open(&server, options());
     let attr = client.getattr(ino, AsOf::Now).unwrap();
@@ -124,6 +125,8 @@ fn a_full_store_refuses_before_it_has_promised_and_still_deletes() {
     let (ino, handle) = file(&client, b"a");
     fsync(&client, None).unwrap();
     server.set_space(1 << 20);
+    // What is stored would make room here: this server's space does not shrink.
+    server.hold(true);
     let data = vec![1; 256 << 10];
     let mut stored = 0;
     let refused = loop {
@@ -134,6 +137,7 @@ fn a_full_store_refuses_before_it_has_promised_and_still_deletes() {
     };
     assert_eq!(refused, FsError::NoSpace);
     assert!(stored < 1 << 20, "{stored}");
+    server.hold(false);
     fsync(&client, None).unwrap();
     server.set_space(0);
     assert_eq!(client.link(ino, Ino::ROOT, b"x"), Err(FsError::NoSpace));
@@ -236,4 +240,46 @@ fn a_crowded_region_is_written_anew_and_reads_the_same() {
     }
     assert_eq!(read(&client, ino, AsOf::Now, 0, 1 << 20), model);
     assert_eq!(client.getattr(ino, AsOf::Now).unwrap().mtime, attr.mtime, "nobody wrote");
+}
+
+#[test]
+fn what_one_thread_saw_no_thread_unsees() {
+    const FILES: usize = 200;
+    const ROUNDS: u32 = 300;
+    let server = Memory::new();
+    // Rows leave the cache all the time, and are asked for while they are changed and applied.
+    let options =
+        Options { window: Duration::from_micros(300), row_cache_bytes: 8 << 10, ..options() };
+    let client = open(&server, options);
+    let inos: Vec<Ino> = (0..FILES).map(|n| file(&client, n.to_string().as_bytes()).0).collect();
+    let seen: Vec<AtomicU32> = (0..FILES).map(|_| AtomicU32::new(0)).collect();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for reader in 0..2 {
+            let (client, inos, seen, done) = (&client, &inos, &seen, &done);
+            scope.spawn(move || {
+                let mut random = Random(reader);
+                while !done.load(SeqCst) {
+                    let n = random.below(FILES);
+                    let before = seen[n].load(SeqCst);
+                    let uid = client.getattr(inos[n], AsOf::Now).unwrap().uid;
+                    assert!(uid >= before, "file {n} was {before} and is {uid} again");
+                    seen[n].fetch_max(uid, SeqCst);
+                }
+            });
+        }
+        for round in 1..=ROUNDS {
+            for ino in &inos[..FILES / 10] {
+                let set = SetAttr { uid: Some(round), ..SetAttr::default() };
+                client.setattr(*ino, set).unwrap();
+            }
+            if round % 50 == 0 {
+                fsync(&client, None).unwrap();
+            }
+        }
+        done.store(true, SeqCst);
+    });
+    for ino in &inos[..FILES / 10] {
+        assert_eq!(client.getattr(*ino, AsOf::Now).unwrap().uid, ROUNDS);
+    }
 }

@@ -147,6 +147,11 @@ impl Memory {
         Memory::over(table, fresh)
     }
 
+    /// Blocks that lie apart from their ops.
+    pub(super) fn blocks(&self) -> usize {
+        self.state.lock().blocks.len()
+    }
+
     pub(super) fn set_space(&self, bytes: u64) {
         self.state.lock().space = bytes;
     }

@@ -27,10 +27,18 @@ use tsfs::types::Ino;
 use tsfs::types::Stamp;
 
 /// splitmix64: small, and the same everywhere.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    /// Bytes that do not compress.
+    pub(super) fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> =
+            (0..len.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect();
+        bytes.truncate(len);
+        bytes
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -38,7 +46,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub(super) fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 
@@ -240,9 +248,7 @@ impl World {
         }
         let kind = self.random.below(2);
         let fill = self.random.next();
-        let data: Vec<u8> = (0..len as u64)
-            .map(|n| if kind == 0 { fill as u8 } else { (n.wrapping_mul(fill) >> 11) as u8 })
-            .collect();
+        let data = if kind == 0 { vec![fill as u8; len] } else { Random(fill).bytes(len) };
         let result = self.client.write(handle, offset as u64, &data, append, false, Wait::Allowed);
         let at = if append { size } else { offset };
         self.done(format!("write {ino} {at}+{len}"), true, result);
