@@ -106,7 +106,9 @@ impl Reserve {
     pub fn space_left(&self, now: Duration) -> u64 {
         let state = &mut *self.state.lock();
         let old = now.saturating_sub(state.asked) >= ASK_AFTER;
-        if old || state.spent >= ASK_AFTER_BYTES {
+        // Near the end every answer decides whether somebody is refused: space that came back is not overlooked.
+        let near = left(self.wanted, state.space, state.held) < state.spent + ASK_AFTER_BYTES;
+        if old || near || state.spent >= ASK_AFTER_BYTES {
             // Where the disk does not answer, the last answer less what was written since is as good as any.
             if let Ok(space) = self.disk.space(&self.dir) {
                 (state.space, state.asked, state.spent) = (space, now, 0);
