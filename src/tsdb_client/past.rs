@@ -82,6 +82,19 @@ impl Core {
 
 /// The past.
 impl Client {
+    /// The present as an instant: everything done before on this mount is in it.
+    ///
+    /// # Errors
+    /// `Lost`, `Closing`.
+    pub fn present(&self) -> Result<Stamp, FsError> {
+        let core = &self.core;
+        core.settle()?;
+        // Nothing is ever stamped at or before this any more.
+        let barrier = core.server.barrier()?;
+        core.readable.fetch_max(barrier.0, Relaxed);
+        Ok(barrier)
+    }
+
     /// Returns once the instant can be read: what was done up to it has been applied.
     ///
     /// # Errors
@@ -93,11 +106,7 @@ impl Client {
             if at.0 > now.0 + AHEAD_NS {
                 return Err(FsError::BadInstant(format!("{} is in the future", instant::utc(at))));
             }
-            core.settle()?;
-            // Nothing is ever stamped at or before this any more.
-            let barrier = core.server.barrier()?;
-            core.readable.fetch_max(barrier.0, Relaxed);
-            if at > barrier {
+            if at > self.present()? {
                 return Err(FsError::BadInstant(format!("{} is in the future", instant::utc(at))));
             }
         }

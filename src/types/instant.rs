@@ -19,6 +19,9 @@ use jiff::tz::TimeZone;
 pub const FORMS: &str = "write 2026-11-22T17:30:00+01:00, 2026-11-22T17:30 (local time), 2026-11-22 (its first moment), \
                          -15m, -2h or -3d (so long ago), yesterday, today, now, or @1795365000.5 (seconds since 1970)";
 
+/// The present, whenever it is read.
+pub const NOW: &str = "now";
+
 /// As Samba writes the names of previous versions.
 const SAMBA: &str = "@GMT-%Y.%m.%d-%H.%M.%S";
 
@@ -35,7 +38,7 @@ pub fn parse(text: &str, now: Stamp, zone: &TimeZone) -> Result<Stamp, FsError> 
 
 /// Whether what the text means depends on when it is read.
 pub fn is_relative(text: &str) -> bool {
-    text.starts_with('-') || matches!(text, "now" | "today" | "yesterday")
+    text.starts_with('-') || matches!(text, NOW | "today" | "yesterday")
 }
 
 /// A stamp to the nanosecond, with the offset of `zone`: [`parse`] reads it back exactly, wherever it is read. `now`
@@ -46,7 +49,7 @@ pub fn show(stamp: Stamp, zone: &TimeZone) -> String {
             let offset = zone.to_offset(timestamp);
             format!("{:.9}", timestamp.display_with_offset(offset))
         }
-        None => "now".to_owned(),
+        None => NOW.to_owned(),
     }
 }
 
@@ -67,7 +70,7 @@ fn stamp(timestamp: Timestamp) -> Option<Stamp> {
 fn relative(text: &str, now: Stamp, zone: &TimeZone) -> Option<Timestamp> {
     let now = Zoned::new(timestamp(now)?, zone.clone());
     let then = match text {
-        "now" => now,
+        NOW => now,
         "today" => now.start_of_day().ok()?,
         "yesterday" => now.checked_sub(Span::new().days(1)).ok()?,
         _ => now.checked_sub(span(text.strip_prefix('-')?)?).ok()?,

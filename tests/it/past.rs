@@ -14,7 +14,9 @@ use std::fs;
 use std::fs::File;
 use std::io::BufRead;
 use std::io::BufReader;
+use std::io::Read;
 use std::io::Write;
+use std::os::unix::fs::DirEntryExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -129,6 +131,48 @@ fn a_relative_time_moves_on() {
         fs::read_to_string(&path).unwrap() == "new"
     });
     assert_eq!(fs::read_to_string(at(&top, old).join("file")).unwrap(), "old");
+    top.close();
+}
+
+#[test]
+fn behind_a_relative_time_a_version_is_one_file() {
+    let top = Top::new();
+    fs::create_dir(top.join("dir")).unwrap();
+    write(&top.join("dir/file"), "old");
+    let number = |path: &Path| fs::metadata(path).unwrap().ino();
+    for time in ["-1s", "now"] {
+        let dir = top.join(format!(".tsfs/at/{time}/dir"));
+        let file = dir.join("file");
+        support::wait_until(Duration::from_secs(10), "the time to come", || file.exists());
+        let numbers = (number(&dir), number(&file));
+        let inside = || fs::read_dir(&dir).unwrap().next().unwrap().unwrap().ino();
+        assert_eq!(inside(), numbers.1);
+        write(&top.join("other"), time);
+        assert_eq!((number(&dir), number(&file), inside()), (numbers.0, numbers.1, numbers.1));
+        // `cp` refuses what has another number when it looks again.
+        top.sh(&format!("cp -a .tsfs/at/{time}/dir copy && diff -r dir copy && rm -r copy"));
+    }
+    let file = top.join(".tsfs/at/now/dir/file");
+    let (old, mut open) = (number(&file), File::open(&file).unwrap());
+    write(&top.join("dir/file"), "new");
+    assert_ne!(number(&file), old);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+    let mut text = String::new();
+    open.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "old", "what is open stays the version it was");
+    top.close();
+}
+
+#[test]
+fn now_shows_what_was_done_just_before() {
+    let top = Top::new();
+    for n in 0..10 {
+        // A directory of its own, so that nothing of its `.tsfs` is known to the kernel.
+        let dir = top.join(format!("dir{n}"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("file"), "not synced").unwrap();
+        assert_eq!(fs::read_to_string(dir.join(".tsfs/at/now/file")).unwrap(), "not synced");
+    }
     top.close();
 }
 

@@ -120,7 +120,7 @@ impl History {
                     let (ino, at, door) = (version.attr.ino, version.stamp, Door::new(view, &name));
                     Item {
                         name,
-                        view: View::Past(Past { ino, at, door, gone: None }),
+                        view: View::Past(Past::fixed(ino, at, door)),
                         kind: version.attr.kind,
                         attr: Some(version.attr.clone()),
                         way: alone(*dir, at),
@@ -141,7 +141,7 @@ impl History {
     /// An instant of a directory, if it was there then.
     fn there(&self, listed: &View, ino: Ino, name: Bytes, at: Stamp) -> Option<Item> {
         self.client.now_readable(at).ok()?;
-        let view = View::Past(Past { ino, at, door: Door::new(listed, &name), gone: None });
+        let view = View::Past(Past::fixed(ino, at, Door::new(listed, &name)));
         let attr = self.attr(&view).ok()?;
         Some(Item { name, view, kind: attr.kind, attr: Some(attr), way: Way::default() })
     }
@@ -259,7 +259,7 @@ impl History {
             View::Control(dir) => self.numbers.show(&View::Hub(*dir)),
             View::Past(past) => {
                 let parent = self.client.parent(past.ino, AsOf::At(past.at)).unwrap_or(past.ino);
-                self.numbers.show(&View::Past(past.below(parent)))
+                self.numbers.show(&View::Past(past.beside(parent)))
             }
         }
     }
@@ -275,10 +275,16 @@ impl History {
         let at = AsOf::At(past.at);
         let valid = self.names_believed(past);
         let way = below(past, way);
-        self.client.readdir(past.ino, at, behind_dots(after), plus, &mut |found| {
-            let view = View::Past(past.below(found.ino));
+        // Behind a relative time a number tells versions apart, so attributes are needed to know it.
+        let with_attrs = plus || past.moves();
+        self.client.readdir(past.ino, at, behind_dots(after), with_attrs, &mut |found| {
+            let past = match &found.attr {
+                Some(attr) => past.below(attr),
+                None => past.beside(found.ino),
+            };
             let (name, kind, cookie) = (found.name, found.kind, found.cookie);
-            self.add(name, &view, kind, cookie, found.attr, &way, valid, sink)
+            let attr = found.attr.filter(|_| plus);
+            self.add(name, &View::Past(past), kind, cookie, attr, &way, valid, sink)
         })
     }
 

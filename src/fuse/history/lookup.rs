@@ -12,6 +12,7 @@ use crate::fuse::history::view::Door;
 use crate::fuse::history::view::Past;
 use crate::fuse::history::view::View;
 use crate::fuse::vfs::Answer;
+use crate::fuse::vfs::Entry;
 use crate::fuse::vfs::Lookup;
 use crate::fuse::vfs::Request;
 use crate::fuse::vfs::Stop;
@@ -19,6 +20,7 @@ use crate::tsdb_client::Deleted;
 use crate::tsdb_client::FileVersion;
 use crate::tsdb_client::Wait;
 use crate::types::AsOf;
+use crate::types::Attr;
 use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::Stamp;
@@ -78,9 +80,9 @@ impl History {
     }
 
     fn in_at(&self, request: &Request, ino: Ino, name: &[u8], door: Door) -> Answer<Lookup> {
-        let (at, valid) = self.instant(request, name)?;
-        let view = View::Past(Past { ino, at, door, gone: None });
-        Ok(self.found(&view, Way::default(), valid)?)
+        let (at, moves) = self.instant(request, name)?;
+        let attr = self.client.getattr(ino, AsOf::At(at))?;
+        Ok(Lookup::Found(self.behind(door, at, moves, attr, Way::default())))
     }
 
     fn in_versions(&self, request: &Request, dir: Ino, name: &[u8]) -> Answer<Lookup> {
@@ -98,12 +100,20 @@ impl History {
         name: &[u8],
         door: Door,
     ) -> Answer<Lookup> {
-        let (at, valid) = self.instant(request, name)?;
+        let (at, moves) = self.instant(request, name)?;
         let way = alone(dir, at);
         may_walk(&self.client, request, &way)?;
         let attr = self.client.lookup(dir, file, AsOf::At(at))?;
-        let view = View::Past(Past { ino: attr.ino, at, door, gone: None });
-        Ok(Lookup::Found(self.entry(&view, attr, way, valid)))
+        Ok(Lookup::Found(self.behind(door, at, moves, attr, way)))
+    }
+
+    /// What the name of an instant leads to. Another walk may read a relative one otherwise.
+    fn behind(&self, door: Door, at: Stamp, moves: bool, attr: Attr, way: Way) -> Entry {
+        let (past, valid) = match moves {
+            true => (Past::moving(&attr, at, door), Duration::ZERO),
+            false => (Past::fixed(attr.ino, at, door), FOR_EVER),
+        };
+        self.entry(&View::Past(past), attr, way, valid)
     }
 
     /// What a name was last, if there is nothing of that name now.
@@ -132,7 +142,8 @@ impl History {
         door: Door,
     ) -> Result<(Past, Way), FsError> {
         let at = self.client.last_whole(gone)?;
-        Ok((Past { ino: gone.ino, at, door, gone: Some(gone.when) }, alone(dir, at)))
+        let past = Past { gone: Some(gone.when), ..Past::fixed(gone.ino, at, door) };
+        Ok((past, alone(dir, at)))
     }
 
     fn in_marks(&self, request: &Request, ino: Ino, name: &[u8], door: Door) -> Answer<Lookup> {
@@ -141,7 +152,7 @@ impl History {
             return Ok(NOTHING);
         };
         self.readable(request, mark.stamp)?;
-        let view = View::Past(Past { ino, at: mark.stamp, door, gone: None });
+        let view = View::Past(Past::fixed(ino, mark.stamp, door));
         Ok(self.found(&view, Way::default(), Duration::ZERO)?)
     }
 
@@ -150,7 +161,7 @@ impl History {
         may(&self.client, request, past.ino, AsOf::Now, Want::Search)?;
         if name == b".." {
             let parent = self.client.parent(past.ino, AsOf::At(past.at))?;
-            let view = View::Past(past.below(parent));
+            let view = View::Past(past.beside(parent));
             return Ok(self.found(&view, Way::default(), Duration::ZERO)?);
         }
         let valid = self.names_believed(past);
@@ -158,13 +169,16 @@ impl History {
             Err(FsError::NotFound) => return Ok(Lookup::Missing { valid }),
             attr => attr?,
         };
-        let view = View::Past(past.below(attr.ino));
+        let view = View::Past(past.below(&attr));
         Ok(Lookup::Found(self.entry(&view, attr, below(past, way), valid)))
     }
 
     /// How long names in a directory of the past may be believed. Where its permissions are others now, the kernel asks
-    /// each time, and whoever asks is looked at.
+    /// each time, and whoever asks is looked at; and where its instant moves on, what is there may be another version.
     pub(super) fn names_believed(&self, past: &Past) -> Duration {
+        if past.moves() {
+            return Duration::ZERO;
+        }
         let now = self.client.getattr(past.ino, AsOf::Now);
         let then = self.client.getattr(past.ino, AsOf::At(past.at));
         match (now, then) {
@@ -185,15 +199,21 @@ impl History {
         Ok(self.client.file_versions(dir, name)?)
     }
 
-    /// The instant that a name says, settled, and how long the kernel may believe it.
-    fn instant(&self, request: &Request, name: &[u8]) -> Answer<(Stamp, Duration)> {
+    /// The instant that a name says, settled, and whether it will say another one later.
+    fn instant(&self, request: &Request, name: &[u8]) -> Answer<(Stamp, bool)> {
         let text = std::str::from_utf8(name).map_err(|_| FsError::NotFound)?;
+        if text == instant::NOW {
+            // Not what the clock says: what was done before has its stamp only when it goes into the log.
+            return match request.wait {
+                Wait::Never => Err(Stop::Waits),
+                Wait::Allowed => Ok((self.client.present()?, true)),
+            };
+        }
         let now = self.client.clock().wall();
         // Programs try names everywhere (`.git`): what is no instant is a name that is not there.
         let at = instant::parse(text, now, &self.zone).map_err(|_| FsError::NotFound)?;
         self.readable(request, at)?;
-        let valid = if instant::is_relative(text) { Duration::ZERO } else { FOR_EVER };
-        Ok((at, valid))
+        Ok((at, instant::is_relative(text)))
     }
 
     fn readable(&self, request: &Request, at: Stamp) -> Answer<()> {

@@ -26,6 +26,7 @@ use crate::fuse::history::permission::Way;
 use crate::fuse::history::permission::may;
 use crate::fuse::history::permission::may_walk;
 use crate::fuse::history::view::Door;
+use crate::fuse::history::view::Face;
 use crate::fuse::history::view::Numbers;
 use crate::fuse::history::view::Past;
 use crate::fuse::history::view::View;
@@ -112,7 +113,7 @@ impl History {
     fn get(&self, ino: Ino) -> Result<(View, Way), FsError> {
         match self.root {
             Some(at) if ino == Ino::ROOT => {
-                let root = Past { ino, at, door: Door::MOUNT, gone: None };
+                let root = Past::fixed(ino, at, Door::MOUNT);
                 Ok((View::Past(root), Way::default()))
             }
             _ => self.numbers.get(ino),
@@ -269,7 +270,7 @@ impl History {
                 let at = self.client.mark(caller(request), name, "")?;
                 self.client.now_readable(at)?;
                 let door = Door::new(&marks, name);
-                let view = View::Past(Past { ino, at, door, gone: None });
+                let view = View::Past(Past::fixed(ino, at, door));
                 let attr = self.attr(&view)?;
                 Ok(self.entry(&view, attr, Way::default(), Duration::ZERO))
             }
@@ -290,6 +291,7 @@ impl History {
 /// How long the attributes of a view may be believed.
 fn believed(view: &View) -> Duration {
     match view {
+        View::Past(past) if past.face == Face::Moving => A_MOMENT,
         View::Past(_) => FOR_EVER,
         _ => A_MOMENT,
     }

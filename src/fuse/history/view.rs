@@ -2,12 +2,16 @@
 //!
 //! A number is a hash of what it stands for, so it is the same whenever it is asked for again, and no object of the
 //! past has the number of one of the present (`cp` and `diff` would take them for one file). It is known here as long
-//! as the kernel knows it.
+//! as the kernel knows it. Programs look at a path twice and take what has another number then for another file (`cp`
+//! and `rsync` refuse it), so behind a relative time too, which every walk reads anew, one version has one number.
 
 use crate::fuse::history::permission::Way;
+use crate::types::Attr;
+use crate::types::FileKind;
 use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::Stamp;
+use crate::types::Time;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use siphasher::sip::SipHasher13;
@@ -35,13 +39,25 @@ pub(super) enum View {
 }
 
 /// An inode as it was at an instant, as reached by one door.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Past {
     pub(super) ino: Ino,
     pub(super) at: Stamp,
     pub(super) door: Door,
     /// Shown as deleted at this instant, which is its time of change.
     pub(super) gone: Option<Stamp>,
+    pub(super) face: Face,
+}
+
+/// What tells objects of the past with one inode and one door apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Face {
+    /// Their instant: it is the door's, and stays.
+    Instant(Stamp),
+    /// A directory behind a relative time. There is one, and its instant moves on whenever the time is read anew.
+    Moving,
+    /// Anything else behind a relative time: each version is an object.
+    Version { changed: Time, modified: Time, size: u64 },
 }
 
 /// The name under `.tsfs` behind which an instant begins. The kernel takes a directory for *moved* when it meets one
@@ -60,10 +76,59 @@ impl Door {
     }
 }
 
+impl Face {
+    fn moving(attr: &Attr) -> Face {
+        match attr.kind {
+            FileKind::Directory => Face::Moving,
+            _ => Face::Version { changed: attr.ctime, modified: attr.mtime, size: attr.size },
+        }
+    }
+}
+
 impl Past {
-    /// What a name in a directory of the past leads to.
-    pub(super) fn below(self, ino: Ino) -> Past {
+    /// Behind a door that always leads to this instant.
+    pub(super) fn fixed(ino: Ino, at: Stamp, door: Door) -> Past {
+        Past { ino, at, door, gone: None, face: Face::Instant(at) }
+    }
+
+    /// Behind a door that leads to this instant now, and to a later one later. `attr` is as of the instant.
+    pub(super) fn moving(attr: &Attr, at: Stamp, door: Door) -> Past {
+        Past { ino: attr.ino, at, door, gone: None, face: Face::moving(attr) }
+    }
+
+    /// What a name in a directory of the past leads to. `attr` is as of its instant.
+    pub(super) fn below(self, attr: &Attr) -> Past {
+        let face = if self.moves() { Face::moving(attr) } else { self.face };
+        Past { ino: attr.ino, gone: None, face, ..self }
+    }
+
+    /// As [`Past::below`], where the instant is fixed; else a directory only, as the one that this one was in.
+    pub(super) fn beside(self, ino: Ino) -> Past {
         Past { ino, gone: None, ..self }
+    }
+
+    /// Whether it is behind a relative time.
+    pub(super) fn moves(self) -> bool {
+        !matches!(self.face, Face::Instant(_))
+    }
+
+    /// All that counts: the instant itself only where it is the object's face.
+    fn identity(&self) -> (Ino, Door, Option<Stamp>, Face) {
+        (self.ino, self.door, self.gone, self.face)
+    }
+}
+
+impl PartialEq for Past {
+    fn eq(&self, other: &Past) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Past {}
+
+impl Hash for Past {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
     }
 }
 
@@ -104,8 +169,11 @@ impl Numbers {
                     return ino;
                 }
                 Entry::Occupied(mut taken) if taken.get().view == *view => {
-                    taken.get_mut().lookups += 1;
-                    taken.get_mut().way = way;
+                    let known = taken.get_mut();
+                    known.lookups += 1;
+                    // Behind a relative time its instant may be a later one now.
+                    known.view = view.clone();
+                    known.way = way;
                     return ino;
                 }
                 Entry::Occupied(_) => ino = next(ino),
@@ -158,7 +226,7 @@ mod tests {
     use super::*;
 
     fn past(at: u64, door: Door) -> View {
-        View::Past(Past { ino: Ino::ROOT, at: Stamp(at), door, gone: None })
+        View::Past(Past::fixed(Ino::ROOT, Stamp(at), door))
     }
 
     fn way() -> Way {
