@@ -3,8 +3,12 @@
 use crate::cli::Context;
 use crate::cli::Exit;
 use crate::cli::mount::store;
+use crate::cli::output;
 use crate::cli::output::count;
+use crate::cli::output::thousands;
+use crate::cli::when;
 use crate::env::SystemClock;
+use crate::meta::check::Owner;
 use crate::store::disk::Disk;
 use crate::store::disk::RealDisk;
 use crate::tsdb_server::offline;
@@ -48,6 +52,16 @@ struct FindingRow<'a> {
     repaired: bool,
 }
 
+/// A file that damage has reached.
+#[derive(Serialize)]
+struct OwnerRow {
+    damaged: String,
+    /// Whether it is the file as it is now, or versions of it alone.
+    now: bool,
+    from: String,
+    until: Option<String>,
+}
+
 #[derive(Serialize)]
 struct SummaryRow {
     faults: u64,
@@ -82,6 +96,9 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
         offline::check(&dir, &disk, clock, &options, args.repair, &mut progress, &mut tell)?;
     context.out.clear();
     told?;
+    for owner in &summary.owners {
+        show_owner(owner, context)?;
+    }
     conclude(&summary, args, context)
 }
 
@@ -90,6 +107,30 @@ fn show(finding: &Finding, context: &Context) -> anyhow::Result<()> {
     let repaired = if finding.repaired { " (repaired)" } else { "" };
     context.out.say(format_args!("{part}: {}{repaired}", finding.what))?;
     context.out.object(&FindingRow { part, what: &finding.what, repaired: finding.repaired })?;
+    Ok(())
+}
+
+/// What to do about what cannot be repaired.
+fn advice(summary: &Summary) -> &'static str {
+    match summary.owners.iter().any(Owner::is_present) {
+        true => "restore the files above from an earlier version ('tsfs log') or from a backup",
+        false if !summary.owners.is_empty() => {
+            "what is there now is whole, only versions are damaged"
+        }
+        false => "put a backup of the store in its place, or of the files named above",
+    }
+}
+
+fn show_owner(owner: &Owner, context: &Context) -> anyhow::Result<()> {
+    let path = output::name(&owner.path);
+    let (from, until) =
+        (when::show(owner.from, &context.zone), when::show_end(owner.until, &context.zone));
+    context.out.say(match &until {
+        None => format!("damaged file: {path}"),
+        Some(until) => format!("damaged version: {path}, as it was from {from} to {until}"),
+    })?;
+    let now = owner.is_present();
+    context.out.object(&OwnerRow { damaged: path, now, from, until })?;
     Ok(())
 }
 
@@ -104,15 +145,14 @@ fn conclude(summary: &Summary, args: &Args, context: &Context) -> anyhow::Result
     context.out.say(match (summary.faults, left) {
         (0, _) => format!("clean: {read}"),
         (faults, 0) => format!("{} found and repaired; {read}", count(faults, "fault")),
-        (_, left) if args.repair => {
-            format!(
-                "{} cannot be repaired; restore what they name from a backup; {read}",
-                count(left, "fault")
-            )
+        (_, left) if args.repair || summary.repairable == 0 => {
+            format!("{} cannot be repaired; {}; {read}", count(left, "fault"), advice(summary))
         }
-        (_, left) => {
-            format!("{} found, nothing was changed; try --repair; {read}", count(left, "fault"))
-        }
+        (_, left) => format!(
+            "{} found, nothing was changed; --repair puts {} right; {read}",
+            count(left, "fault"),
+            thousands(summary.repairable)
+        ),
     })?;
     context.out.object(&SummaryRow {
         faults: summary.faults,

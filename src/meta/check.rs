@@ -7,10 +7,13 @@
 
 mod bits;
 mod blocks;
+mod owners;
 mod state;
 mod tree;
 
 pub use blocks::segment_blocks;
+pub use owners::Owner;
+pub use owners::owners;
 
 use crate::meta::key;
 use crate::meta::record::Inode;

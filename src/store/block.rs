@@ -87,6 +87,8 @@ struct State {
     unrowed: Vec<BlockId>,
     /// Blocks that the log names and that were not there. Few, or the disk is to be replaced.
     lost: BTreeSet<BlockId>,
+    /// Blocks that were read since the store was opened and are not what was written.
+    met: BTreeSet<BlockId>,
     /// What changes say that are not yet in the table: where a block lies, or that it was freed.
     unsaved: HashMap<BlockId, Option<Place>>,
     /// Copies that are durable, and whose rows are to be moved.
@@ -388,6 +390,7 @@ impl BlockStore {
             if now == place {
                 if matches!(error, FsError::Damaged(_)) {
                     counter::DAMAGE_FOUND.add(1);
+                    self.state.lock().met.insert(block);
                 }
                 return Err(error);
             }

@@ -5,11 +5,13 @@
 
 use crate::env;
 use crate::env::Clock;
+use crate::meta::key;
 use crate::meta::key::StateKey;
 use crate::meta::op::Batch;
 use crate::meta::op::Op;
 use crate::meta::op::Outcome;
 use crate::meta::record::Grant;
+use crate::meta::record::Inode;
 use crate::meta::record::Next;
 use crate::meta::record::Record;
 use crate::meta::record::Retention;
@@ -45,8 +47,10 @@ use crate::types::AsOf;
 use crate::types::BatchSeq;
 use crate::types::BlockId;
 use crate::types::FsError;
+use crate::types::Ino;
 use crate::types::SessionId;
 use crate::types::Stamp;
+use crate::types::Time;
 use crate::wire::Applied;
 use crate::wire::Durable;
 use crate::wire::Page;
@@ -253,9 +257,27 @@ impl Node {
         }
     }
 
+    /// The oldest instant that can be read; zero where nothing was forgotten yet. Retention by age raises the horizon of a
+    /// young store too, to instants before there was anything.
+    fn oldest(&self) -> Result<Stamp, FsError> {
+        let oldest = self.replica.readable().oldest;
+        let key = key::inode(Ino::ROOT);
+        let made = match self.get(&key, AsOf::Now)? {
+            Some(row) => Inode::from_row(&key, &row)?.btime,
+            None => return Ok(oldest),
+        };
+        Ok(if Time::from(oldest) <= made { Stamp::ZERO } else { oldest })
+    }
+
     fn health(&self) -> Vec<String> {
         let mut lines = self.replica.health();
         lines.extend(self.faults.iter().map(FsError::to_string));
+        match self.blocks.damage_met() {
+            0 => {}
+            met => lines.push(format!(
+                "damaged blocks were met, {met} so far: unmount and run 'tsfs fsck', which names the files"
+            )),
+        }
         if self.space_left() == 0 {
             lines.push(
                 "the disk is full: delete files, purge history with 'tsfs purge', or make room"
@@ -419,7 +441,7 @@ impl Server for Node {
             saved_bytes: contents.saturating_sub(block_bytes + table_bytes),
             files: totals.files,
             versions: totals.versions,
-            oldest: self.replica.readable().oldest.0,
+            oldest: self.oldest()?.0,
             newest: progress.stamp.0,
             applied: progress.index.0,
             health: self.health(),

@@ -6,6 +6,7 @@
 
 use crate::env::Clock;
 use crate::meta::check;
+use crate::meta::check::Owner;
 use crate::meta::op::Batch;
 use crate::series;
 use crate::series::table::Changes;
@@ -65,10 +66,14 @@ pub struct Finding {
 }
 
 /// What was read, and how much of it was wrong.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Summary {
     pub faults: u64,
     pub repaired: u64,
+    /// Faults that repair would put right.
+    pub repairable: u64,
+    /// Files whose contents are in damaged blocks, by path.
+    pub owners: Vec<Owner>,
     /// Log entries, rows of the table, blocks in segments.
     pub entries: u64,
     pub rows: u64,
@@ -271,10 +276,11 @@ impl Run<'_> {
         }
         let segments = blocks.segments();
         let total = segments.iter().map(|(_, bytes)| bytes).sum();
-        let mut done = 0;
+        let (mut done, mut damaged) = (0, HashSet::new());
         for (segment, bytes) in segments {
             let Run { summary, tell, .. } = self;
-            blocks.scrub(segment, &mut |fault| {
+            blocks.scrub(segment, &mut |block, fault| {
+                damaged.extend(block);
                 found(summary, *tell, Part::Blocks, fault.to_string(), false);
             })?;
             done += bytes;
@@ -294,6 +300,10 @@ impl Run<'_> {
         })?;
         for block in missing {
             self.fault(Part::Blocks, format!("block {block} is named, but no segment holds it"));
+            damaged.insert(block);
+        }
+        if !damaged.is_empty() {
+            self.summary.owners = check::owners(&**table, &damaged)?;
         }
         self.leaked(table, &blocks, held, repair)
     }
@@ -320,6 +330,7 @@ impl Run<'_> {
         }
         for block in held {
             let what = format!("block {block} takes space, but nothing names it");
+            self.summary.repairable += 1;
             found(&mut self.summary, self.tell, Part::Blocks, what, repair);
         }
         Ok(())

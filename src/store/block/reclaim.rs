@@ -120,6 +120,7 @@ impl BlockStore {
         }
         synced?;
         state.moves.append(&mut moves);
+        counter::SEGMENTS_REWRITTEN.add(u64::from(copied.is_ok()));
         copied
     }
 

@@ -41,16 +41,25 @@ impl BlockStore {
         self.state.lock().lost.iter().map(|block| block::lost(*block)).collect()
     }
 
+    /// How many blocks were found damaged by reading them, since the store was opened.
+    pub fn damage_met(&self) -> usize {
+        self.state.lock().met.len()
+    }
+
     /// Reads all that is live in a segment and verifies it. `fault` is told each thing that does not hold, as a
-    /// sentence that names it.
+    /// sentence that names it, and the block that cannot be read for it.
     ///
     /// # Errors
     /// `Damaged` where the index cannot be read; `Io` where the disk fails otherwise than for a part of a file.
-    pub fn scrub(&self, id: SegmentId, fault: &mut dyn FnMut(FsError)) -> Result<(), FsError> {
+    pub fn scrub(
+        &self,
+        id: SegmentId,
+        fault: &mut dyn FnMut(Option<BlockId>, FsError),
+    ) -> Result<(), FsError> {
         let Some((before, rowed)) = self.live(id) else { return Ok(()) };
-        let mut tell = |error| {
+        let mut tell = |block, error| {
             counter::DAMAGE_FOUND.add(1);
-            fault(error);
+            fault(block, error);
         };
         let mut seen = BTreeSet::new();
         let mut live = 0;
@@ -59,7 +68,7 @@ impl BlockStore {
                 let header = segment::check_segment_header(&*file, id, &self.store);
                 // Until it was first synced, which its row tells, a segment has promised nothing, its header neither.
                 if rowed > 0 {
-                    header.unwrap_or_else(&mut tell);
+                    header.unwrap_or_else(|error| tell(None, error));
                 }
                 let mut walk = Walk::new(&*file, id, segment::FIRST_UNIT)?;
                 while let Some((unit, found)) = walk.step()? {
@@ -71,10 +80,10 @@ impl BlockStore {
                     // Beyond, records are known, but have no rows to be counted by.
                     live += if unit < rowed { record.place.units() } else { 0 };
                     let read = segment::read_frame(&*file, record.place, record.block);
-                    read.map_or_else(&mut tell, |_| ());
+                    read.map_or_else(|error| tell(Some(record.block), error), |_| ());
                 }
             }
-            Err(error) => tell(error),
+            Err(error) => tell(None, error),
         }
         // A store in use may have changed meanwhile; then the sum proves nothing.
         if self.live(id) != Some((before, rowed)) || live == before {
@@ -86,7 +95,7 @@ impl BlockStore {
                 let what =
                     format!("block {block} at byte {at} of segment {id}: no record is there");
                 live += place.units();
-                tell(FsError::Damaged(what));
+                tell(Some(block), FsError::Damaged(what));
             }
             Ok(())
         };
@@ -94,7 +103,7 @@ impl BlockStore {
         index::each_block(&*self.table, Kind::Pending, &mut lost)?;
         if live != before {
             let what = format!("segment {id}: {live} units are live, its row says {before}");
-            tell(FsError::Damaged(what));
+            tell(None, FsError::Damaged(what));
         }
         Ok(())
     }
