@@ -4,14 +4,20 @@
 //! Not here: what is asked and how answers are shown (each command), what they mean (`wire::control`).
 
 use crate::cli::output::Output;
+use crate::cli::when;
+use crate::fuse::mount;
+use crate::fuse::mount::table;
 use crate::wire::control::Answer;
 use crate::wire::control::Ask;
 use crate::wire::control::Done;
+use crate::wire::control::Failure;
+use crate::wire::control::Horizon;
 use crate::wire::control::Raw;
 use crate::wire::control::Request;
 use anyhow::Context as _;
 use anyhow::anyhow;
 use anyhow::bail;
+use jiff::tz::TimeZone;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
@@ -69,6 +75,13 @@ impl Place {
             let rest = whole.strip_prefix(dir).expect("an ancestor is a prefix");
             return Ok(Place::new(control, rest.as_os_str().as_bytes(), given));
         }
+        // A mount without a control file shows the past alone.
+        if table::all()?.iter().any(|row| row.kind == mount::KIND && whole.starts_with(&row.at)) {
+            bail!(
+                "{} is in a mount of the past (-o at=), which only shows its instant; ask a mount of the present",
+                given.display()
+            );
+        }
         bail!(
             "{} is not in a tsfs mount; name a path inside one, or mount a store with 'tsfs mount'",
             given.display()
@@ -102,7 +115,11 @@ impl Place {
                 Answer::Progress(progress) => out.progress(&progress),
                 Answer::Error(failure) => {
                     out.clear();
-                    return Err(anyhow!("{}: {}", self.given.display(), failure.message));
+                    let message = said(&failure);
+                    if self.given == Path::new(".") {
+                        bail!("{message}");
+                    }
+                    return Err(anyhow!("{}: {message}", self.given.display()));
                 }
                 Answer::Done(done) => {
                     out.clear();
@@ -120,6 +137,17 @@ impl Place {
     fn cannot_ask(&self) -> String {
         format!("cannot ask the mount of {}", self.given.display())
     }
+}
+
+/// What went wrong, with instants in the user's time zone.
+fn said(failure: &Failure) -> String {
+    let Some(Horizon { asked, oldest }) = failure.horizon else { return failure.message.clone() };
+    let zone = TimeZone::system();
+    format!(
+        "{} is before the oldest instant kept, {}",
+        when::show(asked, &zone),
+        when::show(oldest, &zone)
+    )
 }
 
 /// The control file of a directory, or `None` where there is none.

@@ -7,6 +7,7 @@ use crate::cli::control::Place;
 use crate::cli::output;
 use crate::cli::output::count;
 use crate::cli::when;
+use crate::types::FileKind;
 use crate::wire::control::Answer;
 use crate::wire::control::Ask;
 use crate::wire::control::ChangeKind;
@@ -15,6 +16,8 @@ use crate::wire::control::Side;
 use serde::Serialize;
 use similar::TextDiff;
 use similar::udiff::UnifiedHunkHeader;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::path::PathBuf;
 
 /// Contents beyond this are not compared line by line. In bytes.
@@ -65,7 +68,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
         match answer {
             Answer::Change(change) => {
                 changes += 1;
-                show(&change, context)?;
+                show(&change, &args.path, context)?;
             }
             Answer::Contents { side, bytes, .. } => {
                 text = true;
@@ -89,8 +92,8 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Prints one changed path.
-pub(super) fn show(change: &ChangeRow, context: &Context) -> anyhow::Result<()> {
+/// Prints one changed path. `top` is what the command was given: a file has no other name here.
+pub(super) fn show(change: &ChangeRow, top: &Path, context: &Context) -> anyhow::Result<()> {
     context.out.object(&Row {
         path: output::name(change.path.as_bytes()),
         change: change.kind,
@@ -108,7 +111,8 @@ pub(super) fn show(change: &ChangeRow, context: &Context) -> anyhow::Result<()> 
         ChangeKind::Replaced => '!',
     };
     let path = match change.path.as_bytes() {
-        b"" => ".".to_owned(),
+        b"" if change.file == FileKind::Directory => ".".to_owned(),
+        b"" => output::name(top.as_os_str().as_bytes()),
         path => output::name(path),
     };
     let before =

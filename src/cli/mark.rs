@@ -25,7 +25,7 @@ What a mark shows is kept as long as the mark exists, whatever retention says.";
 pub(super) struct Args {
     /// The name
     name: String,
-    /// Any path in the mount
+    /// A path in the mount; making a mark needs the right to write there
     #[arg(default_value = ".")]
     path: PathBuf,
     /// A sentence to find it by
@@ -48,7 +48,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     let ask = if args.remove {
         Ask::Unmark { name }
     } else {
-        Ask::Mark { name, note: args.note.clone() }
+        Ask::Mark { name, note: args.note.clone(), path: place.path.clone() }
     };
     let done = place.ask(ask, &context.out, |_| Ok(()))?;
     let at = done.stamp.map(|stamp| when::show(stamp, &context.zone));

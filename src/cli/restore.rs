@@ -43,7 +43,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     let ask =
         Ask::Restore { path: place.path.clone(), at, remove: args.remove, dry_run: args.dry_run };
     let done = place.ask(ask, &context.out, |answer| match answer {
-        Answer::Change(change) => diff::show(&change, context),
+        Answer::Change(change) => diff::show(&change, &args.path, context),
         _ => Ok(()),
     })?;
     let what = count(done.changed, "change");

@@ -73,9 +73,10 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
         Some(name) => Some(Raw(name.as_os_str().as_bytes().to_vec())),
         None => None,
     };
+    let top = args.to.as_ref().map_or_else(|| args.path.clone(), |to| args.path.with_file_name(to));
     let ask = Ask::Undelete { path, at, to, dry_run: args.dry_run };
     let done = place.ask(ask, &context.out, |answer| match answer {
-        Answer::Change(change) => diff::show(&change, context),
+        Answer::Change(change) => diff::show(&change, &top, context),
         _ => Ok(()),
     })?;
     let what = count(done.changed, "file");

@@ -409,7 +409,11 @@ fn past_of_entry(dir: &Inode, transient: bool) -> Past {
     if dir.no_history || transient { Past::Forget } else { Past::Keep }
 }
 
-fn check_name(name: &[u8]) -> Result<(), FsError> {
+/// Whether an entry, or a mark, may have this name.
+///
+/// # Errors
+/// `NotFound` for an empty one, as for system calls; `NameTooLong`, `Invalid`.
+pub fn check_name(name: &[u8]) -> Result<(), FsError> {
     match name {
         [] => Err(FsError::NotFound),
         _ if name.len() > NAME_BYTES_MAX => Err(FsError::NameTooLong),

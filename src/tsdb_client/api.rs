@@ -1,6 +1,6 @@
 //! What the calls of a [`Client`](crate::tsdb_client::Client) take and give.
 //!
-//! Not here: anything that does something.
+//! Not here: anything that changes something.
 
 use crate::types::Attr;
 use crate::types::FileKind;
@@ -61,6 +61,15 @@ pub struct Caller {
     pub gid: u32,
     /// Zero where unknown.
     pub pid: u32,
+}
+
+impl Caller {
+    /// The supplementary groups, which requests do not carry; `None` where the process is gone or unknown.
+    pub fn groups(self) -> Option<Vec<u32>> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("Groups:"))?;
+        line.split_whitespace().map(|group| group.parse().ok()).collect()
+    }
 }
 
 /// A file to be created.
@@ -196,5 +205,19 @@ pub type OnInvalidate = Box<dyn Fn(Invalidate) + Send + Sync>;
 impl fmt::Display for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "h{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_groups_of_this_process_are_found() {
+        let caller = |pid| Caller { uid: 0, gid: 0, pid };
+        let expected = rustix::process::getgroups().unwrap();
+        let expected: Vec<_> = expected.iter().map(|gid| gid.as_raw()).collect();
+        assert_eq!(caller(std::process::id()).groups(), Some(expected));
+        assert_eq!(caller(0).groups(), None);
     }
 }

@@ -4,6 +4,7 @@
 
 use crate::env::Clock;
 use crate::meta::apply::Rules;
+use crate::telemetry::counter::CLIENT_ROW_MISSES;
 use crate::tsdb_client::Caller;
 use crate::tsdb_client::OnInvalidate;
 use crate::tsdb_client::Options;
@@ -202,6 +203,7 @@ impl Core {
 
     /// A row of the present that was not at hand when the lock was held, at `turn`.
     pub(super) fn fetch_row(&self, key: Bytes, turn: u64) -> Result<Option<Bytes>, FsError> {
+        CLIENT_ROW_MISSES.add(1);
         let value = self.server.get(&key, AsOf::Now)?;
         let local = self.local.lock();
         if local.turn == turn {

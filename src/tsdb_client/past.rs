@@ -2,6 +2,7 @@
 //!
 //! Not here: reading at an instant, which every reading call does; commands (`control`).
 
+use crate::meta::apply::check_name;
 use crate::meta::key;
 use crate::meta::key::StateKey;
 use crate::meta::op::Op;
@@ -209,6 +210,8 @@ impl Client {
     /// # Errors
     /// `Exists`, `Invalid` name, `Lost`.
     pub fn mark(&self, caller: Caller, name: &[u8], note: &str) -> Result<Stamp, FsError> {
+        // Said here rather than by the log, whose refusals only speak of broken rules.
+        check_name(name)?;
         if self.find_mark(name)?.is_some() {
             return Err(FsError::Exists);
         }

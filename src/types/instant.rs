@@ -17,7 +17,8 @@ use jiff::tz::TimeZone;
 
 /// The forms of an instant, for error messages.
 pub const FORMS: &str = "write 2026-11-22T17:30:00+01:00, 2026-11-22T17:30 (local time), 2026-11-22 (its first moment), \
-                         -15m, -2h or -3d (so long ago), yesterday, today, now, or @1795365000.5 (seconds since 1970)";
+                         -15m, -2h or -3d (so long ago), yesterday, today, now, @1795365000.5 (seconds since 1970), \
+                         @GMT-2026.11.22-16.30.00 (as Samba does) or, for commands, mark:NAME";
 
 /// The present, whenever it is read.
 pub const NOW: &str = "now";

@@ -163,9 +163,12 @@ pub enum Ask {
     Deleted {
         path: Raw,
     },
+    /// Names the present, for whoever may write in the directory at `path` (or in that of the file there).
     Mark {
         name: Raw,
         note: String,
+        #[serde(default)]
+        path: Raw,
     },
     Unmark {
         name: Raw,
@@ -349,6 +352,15 @@ pub struct Failure {
     pub kind: FailureKind,
     /// A sentence that says what to do.
     pub message: String,
+    /// Where an instant is gone: so that the command can say it in the user's time zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub horizon: Option<Horizon>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Horizon {
+    pub asked: Stamp,
+    pub oldest: Stamp,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -365,6 +377,12 @@ pub enum FailureKind {
     Store,
 }
 
+impl Failure {
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Failure {
+        Failure { kind, message: message.into(), horizon: None }
+    }
+}
+
 impl From<&FsError> for Failure {
     fn from(error: &FsError) -> Failure {
         let kind = match error {
@@ -377,7 +395,11 @@ impl From<&FsError> for Failure {
             }
             _ => FailureKind::Invalid,
         };
-        Failure { kind, message: error.to_string() }
+        let horizon = match *error {
+            FsError::BeforeHorizon { asked, oldest } => Some(Horizon { asked, oldest }),
+            _ => None,
+        };
+        Failure { horizon, ..Failure::new(kind, error.to_string()) }
     }
 }
 

@@ -146,8 +146,7 @@ impl Session {
     }
 
     fn refuse(&self, why: &str) {
-        let failure =
-            control::Failure { kind: control::FailureKind::Store, message: why.to_owned() };
+        let failure = control::Failure::new(control::FailureKind::Store, why);
         let _ = self.send(&control::Answer::Error(failure));
         self.finish();
     }

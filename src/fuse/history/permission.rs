@@ -7,6 +7,7 @@
 //!
 //! Not here: ACLs, which do not exist yet.
 
+use crate::fuse::present::caller;
 use crate::fuse::vfs::Request;
 use crate::tsdb_client::Client;
 use crate::types::AsOf;
@@ -62,7 +63,7 @@ pub(super) fn may(
         return Ok(());
     }
     match client.getattr(ino, at) {
-        Ok(attr) if allowed(&attr, request.uid, request.gid, want, || groups(request.pid)) => {
+        Ok(attr) if allowed(&attr, request.uid, request.gid, want, || caller(request).groups()) => {
             Ok(())
         }
         Ok(_) => Err(FsError::Denied),
@@ -91,13 +92,6 @@ fn allowed(
         // Groups that cannot be told count as whichever shuts out.
         groups().is_some_and(|groups| if groups.contains(&attr.gid) { group } else { other })
     }
-}
-
-/// The supplementary groups of a process, which requests do not carry.
-fn groups(pid: u32) -> Option<Vec<u32>> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Groups:"))?;
-    line.split_whitespace().map(|group| group.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -140,13 +134,5 @@ mod tests {
         assert!(!read(0o004, 11, 21, Some(vec![20])));
         assert!(!read(0o004, 11, 21, None) && !read(0o040, 11, 21, None));
         assert!(allowed(&attr(0o001), 11, 21, Want::Search, || Some(Vec::new())));
-    }
-
-    #[test]
-    fn the_groups_of_this_process_are_found() {
-        let mine = groups(std::process::id()).unwrap();
-        let expected = rustix::process::getgroups().unwrap();
-        assert_eq!(mine, expected.iter().map(|gid| gid.as_raw()).collect::<Vec<_>>());
-        assert_eq!(groups(0), None);
     }
 }

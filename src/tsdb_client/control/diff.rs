@@ -9,6 +9,7 @@ use crate::tsdb_client::control::Job;
 use crate::tsdb_client::control::content_size;
 use crate::tsdb_client::control::path::READ;
 use crate::tsdb_client::control::path::SEARCH;
+use crate::tsdb_client::control::path::shown;
 use crate::tsdb_client::control::refuse;
 use crate::types::AsOf;
 use crate::types::Attr;
@@ -25,6 +26,7 @@ use crate::wire::control::Raw;
 use crate::wire::control::Side;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 /// Contents are compared and sent in parts of this many bytes.
@@ -60,7 +62,7 @@ impl Job<'_> {
         if pair.before.is_none() && pair.after.is_none() {
             return refuse(
                 FailureKind::NotFound,
-                format!("\"{path}\" was there at neither instant"),
+                format!("{} was there at neither instant", shown(path)),
             );
         }
         let files = [&pair.before, &pair.after]
@@ -111,12 +113,12 @@ impl Job<'_> {
             }
             waiting.extend(self.below(&pair, from, to)?);
         }
-        let mut moved = Vec::new();
+        let mut moved = HashSet::new();
         for (at, ino) in came {
             if let Some(before) = went.get(&ino) {
                 rows[at].kind = ChangeKind::Renamed;
                 rows[at].before = Some(Raw(before.clone()));
-                moved.push(before.clone());
+                moved.insert(before.clone());
             }
         }
         rows.retain(|row| row.kind != ChangeKind::Removed || !moved.contains(&row.path.0));

@@ -14,6 +14,9 @@ use crate::meta::record::Record;
 use crate::meta::record::Retention;
 use crate::tsdb_client::Caller;
 use crate::tsdb_client::Client;
+use crate::tsdb_client::control::path::READ;
+use crate::tsdb_client::control::path::SEARCH;
+use crate::tsdb_client::control::path::WRITE;
 use crate::types::AsOf;
 use crate::types::Attr;
 use crate::types::FileKind;
@@ -53,7 +56,11 @@ impl From<FsError> for End {
 }
 
 fn refuse<T>(kind: FailureKind, message: impl Into<String>) -> Result<T, End> {
-    Err(End::Failed(Failure { kind, message: message.into() }))
+    Err(End::Failed(Failure::new(kind, message)))
+}
+
+fn no_mark<T>(name: &Raw) -> Result<T, End> {
+    refuse(FailureKind::NotFound, format!("there is no mark \"{name}\"; 'tsfs marks' lists them"))
 }
 
 /// One request being worked on.
@@ -104,20 +111,16 @@ impl Job<'_> {
                 self.undelete(path, at.as_ref(), to.as_ref(), *dry_run)
             }
             Ask::Deleted { path } => self.deleted(path),
-            Ask::Mark { name, note } => {
-                let stamp = self.client.mark(self.caller, name.as_bytes(), note)?;
-                Ok(Done { changed: 1, stamp: Some(stamp), notes: Vec::new() })
-            }
-            Ask::Unmark { name } => {
-                self.client.unmark(self.caller, name.as_bytes())?;
-                Ok(Done { changed: 1, ..Done::default() })
-            }
+            Ask::Mark { name, note, path } => self.mark(name, note, path),
+            Ask::Unmark { name } => self.unmark(name),
             Ask::Marks => self.marks(),
             Ask::Sync => self.sync(),
             Ask::Purge { before, path, dry_run } => self.purge(before, path.as_ref(), *dry_run),
             Ask::History { path, keep } => self.history(path, *keep),
             Ask::Retention { set } => self.retention(set.as_ref()),
             Ask::Status => {
+                // Its figures count what was done just before. A store that cannot take it has more to tell than that.
+                let _ = self.client.present();
                 self.say(Answer::Status(Box::new(self.client.server().status()?)))?;
                 Ok(Done::default())
             }
@@ -157,12 +160,7 @@ impl Job<'_> {
                 let marks = self.client.marks()?;
                 match marks.into_iter().find(|mark| mark.name == name.as_bytes()) {
                     Some(mark) => mark.stamp,
-                    None => {
-                        return refuse(
-                            FailureKind::NotFound,
-                            format!("there is no mark \"{name}\"; 'tsfs marks' lists them"),
-                        );
-                    }
+                    None => return no_mark(name),
                 }
             }
         };
@@ -176,6 +174,40 @@ impl Job<'_> {
             return Ok(());
         }
         refuse(FailureKind::Denied, format!("only root and the owner of the mount may {what}"))
+    }
+
+    /// As `mkdir` among the marks: it needs the right to write in a directory, for what a mark shows takes space.
+    fn mark(&mut self, name: &Raw, note: &str, path: &Raw) -> Result<Done, End> {
+        let dir = self.client.getattr(self.nearest(path)?, AsOf::Now)?;
+        self.need(&dir, WRITE | SEARCH, path)?;
+        if name.0.is_empty() {
+            return refuse(FailureKind::Invalid, "a mark has a name");
+        }
+        match self.client.mark(self.caller, name.as_bytes(), note) {
+            Err(FsError::Exists) => refuse(
+                FailureKind::Exists,
+                format!(
+                    "there is a mark \"{name}\" already; choose another name, or remove it first"
+                ),
+            ),
+            stamp => Ok(Done { changed: 1, stamp: Some(stamp?), notes: Vec::new() }),
+        }
+    }
+
+    fn unmark(&mut self, name: &Raw) -> Result<Done, End> {
+        match self.client.unmark(self.caller, name.as_bytes()) {
+            Err(FsError::NotFound) => no_mark(name),
+            Err(FsError::Denied) => refuse(
+                FailureKind::Denied,
+                format!(
+                    "only root, the owner of the mount and who made the mark \"{name}\" may remove it"
+                ),
+            ),
+            other => {
+                other?;
+                Ok(Done { changed: 1, ..Done::default() })
+            }
+        }
     }
 
     fn log(&mut self, path: &Raw) -> Result<Done, End> {
@@ -195,6 +227,7 @@ impl Job<'_> {
 
     fn deleted(&mut self, path: &Raw) -> Result<Done, End> {
         let dir = self.directory(path)?;
+        self.need(&self.client.getattr(dir, AsOf::Now)?, READ | SEARCH, path)?;
         let gone = self.client.deleted(dir)?;
         let count = gone.len() as u64;
         for gone in gone {

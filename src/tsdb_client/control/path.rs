@@ -1,7 +1,7 @@
 //! Paths of requests, and what their caller may do there.
 //!
 //! The kernel checks permissions of ordinary calls; a request arrives as one write to the control file, so the
-//! directories on its way are checked here. Supplementary groups are not known here: they give nothing.
+//! directories on its way are checked here.
 
 use crate::tsdb_client::Caller;
 use crate::tsdb_client::control::End;
@@ -10,6 +10,7 @@ use crate::tsdb_client::control::refuse;
 use crate::types::AsOf;
 use crate::types::Attr;
 use crate::types::FileKind;
+use crate::types::FsError;
 use crate::types::Ino;
 use crate::wire::control::FailureKind;
 use crate::wire::control::Raw;
@@ -26,9 +27,15 @@ pub(super) fn may(caller: Caller, attr: &Attr, want: u32) -> bool {
         Caller { uid: 0, .. } => return true,
         Caller { uid, .. } if uid == attr.uid => 6,
         Caller { gid, .. } if gid == attr.gid => 3,
+        _ if caller.groups().is_some_and(|groups| groups.contains(&attr.gid)) => 3,
         _ => 0,
     };
     (attr.mode >> shift) & want == want
+}
+
+/// A path in a message. The empty one is the directory of the control file, which only the top of a mount needs.
+pub(super) fn shown(path: &Raw) -> String {
+    if path.0.is_empty() { "the top of the mount".to_owned() } else { format!("\"{path}\"") }
 }
 
 impl Job<'_> {
@@ -39,11 +46,11 @@ impl Job<'_> {
             return Ok(());
         }
         let verb = match want {
-            WRITE => "change",
+            want if want & WRITE != 0 => "change",
             SEARCH => "enter",
             _ => "read",
         };
-        refuse(FailureKind::Denied, format!("you may not {verb} \"{what}\""))
+        refuse(FailureKind::Denied, format!("you may not {verb} {}", shown(what)))
     }
 
     /// The directory that holds the last part of `path`, and that part.
@@ -52,6 +59,12 @@ impl Job<'_> {
             Some(at) => (&path.0[..at], &path.0[at + 1..]),
             None => (&[][..], &path.0[..]),
         };
+        if path.0.is_empty() {
+            return refuse(
+                FailureKind::Invalid,
+                "the top of the mount has no name, so it has no versions and was never deleted; name something in it",
+            );
+        }
         if name.is_empty() || name == b"." || name == b".." {
             return refuse(
                 FailureKind::Invalid,
@@ -66,6 +79,16 @@ impl Job<'_> {
         self.walk(&path.0)
     }
 
+    /// The directory at `path`, or the one that holds the file there.
+    pub(super) fn nearest(&self, path: &Raw) -> Result<Ino, End> {
+        if path.0.is_empty() {
+            return Ok(self.dir);
+        }
+        let (dir, name) = self.named(path)?;
+        let attr = self.client.lookup(dir, &name, AsOf::Now)?;
+        Ok(if attr.kind == FileKind::Directory { attr.ino } else { dir })
+    }
+
     /// Follows directories only, never a symbolic link: the command resolved those.
     fn walk(&self, path: &[u8]) -> Result<Ino, End> {
         let mut at = self.client.getattr(self.dir, AsOf::Now)?;
@@ -77,7 +100,18 @@ impl Job<'_> {
                     let parent = self.client.parent(at.ino, AsOf::Now)?;
                     at = self.client.getattr(parent, AsOf::Now)?;
                 }
-                _ => at = self.client.lookup(at.ino, name, AsOf::Now)?,
+                _ => match self.client.lookup(at.ino, name, AsOf::Now) {
+                    Err(FsError::NotFound) => {
+                        let name = Raw::from(name);
+                        return refuse(
+                            FailureKind::NotFound,
+                            format!(
+                                "there is no directory \"{name}\" now; if there was one, restore or undelete it first"
+                            ),
+                        );
+                    }
+                    found => at = found?,
+                },
             }
         }
         if at.kind != FileKind::Directory {

@@ -17,6 +17,7 @@ use crate::tsdb_client::control::diff::join;
 use crate::tsdb_client::control::diff::optional;
 use crate::tsdb_client::control::path::SEARCH;
 use crate::tsdb_client::control::path::WRITE;
+use crate::tsdb_client::control::path::shown;
 use crate::tsdb_client::control::refuse;
 use crate::types::AsOf;
 use crate::types::Attr;
@@ -110,9 +111,10 @@ impl Job<'_> {
             (Spot { path: Vec::new(), parent: Parent::Now(dir), name }, then, now)
         };
         let Some(then) = then else {
+            let hint = if path.0.is_empty() { "" } else { "; 'tsfs log' lists its versions" };
             return refuse(
                 FailureKind::NotFound,
-                format!("\"{path}\" did not exist at that instant; 'tsfs log' lists its versions"),
+                format!("{} did not exist at that instant{hint}", shown(path)),
             );
         };
         let mut plan = Plan { at, remove, steps: Vec::new() };
@@ -137,6 +139,12 @@ impl Job<'_> {
             gone.name == name && wanted
         });
         let Some(gone) = gone else {
+            if optional(self.client.lookup(dir, &name, AsOf::Now))?.is_some() {
+                return refuse(
+                    FailureKind::Exists,
+                    format!("\"{path}\" is there; 'tsfs log' lists what it was before"),
+                );
+            }
             return refuse(
                 FailureKind::NotFound,
                 format!("nothing named \"{path}\" was deleted here that is still kept"),
