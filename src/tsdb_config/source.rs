@@ -45,7 +45,9 @@ pub(super) fn resolve(sources: &Sources) -> Result<BTreeMap<&'static str, Value>
     for path in &sources.optional_files {
         match fs::read_to_string(path) {
             Ok(text) => read_file(path, &text, &mut set)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // A store that is no directory is told of by whoever opens it.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
             Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
         }
     }

@@ -9,6 +9,7 @@ use crate::cli::mount::background;
 use crate::cli::mount::options::Options;
 use crate::cli::mount::store;
 use crate::cli::retention;
+use crate::cli::when;
 use crate::env::SystemClock;
 use crate::fuse;
 use crate::fuse::Tree;
@@ -22,6 +23,7 @@ use crate::tsdb_client::Client;
 use crate::tsdb_config::LogTarget;
 use crate::tsdb_config::Settings;
 use crate::types::AsOf;
+use crate::types::FsError;
 use crate::types::Ino;
 use crate::wire::control::Answer;
 use crate::wire::control::Ask;
@@ -62,6 +64,9 @@ pub(super) fn run(
     let dir = store::find(&args.store, options.create)?;
     apart(&dir, &at)?;
     if options.create {
+        if options.at.is_some() && !store::is_store(&dir) {
+            bail!("a store that is about to be made has no past; leave out --create or at=");
+        }
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
     start_logs(settings, &dir, context)?;
@@ -74,7 +79,7 @@ pub(super) fn run(
     options.kernel.source = dir.display().to_string();
     options.kernel.threads = settings.mount_threads as usize;
     options.kernel.allow_other = options.kernel.allow_other.or(settings.mount_allow_other);
-    let instant = instant(&client, options.at.as_ref())?;
+    let instant = instant(&client, options.at.as_ref(), context)?;
     if instant != AsOf::Now {
         options.kernel.flags.insert(MountFlags::RDONLY);
     }
@@ -150,20 +155,32 @@ fn client_options(at: &Path, settings: &Settings) -> tsdb_client::Options {
 }
 
 /// The instant that the whole mount shows.
-fn instant(client: &Client, at: Option<&Moment>) -> anyhow::Result<AsOf> {
-    match at {
-        None | Some(Moment::Now) => Ok(AsOf::Now),
-        Some(Moment::At(stamp)) => {
-            client.now_readable(*stamp)?;
-            Ok(AsOf::At(*stamp))
-        }
+fn instant(client: &Client, at: Option<&Moment>, context: &Context) -> anyhow::Result<AsOf> {
+    let stamp = match at {
+        None => return Ok(AsOf::Now),
+        // A mount of the past shows one instant, also where that is the last one.
+        Some(Moment::Now) => client.present()?,
+        Some(Moment::At(stamp)) => *stamp,
         Some(Moment::Mark(name)) => {
             let marks = client.marks()?;
             let mark = marks.iter().find(|mark| mark.name == name.as_bytes());
-            let mark = mark.with_context(|| format!("there is no mark '{name}' in the store"))?;
-            Ok(AsOf::At(mark.stamp))
+            mark.with_context(|| format!("there is no mark '{name}' in the store"))?.stamp
         }
+    };
+    let shown = |stamp| when::show(stamp, &context.zone);
+    match client.now_readable(stamp) {
+        Err(FsError::BeforeHorizon { asked, oldest }) => {
+            bail!("{} is before the oldest instant kept, {}", shown(asked), shown(oldest));
+        }
+        other => other?,
     }
+    match client.getattr(Ino::ROOT, AsOf::At(stamp)) {
+        Err(FsError::Stale | FsError::NotFound) => {
+            bail!("there is nothing to show at {}: the store was made later", shown(stamp));
+        }
+        other => other?,
+    };
+    Ok(AsOf::At(stamp))
 }
 
 /// Tells whoever waits that the mount can be used, and the user how long history is kept.

@@ -13,6 +13,7 @@ use crate::tsdb_server::node::Fresh;
 use crate::tsdb_server::node::Node;
 use crate::tsdb_server::open;
 use crate::types::FsError;
+use anyhow::bail;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +31,9 @@ pub(in crate::cli) fn is_store(dir: &Path) -> bool {
 /// # Errors
 /// A sentence for what is no store and may not become one.
 pub(in crate::cli) fn find(given: &Path, create: bool) -> anyhow::Result<PathBuf> {
+    if given.exists() && !given.is_dir() {
+        bail!("{} is not a directory; give the directory of a store", given.display());
+    }
     open::check(given, &RealDisk, create)?;
     control::canonical(given)
 }
