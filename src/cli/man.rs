@@ -6,6 +6,8 @@ use crate::cli::Exit;
 use anyhow::Context as _;
 use clap::Command;
 use clap::CommandFactory;
+use clap::builder::Resettable;
+use clap::builder::StyledStr;
 use clap_mangen::Man;
 use std::fs;
 use std::path::PathBuf;
@@ -47,7 +49,51 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
 }
 
 fn page(command: &Command) -> anyhow::Result<Vec<u8>> {
+    let help = command.get_after_long_help().or(command.get_after_help());
+    let examples = help.map(|help| examples(&help.to_string())).unwrap_or_default();
+    let reset = || Resettable::<StyledStr>::Reset;
+    let command = command.clone().after_help(reset()).after_long_help(reset());
     let mut text = Vec::new();
-    Man::new(command.clone()).render(&mut text)?;
+    Man::new(command).render(&mut text)?;
+    text.extend(examples.bytes());
     Ok(text)
+}
+
+/// What stands below the options in `--help`, as a section: indented lines are kept as they are, others are filled.
+fn examples(help: &str) -> String {
+    let mut text = ".SH EXAMPLES\n".to_owned();
+    let mut kept = false;
+    for line in help.lines().filter(|line| *line != "Examples:") {
+        let indented = line.starts_with(' ');
+        if indented != kept {
+            text.push_str(if indented { ".nf\n" } else { ".fi\n" });
+            kept = indented;
+        }
+        if line.is_empty() {
+            text.push_str(".PP\n");
+            continue;
+        }
+        // A line that begins with one of these would be a request.
+        if line.starts_with(['.', '\'']) {
+            text.push_str("\\&");
+        }
+        text.push_str(&line.replace('\\', "\\e").replace('-', "\\-"));
+        text.push('\n');
+    }
+    if kept {
+        text.push_str(".fi\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn examples_stay_on_lines_of_their_own() {
+        let help = "Examples:\n  tsfs log a\\b  one\n  cat .tsfs/x\n\nIt is\n.so\nfilled.";
+        let page = ".SH EXAMPLES\n.nf\n  tsfs log a\\eb  one\n  cat .tsfs/x\n.fi\n.PP\nIt is\n\\&.so\nfilled.\n";
+        assert_eq!(examples(help), page);
+    }
 }

@@ -52,7 +52,8 @@ TIME is one of:
   2026-11-22                  midnight at the start of that day
   -15m  -2h  -3d              so long ago
   now  today  yesterday       yesterday: 24 hours ago by the calendar
-  @1795365000.123456789       a stamp, as printed by this program
+  @1795365000.5               seconds since 1970
+  @GMT-2026.11.22-16.30.00    as Samba names previous versions
   mark:NAME                   an instant that 'tsfs mark' named";
 
 const EXAMPLES: &str = "\

@@ -93,10 +93,15 @@ fn show(status: &Status, context: &Context) -> anyhow::Result<()> {
             show_size(status.reserved)
         ),
     )?;
-    line("live", format!("{} in {}", show_size(status.live_bytes), count(status.files, "file")))?;
+    let files = format!("{} and directories", count(status.files, "file"));
+    line("live", format!("{} in {files}", show_size(status.live_bytes)))?;
     line(
         "history",
-        format!("{} in {}", show_size(status.history_bytes), count(status.versions, "version")),
+        format!(
+            "{}; {}, the present ones included",
+            show_size(status.history_bytes),
+            count(status.versions, "finished version")
+        ),
     )?;
     line("oldest", oldest(status.oldest, context))?;
     line(

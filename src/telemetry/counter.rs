@@ -74,7 +74,6 @@ counters! {
     FUSE_PANICS: Count, "Requests whose handler panicked and that were answered with EIO.";
     CLIENT_OPS: Count, "Changes to the tree made through mounts.";
     CLIENT_BATCHES: Count, "Batches of changes proposed to the log.";
-    CLIENT_ROW_HITS: Count, "Rows found in the client's cache.";
     CLIENT_ROW_MISSES: Count, "Rows the client had to ask the server for.";
     CLIENT_BLOCK_HITS: Count, "Blocks found in the client's cache.";
     CLIENT_BLOCK_MISSES: Count, "Blocks the client had to ask the server for.";

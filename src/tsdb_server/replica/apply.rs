@@ -189,6 +189,7 @@ impl Applier {
         counter::APPLY_BATCHES.add(1);
         counter::APPLY_OPS.add(batch.ops.len() as u64);
         counter::APPLY_ROWS.add(changes.rows.len() as u64);
+        counter::PURGED_VERSIONS.add(purged(&batch, changes));
         self.blocks.named(&finished.named, changes)?;
         self.blocks.freed(&finished.freed, changes)?;
         for op in &batch.ops {
@@ -249,6 +250,18 @@ impl Applier {
 }
 
 /// Whether these changes remove a session's row: it has no orphans left.
+/// The versions of files that a purge forgets: each has a past row of its inode.
+fn purged(batch: &Batch, changes: &Changes) -> u64 {
+    if !batch.ops.iter().any(|op| matches!(op, Op::Purge { .. } | Op::Forget { .. })) {
+        return 0;
+    }
+    let inodes = key::inodes();
+    let forgotten = changes.rows.iter().filter(|(family, key, row)| {
+        *family == Family::History && row.is_none() && inodes.contains(key)
+    });
+    forgotten.count() as u64
+}
+
 fn has_ended(changes: &Changes, session: SessionId) -> bool {
     let row = StateKey::Session { session }.encode();
     changes
