@@ -221,7 +221,7 @@ fn diff_restore_and_undelete_go_back_and_can_be_undone() {
     assert!(!dir.join("src/b").exists());
     done(dir, &["undelete", "src/b"]);
     assert_eq!(fs::read_to_string(dir.join("src/b")).unwrap(), "b\n");
-    refused(dir, &["undelete", "src/b"], 1, "nothing named \"b\" was deleted");
+    refused(dir, &["undelete", "src/b"], 1, "\"b\" is there; 'tsfs log'");
     done(dir, &["undelete", "src/link", "--to", "link2"]);
     assert_eq!(fs::read_link(dir.join("src/link2")).unwrap(), Path::new("a"));
 
@@ -253,9 +253,11 @@ fn marks_name_instants_until_they_are_removed() {
     assert_eq!(names, ["one", "two"]);
     assert_eq!(text(&marks[0], "note"), "a note");
     assert_eq!(sh(dir, "cat .tsfs/marks/one/file .tsfs/marks/two/file file"), "1\n2\n3\n");
-    refused(dir, &["mark", "one"], 1, "exists");
+    refused(dir, &["mark", "one"], 1, "tsfs: there is a mark \"one\" already");
     done(dir, &["mark", "--remove", "one"]);
-    refused(dir, &["mark", "--remove", "one"], 1, "no such");
+    refused(dir, &["mark", "--remove", "one"], 1, "there is no mark \"one\"");
+    refused(dir, &["mark", ""], 1, "a mark has a name");
+    refused(dir, &["mark", "a/b"], 1, "no slash");
     assert_eq!(objects(dir, &["marks"]).len(), 1);
     mount.close();
 }
@@ -322,6 +324,13 @@ fn status_tells_of_a_mount_and_of_a_store() {
     assert_eq!(status["health"], Value::Array(vec![]));
     let store = world.store();
     let store = store.to_str().unwrap();
+    // Retention of a year makes the horizon older than a store of today: everything is still there.
+    done(dir, &["purge", "--before", "1990-01-01"]);
+    assert_eq!(objects(dir, &["status"])[0]["oldest"], 0);
+    done(dir, &["purge", "--before", "now"]);
+    let status = &objects(dir, &["status"])[0];
+    assert!(status["oldest"].as_u64().unwrap() > 0, "{status}");
+    assert!(status["counters"]["purged_versions"].as_u64().unwrap() > 0, "{status}");
     let same = &objects(Path::new("/"), &["status", store])[0];
     assert_eq!(same["store"], status["store"], "a mounted store is asked through its mount");
     mount.close();
@@ -342,7 +351,37 @@ fn the_past_can_be_mounted_and_not_written() {
     assert_eq!(sh(past.dir(), "cat file; ls"), "then\nfile\n");
     let refusal = fs::write(past.join("file"), "x").unwrap_err();
     assert_eq!(refusal.raw_os_error(), Some(libc::EROFS));
+    refused(past.dir(), &["log", "file"], 1, "is in a mount of the past");
     past.close();
+    let (scratch, mnt) = (world.scratch.path(), world.mnt());
+    let mnt = mnt.to_str().unwrap();
+    let at = |store: &'static str, more| ["mount", more, store, mnt, "-o", "at=2001-01-01"];
+    refused(scratch, &at("store", "--foreground"), 1, "nothing to show at 2001-01-01T00:00:00");
+    refused(scratch, &at("fresh", "--create"), 1, "has no past");
+    assert!(!scratch.join("fresh").exists(), "nothing was made");
+}
+
+#[test]
+fn files_are_called_as_they_were_named() {
+    let world = World::new();
+    let mount = world.mount();
+    let dir = mount.dir();
+    sh(dir, "mkdir p; echo 1 >p/file");
+    done(dir, &["mark", "then"]);
+    sh(dir, "echo 22 >p/file");
+    let shown = done(dir, &["diff", "p/file", "--from", "mark:then"]);
+    assert!(shown.starts_with("~ p/file  2 B → 3 B\n"), "{shown}");
+    let shown = done(dir, &["restore", "p/file", "--at", "mark:then"]);
+    assert!(shown.starts_with("~ p/file  3 B → 2 B\n"), "{shown}");
+    sh(dir, "rm p/file");
+    let shown = done(dir, &["undelete", "p/file", "--to", "again"]);
+    assert!(shown.starts_with("+ p/again  2 B\n"), "{shown}");
+    refused(dir, &["undelete", "p/again"], 1, "p/again: \"again\" is there");
+    refused(dir, &["undelete", "p/never"], 1, "nothing named \"never\" was deleted here");
+    refused(dir, &["log", "."], 1, "tsfs: the top of the mount has no name");
+    sh(dir, "rm -r p");
+    refused(dir, &["restore", "p/file", "--at", "mark:then"], 1, "there is no directory \"p\" now");
+    mount.close();
 }
 
 #[test]
@@ -362,6 +401,28 @@ fn fsck_finds_a_clean_store_clean_and_a_damaged_one_damaged() {
     let (code, out, err) = tsfs_in(Path::new("/"), &["fsck", store]);
     assert_eq!(code, 4, "{out}{err}");
     assert!(out.contains("block"), "it says what is damaged: {out}");
+    assert!(out.contains("damaged file: noise\n"), "and whose contents that are: {out}");
+    assert!(out.contains("cannot be repaired; restore the files above"), "{out}");
+    let mount = Mount::open(&world.store(), &world.mnt());
+    fs::read(mount.join("noise")).unwrap_err();
+    let (code, out, err) = tsfs_in(mount.dir(), &["status"]);
+    assert_eq!(code, 1, "{err}");
+    assert!(out.contains("health    damaged blocks were met"), "{out}");
+    fs::create_dir(mount.join("d/e")).unwrap();
+    fs::rename(mount.join("noise"), mount.join("d/e/renamed")).unwrap();
+    // An instant at which it had that name.
+    done(mount.dir(), &["sync"]);
+    fs::remove_file(mount.join("d/e/renamed")).unwrap();
+    done(mount.dir(), &["sync"]);
+    // Its log has errors, as it should; a mount that is closed may have none.
+    drop(mount.kill());
+    let (code, out, err) = tsfs_in(Path::new("/"), &["fsck", "--repair", store]);
+    assert_eq!(code, 4, "{out}{err}");
+    assert!(out.contains("damaged version: d/e/renamed, as it was from "), "{out}");
+    let (_, out, _) = tsfs_in(Path::new("/"), &["fsck", "--json", store]);
+    let owner = out.lines().find(|line| line.contains("d/e/renamed")).expect("the file is named");
+    let owner: Value = serde_json::from_str(owner).unwrap();
+    assert_eq!(owner["now"], false);
 }
 
 fn flip_a_byte_of_the_largest(dir: &Path) {
@@ -389,6 +450,7 @@ fn bad_stores_and_mount_points_get_a_sentence() {
     refused(dir, &["mount", "empty", "mnt"], 1, "make a store in it with --create");
     assert_eq!(fs::read_to_string(dir.join("plain/file")).unwrap(), "mine");
     refused(dir, &["fsck", "plain"], 8, "is no store");
+    refused(dir, &["mount", "plain/file", "mnt"], 1, "is not a directory; give the directory of");
     refused(dir, &["status", "plain"], 1, "not in a tsfs mount");
 
     refused(dir, &["mount", "--create", "store", "missing"], 1, "does not exist; make it with");
@@ -440,7 +502,10 @@ fn an_instant_before_the_oldest_says_which_is_the_oldest() {
     let dir = mount.dir();
     sh(dir, "echo 1 >file; echo 2 >file");
     done(dir, &["purge", "--before", "now", world.mnt().to_str().unwrap()]);
-    refused(dir, &["diff", ".", "--from", "2000-01-01"], 1, "before the oldest instant kept");
+    let asked = "2000-01-01T00:00:00.000000000+01:00 is before the oldest instant kept";
+    refused(dir, &["diff", ".", "--from", "2000-01-01"], 1, asked);
+    let asked = "2500-01-01T00:00:00.000000000+01:00 is in the future";
+    refused(dir, &["diff", ".", "--from", "2500-01-01"], 1, asked);
     refused(dir, &["restore", "file", "--at", "2000-01-01"], 1, "before the oldest instant kept");
     let read = fs::read_dir(dir.join(".tsfs/at/2000-01-01")).unwrap_err();
     assert_eq!(read.raw_os_error(), Some(libc::ENODATA));
@@ -497,7 +562,7 @@ fn completions_and_manual_are_made_from_the_same_text() {
     assert!(done(dir.path(), &["man"]).contains(".TH tsfs 1"));
     done(dir.path(), &["man", "man1"]);
     let page = fs::read_to_string(dir.path().join("man1/tsfs-restore.1")).unwrap();
-    assert!(page.contains("Examples:") && page.contains("dry\\-run"), "{page}");
+    assert!(page.contains(".SH EXAMPLES\n.nf\n") && page.contains("dry\\-run"), "{page}");
     for command in ["mount", "log", "diff", "purge", "fsck", "status"] {
         let help = done(dir.path(), &[command, "--help"]);
         assert!(help.contains("Examples:"), "{command}");

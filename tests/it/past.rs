@@ -344,6 +344,36 @@ fn a_mark_needs_the_right_to_write_in_its_directory() {
     assert!(!mkdir(".tsfs/marks/mine").0);
     let (made, said) = mkdir("open/.tsfs/marks/mine");
     assert!(made, "{said}");
+    // A command has no other rights than `mkdir`.
+    let ask = |dir: &str, ask: &str| {
+        let control = top.join(dir).join(".tsfs/control");
+        let request = format!(r#"{{"version":1,"ask":{ask}}}"#);
+        let script = format!("exec 3<>{}; echo '{request}' >&3; cat <&3 >&2", control.display());
+        as_nobody("sh", &["-c".as_ref(), script.as_ref()]).1
+    };
+    let mark = r#"{"mark":{"name":"asked","note":""}}"#;
+    let said = ask("", mark);
+    assert!(said.contains("denied"), "{said}");
+    let said = ask("open", mark);
+    assert!(said.contains("done"), "{said}");
+    top.close();
+}
+
+#[test]
+fn what_was_deleted_is_told_to_those_who_may_read_its_directory() {
+    let top = Top::new();
+    top.sh("mkdir dir; touch dir/secret; rm dir/secret; chmod 711 dir");
+    let control = top.join("dir/.tsfs/control");
+    let ask = || {
+        let request = r#"{"version":1,"ask":{"deleted":{"path":""}}}"#;
+        let script = format!("exec 3<>{}; echo '{request}' >&3; cat <&3 >&2", control.display());
+        as_nobody("sh", &["-c".as_ref(), script.as_ref()]).1
+    };
+    let said = ask();
+    assert!(said.contains("denied") && !said.contains("secret"), "{said}");
+    top.sh("chmod 755 dir");
+    let said = ask();
+    assert!(said.contains("secret"), "{said}");
     top.close();
 }
 
