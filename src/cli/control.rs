@@ -26,6 +26,7 @@ use std::io::BufReader;
 use std::io::ErrorKind;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
@@ -60,6 +61,7 @@ impl Place {
         }
         // A name is asked of the directory that holds it; only a mount's root, which has none, of itself.
         if let (Some(parent), Some(name)) = (whole.parent(), whole.file_name())
+            && !is_mount_point(parent, &whole)
             && let Some(control) = open(parent)?
         {
             return Ok(Place::new(control, name.as_bytes(), given));
@@ -148,6 +150,12 @@ fn said(failure: &Failure) -> String {
         when::show(asked, &zone),
         when::show(oldest, &zone)
     )
+}
+
+/// Whether something is mounted at `path`, which is in `parent`: then nothing in the parent knows of it.
+fn is_mount_point(parent: &Path, path: &Path) -> bool {
+    let device = |path: &Path| path.symlink_metadata().map(|metadata| metadata.dev()).ok();
+    matches!((device(parent), device(path)), (Some(outer), Some(inner)) if outer != inner)
 }
 
 /// The control file of a directory, or `None` where there is none.

@@ -117,7 +117,10 @@ pub(super) fn show(change: &ChangeRow, top: &Path, context: &Context) -> anyhow:
     };
     let before =
         change.before.as_ref().map(|path| format!(" (was {})", output::name(path.as_bytes())));
-    let size = output::sizes(change.size_before, change.size_after);
+    let size = match change.file {
+        FileKind::Directory => String::new(),
+        _ => output::sizes(change.size_before, change.size_after),
+    };
     let line = format!("{mark} {path}{}  {size}", before.unwrap_or_default());
     context.out.say(line.trim_end())?;
     Ok(())

@@ -60,18 +60,22 @@ impl Output {
             return;
         }
         let mut bar = self.bar.borrow_mut();
-        let bar = bar.get_or_insert_with(|| {
-            let bar = ProgressBar::no_length();
-            bar.set_style(
-                ProgressStyle::with_template("{msg} {wide_bar} {percent}%")
-                    .expect("the template names keys that indicatif has"),
-            );
-            bar
-        });
-        if let Some(total) = progress.total {
-            bar.set_length(total);
-        }
-        bar.set_message(format!("{}: {} {}", progress.doing, progress.done, progress.unit));
+        let bar = bar.get_or_insert_with(ProgressBar::no_length);
+        // A bar says how much is left; where nobody knows that, it would stand still.
+        let template = match progress.total {
+            Some(total) => {
+                bar.set_length(total);
+                "{msg} {wide_bar} {percent}%"
+            }
+            None => "{spinner} {msg}",
+        };
+        let style = ProgressStyle::with_template(template);
+        bar.set_style(style.expect("the template names keys that indicatif has"));
+        let done = match progress.unit.as_str() {
+            "bytes" => unit::show_size(progress.done),
+            unit => format!("{} {unit}", thousands(progress.done)),
+        };
+        bar.set_message(format!("{}: {done}", progress.doing));
         bar.set_position(progress.done);
     }
 

@@ -17,7 +17,9 @@ Examples:
   tsfs retention                            of the mount you are in
   tsfs retention /mnt/data --age 90d        keep what was replaced for ninety days
   tsfs retention --age forever --disk none  keep everything until the disk is full
-  tsfs retention --disk 70%                 when the disk is fuller, the oldest history goes early";
+  tsfs retention --disk 70%                 of the disk space that nothing else takes
+
+History younger than an hour never goes because of the space it takes.";
 
 /// Show or set how long history is kept
 #[derive(clap::Args)]
@@ -29,7 +31,7 @@ pub(super) struct Args {
     /// How long a version is kept after it was replaced, or forever
     #[arg(long, value_name = "AGE", value_parser = age)]
     age: Option<Age>,
-    /// How full the disk may become before the oldest history goes, or none
+    /// The share of the disk space that nothing else takes which history may have, or none
     #[arg(long, value_name = "PERCENT", value_parser = disk)]
     disk: Option<Disk>,
 }
@@ -102,7 +104,7 @@ pub(super) fn sentence(retention: &Retention) -> String {
     match retention.disk_percent {
         Some(percent) => {
             format!(
-                "history is {age}, and goes earlier, oldest first, while the disk is more than {percent}% full"
+                "history is {age}, and goes earlier, oldest first, once it has {percent}% of the disk space that nothing else takes"
             )
         }
         None => format!("history is {age}, however full the disk is"),
@@ -117,7 +119,9 @@ mod tests {
     fn a_retention_is_a_sentence() {
         let year = 365 * 86_400 * 1_000_000_000;
         let both = Retention { age_ns: Some(year), disk_percent: Some(80) };
-        assert!(sentence(&both).starts_with("history is kept for 1y, and goes earlier"));
+        assert!(sentence(&both).starts_with(
+            "history is kept for 1y, and goes earlier, oldest first, once it has 80%"
+        ));
         let none = Retention { age_ns: None, disk_percent: None };
         assert_eq!(sentence(&none), "history is kept for ever, however full the disk is");
     }

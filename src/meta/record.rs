@@ -120,7 +120,8 @@ pub struct Mark {
 pub struct Retention {
     /// Nanoseconds that a version is kept after it was replaced; `None`: for ever.
     pub age_ns: Option<u64>,
-    /// The share of the disk, in percent, above which the oldest history goes even before its age; `None`: no such limit.
+    /// The share, in percent, of the disk space that nothing else takes, above which the oldest history goes even before
+    /// its age; `None`: no such limit.
     pub disk_percent: Option<u8>,
 }
 

@@ -127,7 +127,8 @@ pub const SETTINGS: &[Setting] = &[
         key: "history.disk",
         kind: Kind::Percent,
         default: "80%",
-        help: "How full the disk may become before the oldest history goes, or none. As history.age.",
+        help: "The share of the disk space that nothing else takes which history may have before the oldest of it \
+               goes, or none. As history.age.",
     },
 ];
 

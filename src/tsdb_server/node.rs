@@ -423,7 +423,9 @@ impl Server for Node {
     fn status(&self) -> Result<Status, FsError> {
         let totals = self.record::<Totals>(&StateKey::Totals)?.unwrap_or_default();
         let space = self.reserve.space();
-        let table_bytes = self.table.approximate_bytes()?.iter().map(|(_, bytes)| bytes).sum();
+        let families = self.table.approximate_bytes()?;
+        let table_bytes = families.iter().map(|(_, bytes)| bytes).sum();
+        let payload_bytes = families[Family::Payload as usize].1;
         let block_bytes = self.blocks.bytes();
         let contents = totals.live_bytes + totals.history_bytes;
         let progress = self.replica.progress();
@@ -438,7 +440,8 @@ impl Server for Node {
             log_bytes: self.replica.log_bytes(),
             live_bytes: totals.live_bytes,
             history_bytes: totals.history_bytes,
-            saved_bytes: contents.saturating_sub(block_bytes + table_bytes),
+            // Contents lie in blocks and payload; what is dead or taken ahead is not theirs.
+            saved_bytes: contents.saturating_sub(self.blocks.live_bytes() + payload_bytes),
             files: totals.files,
             versions: totals.versions,
             oldest: self.oldest()?.0,

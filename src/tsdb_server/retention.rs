@@ -1,4 +1,4 @@
-//! Which history goes when: by age, and by the share of the disk that it takes.
+//! Which history goes when: by age, and by the share that it takes of the disk space that nothing else takes.
 //!
 //! Decides the horizon and proposes `Purge` ops, a few hundred rows each; forgetting itself is the log's and
 //! `meta`'s. It also works off what other ops left for purge: contents that nothing leads to any more, and versions that
@@ -72,7 +72,7 @@ fn plan(node: &dyn Server, now: Stamp) -> Result<Option<Stamp>, FsError> {
             wanted = wanted.max(Stamp(now.0.saturating_sub(age)));
         }
         if let Some(percent) = retention.disk_percent
-            && history_on_disk(&node.status()?) > share(node.status()?.disk_total, percent)
+            && is_too_much(&node.status()?, percent)
         {
             wanted = wanted.max(by_size(node, now)?);
         }
@@ -86,6 +86,14 @@ fn plan(node: &dyn Server, now: Stamp) -> Result<Option<Stamp>, FsError> {
 fn record<R: Record>(node: &dyn Server, key: &StateKey) -> Result<Option<R>, FsError> {
     let page = node.state(&KeyRange::prefix(&key.encode()), 1)?;
     page.rows.first().map(|(key, row)| R::from_row(key, row)).transpose()
+}
+
+/// Whether history takes more than its share of what is free and what it takes itself. So a disk never fills with history,
+/// however much of it other files take; and no history goes because of them, as long as it is small beside what is free.
+/// What was forgotten counts at once: its space comes back later.
+fn is_too_much(status: &Status, percent: u8) -> bool {
+    let history = history_on_disk(status);
+    history > share(status.disk_free.saturating_add(history), percent)
 }
 
 fn share(total: u64, percent: u8) -> u64 {
@@ -125,5 +133,25 @@ mod tests {
         assert_eq!(history_on_disk(&status), 50);
         assert_eq!(share(status.disk_total, 5), 50);
         assert_eq!(share(u64::MAX, 100), u64::MAX);
+    }
+
+    #[test]
+    fn history_takes_its_share_of_what_nothing_else_takes() {
+        let status = |live_bytes, history_bytes, disk_free| Status {
+            disk_total: 1000,
+            disk_free,
+            live_bytes,
+            history_bytes,
+            block_bytes: live_bytes + history_bytes,
+            ..Status::default()
+        };
+        assert!(!is_too_much(&status(100, 700, 200), 80));
+        assert!(is_too_much(&status(0, 801, 199), 80));
+        // Half of the disk is taken by other files and by what is live: history has its share of the other half.
+        assert!(!is_too_much(&status(100, 400, 100), 80));
+        assert!(is_too_much(&status(100, 401, 99), 80));
+        // A disk that others fill costs a small history nothing.
+        assert!(!is_too_much(&status(10, 10, 50), 80));
+        assert!(!is_too_much(&status(10, 0, 0), 80));
     }
 }

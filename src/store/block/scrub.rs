@@ -25,6 +25,12 @@ impl BlockStore {
         state.segments.iter().map(|(id, segment)| (*id, bytes(segment.allocated))).collect()
     }
 
+    /// Bytes of segments that something names or may yet name.
+    pub fn live_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        state.segments.values().map(|segment| u64::from(segment.live) * UNIT_BYTES).sum()
+    }
+
     /// Every named block, in order.
     ///
     /// # Errors

@@ -129,7 +129,7 @@ impl RocksTable {
         }
     }
 
-    /// Bytes on disk and in memory that each family takes, roughly.
+    /// Bytes that each family takes, roughly, of which some are still in memory and only on disk in the log.
     ///
     /// # Errors
     /// `Io`.
