@@ -345,17 +345,46 @@ fn a_mark_needs_the_right_to_write_in_its_directory() {
     let (made, said) = mkdir("open/.tsfs/marks/mine");
     assert!(made, "{said}");
     // A command has no other rights than `mkdir`.
-    let ask = |dir: &str, ask: &str| {
-        let control = top.join(dir).join(".tsfs/control");
-        let request = format!(r#"{{"version":1,"ask":{ask}}}"#);
-        let script = format!("exec 3<>{}; echo '{request}' >&3; cat <&3 >&2", control.display());
-        as_nobody("sh", &["-c".as_ref(), script.as_ref()]).1
-    };
     let mark = r#"{"mark":{"name":"asked","note":""}}"#;
-    let said = ask("", mark);
+    let said = nobody_asks(&top.dir(), mark);
     assert!(said.contains("denied"), "{said}");
-    let said = ask("open", mark);
+    let said = nobody_asks(&top.join("open"), mark);
     assert!(said.contains("done"), "{said}");
+    top.close();
+}
+
+/// What the control file of a directory answers to somebody who is not root.
+fn nobody_asks(dir: &Path, ask: &str) -> String {
+    let request = format!(r#"{{"version":1,"ask":{ask}}}"#);
+    let control = dir.join(".tsfs/control");
+    let script = format!("exec 3<>{}; echo '{request}' >&3; cat <&3 >&2", control.display());
+    as_nobody("sh", &["-c".as_ref(), script.as_ref()]).1
+}
+
+#[test]
+fn commands_need_the_permission_of_then_and_of_now_as_well() {
+    let top = Top::new();
+    top.sh("mkdir dir; echo first > dir/inside; echo first > file; mkdir was; echo one > was/file");
+    fs::create_dir(top.join(".tsfs/marks/first")).unwrap();
+    top.sh("echo second > dir/inside; echo second > file; chmod 700 was; echo two > was/file");
+    fs::create_dir(top.join(".tsfs/marks/second")).unwrap();
+    let (from, to) = (r#"{"mark":"first"}"#, r#"{"mark":"second"}"#);
+    let diff = |path: &str| {
+        let ask = format!(
+            r#"{{"diff":{{"path":"{path}","from":{from},"to":{to},"contents_bytes_max":100}}}}"#
+        );
+        nobody_asks(&top.dir(), &ask)
+    };
+    assert!(diff("file").contains("second") && diff("dir").contains("inside"));
+    top.sh("chmod 600 file; chmod 700 dir; chmod 755 was; sync -f .");
+    for path in ["file", "dir", "dir/inside"] {
+        let said = diff(path);
+        assert!(said.contains("denied"), "{path}: {said}");
+        assert!(!said.contains("second") && !said.contains("inside\","), "{path}: {said}");
+    }
+    // It was shut when its second version was written, and is open now.
+    let log = nobody_asks(&top.dir(), r#"{"log":{"path":"was/file"}}"#);
+    assert_eq!(log.matches("version").count(), 1, "only what could be seen then: {log}");
     top.close();
 }
 
@@ -363,12 +392,7 @@ fn a_mark_needs_the_right_to_write_in_its_directory() {
 fn what_was_deleted_is_told_to_those_who_may_read_its_directory() {
     let top = Top::new();
     top.sh("mkdir dir; touch dir/secret; rm dir/secret; chmod 711 dir");
-    let control = top.join("dir/.tsfs/control");
-    let ask = || {
-        let request = r#"{"version":1,"ask":{"deleted":{"path":""}}}"#;
-        let script = format!("exec 3<>{}; echo '{request}' >&3; cat <&3 >&2", control.display());
-        as_nobody("sh", &["-c".as_ref(), script.as_ref()]).1
-    };
+    let ask = || nobody_asks(&top.join("dir"), r#"{"deleted":{"path":""}}"#);
     let said = ask();
     assert!(said.contains("denied") && !said.contains("secret"), "{said}");
     top.sh("chmod 755 dir");

@@ -129,7 +129,8 @@ impl Job<'_> {
     fn below(&self, pair: &Pair, from: AsOf, to: AsOf) -> Result<Vec<Pair>, End> {
         let list = |attr: &Option<Attr>, as_of| match attr {
             Some(attr) if attr.kind == FileKind::Directory => {
-                self.need(attr, READ | SEARCH, &Raw(pair.path.clone()))?;
+                let path = Raw(pair.path.clone());
+                self.need_then_and_now(attr, as_of, READ | SEARCH, &path)?;
                 self.list(attr.ino, as_of)
             }
             _ => Ok(Listing::new()),
@@ -235,7 +236,7 @@ impl Job<'_> {
     }
 
     fn contents(&mut self, side: Side, attr: &Attr, as_of: AsOf, max: u64) -> Result<(), End> {
-        self.need(attr, READ, &Raw::default())?;
+        self.need_then_and_now(attr, as_of, READ, &Raw::default())?;
         let until = attr.size.min(max);
         let mut offset = 0;
         loop {

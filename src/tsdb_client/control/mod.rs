@@ -17,6 +17,7 @@ use crate::tsdb_client::Client;
 use crate::tsdb_client::control::path::READ;
 use crate::tsdb_client::control::path::SEARCH;
 use crate::tsdb_client::control::path::WRITE;
+use crate::tsdb_client::control::path::may;
 use crate::types::AsOf;
 use crate::types::Attr;
 use crate::types::FileKind;
@@ -218,8 +219,17 @@ impl Job<'_> {
             }
             other => other?,
         };
-        let count = versions.len() as u64;
+        let mut count = 0;
         for version in versions {
+            // Who could not look into the directory then is not told now what was in it.
+            if self.caller.uid != 0 {
+                match self.client.getattr(dir, AsOf::At(version.stamp)) {
+                    Ok(attr) if !may(self.caller, &attr, SEARCH) => continue,
+                    Ok(_) | Err(FsError::NotFound | FsError::Stale) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            count += 1;
             self.say(Answer::Version(version_row(version.stamp, version.until, &version.attr)))?;
         }
         Ok(Done { changed: count, ..Done::default() })

@@ -33,7 +33,7 @@ pub(super) fn may(caller: Caller, attr: &Attr, want: u32) -> bool {
     (attr.mode >> shift) & want == want
 }
 
-/// A path in a message. The empty one is the directory of the control file, which only the top of a mount needs.
+/// The path of a request in a message. The empty one is the directory of the control file, which only the top of a mount needs.
 pub(super) fn shown(path: &Raw) -> String {
     if path.0.is_empty() { "the top of the mount".to_owned() } else { format!("\"{path}\"") }
 }
@@ -50,7 +50,27 @@ impl Job<'_> {
             SEARCH => "enter",
             _ => "read",
         };
-        refuse(FailureKind::Denied, format!("you may not {verb} {}", shown(what)))
+        let what = if what.0.is_empty() { "it".to_owned() } else { format!("\"{what}\"") };
+        refuse(FailureKind::Denied, format!("you may not {verb} {what}"))
+    }
+
+    /// Reading the past needs the permission of then and, of what is still there, of now.
+    pub(super) fn need_then_and_now(
+        &self,
+        attr: &Attr,
+        as_of: AsOf,
+        want: u32,
+        what: &Raw,
+    ) -> Result<(), End> {
+        self.need(attr, want, what)?;
+        match (as_of, self.caller.uid) {
+            (AsOf::Now, _) | (_, 0) => Ok(()),
+            (AsOf::At(_), _) => match self.client.getattr(attr.ino, AsOf::Now) {
+                Ok(now) => self.need(&now, want, what),
+                Err(FsError::NotFound | FsError::Stale) => Ok(()),
+                Err(error) => Err(error.into()),
+            },
+        }
     }
 
     /// The directory that holds the last part of `path`, and that part.
@@ -93,7 +113,7 @@ impl Job<'_> {
     fn walk(&self, path: &[u8]) -> Result<Ino, End> {
         let mut at = self.client.getattr(self.dir, AsOf::Now)?;
         for name in path.split(|&byte| byte == b'/') {
-            self.need(&at, SEARCH, &Raw::from(name))?;
+            self.need(&at, SEARCH, &Raw::from(path))?;
             match name {
                 b"" | b"." => continue,
                 b".." => {
@@ -120,6 +140,8 @@ impl Job<'_> {
                 format!("\"{}\" is not a directory", path.escape_ascii()),
             );
         }
+        // For what is looked up in it.
+        self.need(&at, SEARCH, &Raw::from(path))?;
         Ok(at.ino)
     }
 }
