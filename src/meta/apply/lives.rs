@@ -22,8 +22,11 @@ use crate::types::frame;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-/// The blocks that one version of a row names: sorted, each once.
+/// The blocks that one version of a row names, in the order of its extents.
 type Blocks = Vec<(BlockId, Place)>;
+
+/// Looking for so many blocks one by one is faster than sorting what they are looked for in.
+const FEW: usize = 8;
 
 /// What a batch did to the lives of blocks so far.
 #[derive(Default)]
@@ -50,14 +53,26 @@ struct Row {
 }
 
 fn blocks(extents: &Extents) -> Blocks {
-    let mut blocks: Blocks = extents.blocks().collect();
-    blocks.sort_unstable();
-    blocks.dedup();
-    blocks
+    extents.blocks().collect()
 }
 
-fn names(blocks: &Blocks, block: &(BlockId, Place)) -> bool {
-    blocks.binary_search(block).is_ok()
+/// What `of` names and `not_in` does not, sorted, each once. Most edits leave most of a row as it was, so what both begin and end
+/// with is passed over: the rest is short.
+fn difference(of: &Blocks, not_in: &Blocks) -> Blocks {
+    let same = |(a, b): &(&(BlockId, Place), &(BlockId, Place))| a == b;
+    let head = of.iter().zip(not_in).take_while(same).count();
+    let tail = of[head..].iter().rev().zip(not_in[head..].iter().rev()).take_while(same).count();
+    let mut rest = of[head..of.len() - tail].to_vec();
+    rest.sort_unstable();
+    rest.dedup();
+    if rest.len() <= FEW {
+        rest.retain(|block| !not_in.contains(block));
+    } else {
+        let mut sorted = not_in.clone();
+        sorted.sort_unstable();
+        rest.retain(|block| sorted.binary_search(block).is_err());
+    }
+    rest
 }
 
 impl Lives {
@@ -99,25 +114,22 @@ impl Lives {
         removed: &Extents,
         newer_row: &Extents,
     ) -> u64 {
-        let (older, newer) = (blocks(older_row), blocks(newer_row));
-        let gone = blocks(removed);
-        for block in &gone {
-            if !names(&older, block) && !names(&newer, block) {
-                self.add(*block, -1);
-            }
+        let (older, newer, gone) = (blocks(older_row), blocks(newer_row), blocks(removed));
+        let alone = difference(&difference(&gone, &older), &newer);
+        for block in &alone {
+            self.add(*block, -1);
         }
-        for block in &older {
-            if names(&newer, block) && !names(&gone, block) {
-                self.add(*block, -1);
-            }
+        let passed_over = difference(&older, &gone);
+        let ended = difference(&passed_over, &newer);
+        // Two lives become one.
+        for block in difference(&passed_over, &ended) {
+            self.add(block, -1);
         }
         let kept = |extent: &&Extent| match extent.source {
             Source::Inline(_) => {
                 older_row.iter().chain(newer_row.iter()).any(|other| *extent == other)
             }
-            Source::Block { block, place, .. } => {
-                names(&older, &(block, place)) || names(&newer, &(block, place))
-            }
+            Source::Block { block, place, .. } => alone.binary_search(&(block, place)).is_err(),
         };
         removed.iter().filter(|extent| !kept(extent)).map(|extent| u64::from(extent.len)).sum()
     }
@@ -174,8 +186,8 @@ impl Apply<'_> {
             let in_place = row.base.as_ref().unwrap_or(&end);
             self.settle_in_place(key, row, in_place)?;
             if let Some(base) = row.base.take() {
-                for block in end.iter().filter(|block| !names(&base, block)) {
-                    self.lives.add(*block, 1);
+                for block in difference(&end, &base) {
+                    self.lives.add(block, 1);
                 }
                 row.older = Some(base);
             }
@@ -187,22 +199,24 @@ impl Apply<'_> {
 
     /// The version that was present when the step began now names `end`, under the same stamp.
     fn settle_in_place(&mut self, key: &[u8], row: &Row, end: &Blocks) -> Result<(), FsError> {
-        let came = |block: &&(BlockId, Place)| !names(&row.start, block);
-        let went = |block: &&(BlockId, Place)| !names(end, block);
-        let old = |block: &&(BlockId, Place)| !self.lives.fresh.contains_key(&block.0);
+        let came = difference(end, &row.start);
+        let went = difference(&row.start, end);
+        if came.is_empty() && went.is_empty() {
+            return Ok(());
+        }
         // Only a block older than the batch can have a life in the version before.
-        let asks = end.iter().filter(came).any(|block| old(&block))
-            || row.start.iter().filter(went).any(|block| old(&block));
+        let old = |block: &(BlockId, Place)| !self.lives.fresh.contains_key(&block.0);
+        let asks = came.iter().chain(&went).any(old);
         let older = match (&row.older, asks) {
             (Some(older), _) => older.clone(),
             (None, true) => self.older_version(key)?,
             (None, false) => Vec::new(),
         };
-        for block in end.iter().filter(came).filter(|block| !names(&older, block)) {
-            self.lives.add(*block, 1);
+        for block in difference(&came, &older) {
+            self.lives.add(block, 1);
         }
-        for block in row.start.iter().filter(went).filter(|block| !names(&older, block)) {
-            self.lives.add(*block, -1);
+        for block in difference(&went, &older) {
+            self.lives.add(block, -1);
         }
         Ok(())
     }
@@ -271,6 +285,36 @@ impl Apply<'_> {
         match place {
             Place::Payload => replica.payload_remove(block),
             Place::Segment => replica.block_freed(block),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::prop;
+    use proptest::prop_assert_eq;
+    use proptest::proptest;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        /// Few numbers in long lists: the same block often, and long parts that both have.
+        #[test]
+        fn a_difference_is_one_of_sets(
+            head in prop::collection::vec(0..20_u64, 0..20),
+            of in prop::collection::vec(0..30_u64, 0..30),
+            not_in in prop::collection::vec(0..30_u64, 0..30),
+            tail in prop::collection::vec(0..20_u64, 0..20),
+        ) {
+            let names = |middle: &[u64]| -> Blocks {
+                let all = head.iter().chain(middle).chain(&tail);
+                all.map(|n| (BlockId { session: SessionId(1), number: *n }, Place::Payload)).collect()
+            };
+            let (of, not_in) = (names(&of), names(&not_in));
+            let sets: Vec<BTreeSet<_>> =
+                [&of, &not_in].map(|list| list.iter().copied().collect()).into();
+            let expected: Blocks = sets[0].difference(&sets[1]).copied().collect();
+            prop_assert_eq!(difference(&of, &not_in), expected);
         }
     }
 }
