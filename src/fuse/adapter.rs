@@ -14,6 +14,7 @@ use crate::fuse::convert::node_kind;
 use crate::fuse::convert::rename_how;
 use crate::fuse::convert::set_time;
 use crate::fuse::convert::xattr_how;
+use crate::fuse::linger::Linger;
 use crate::fuse::reply::Listing;
 use crate::fuse::reply::ReplySized;
 use crate::fuse::vfs::Handle;
@@ -71,8 +72,8 @@ pub(super) struct Adapter<V: Vfs> {
 }
 
 impl<V: Vfs> Adapter<V> {
-    pub(super) fn new(vfs: Arc<V>, ended: Ended) -> io::Result<Adapter<V>> {
-        Ok(Adapter { calls: Calls::new(vfs)?, ended: Some(ended) })
+    pub(super) fn new(vfs: Arc<V>, linger: Linger, ended: Ended) -> io::Result<Adapter<V>> {
+        Ok(Adapter { calls: Calls::new(vfs, linger)?, ended: Some(ended) })
     }
 }
 

@@ -4,6 +4,7 @@
 //! Not here: what a request says (`adapter.rs`), how an answer is sent (`reply.rs`).
 
 use crate::fuse::convert::ino;
+use crate::fuse::linger::Linger;
 use crate::fuse::reply::Listing;
 use crate::fuse::reply::Reply;
 use crate::fuse::vfs::Answer;
@@ -30,11 +31,12 @@ use std::sync::Arc;
 pub(super) struct Calls<V: Vfs> {
     vfs: Arc<V>,
     workers: Workers,
+    linger: Linger,
 }
 
 impl<V: Vfs> Calls<V> {
-    pub(super) fn new(vfs: Arc<V>) -> io::Result<Calls<V>> {
-        Ok(Calls { vfs, workers: Workers::start()? })
+    pub(super) fn new(vfs: Arc<V>, linger: Linger) -> io::Result<Calls<V>> {
+        Ok(Calls { vfs, workers: Workers::start()?, linger })
     }
 
     /// Calls, and replies; where the call would wait, from a worker thread.
@@ -44,6 +46,7 @@ impl<V: Vfs> Calls<V> {
         reply: impl Reply<T>,
         call: impl Fn(&V, &Request) -> Answer<T> + Send + 'static,
     ) {
+        self.linger.came();
         FUSE_REQUESTS.add(1);
         let mut request = request(from);
         match guarded(|| call(&self.vfs, &request)) {
@@ -55,6 +58,7 @@ impl<V: Vfs> Calls<V> {
                 self.later(move || reply.send(settled(guarded(|| call(&vfs, &request)))));
             }
         }
+        self.linger.answered();
     }
 
     /// On a worker thread.
@@ -70,6 +74,7 @@ impl<V: Vfs> Calls<V> {
         after: u64,
         mut listing: Listing,
     ) {
+        self.linger.came();
         FUSE_REQUESTS.add(1);
         let mut request = request(from);
         let plus = listing.has_attributes();
@@ -88,9 +93,11 @@ impl<V: Vfs> Calls<V> {
                 });
             }
         }
+        self.linger.answered();
     }
 
     pub(super) fn sync(&self, at: INodeNo, handle: FileHandle, reply: fuser::ReplyEmpty) {
+        self.linger.came();
         FUSE_REQUESTS.add(1);
         let outcome = guarded(|| {
             let at = ino(at)?;
@@ -99,6 +106,7 @@ impl<V: Vfs> Calls<V> {
         });
         // The reply went along with the call, and answers EIO where it is dropped.
         drop(outcome);
+        self.linger.answered();
     }
 
     /// As [`Calls::answer`], for bytes that lie in the loop thread's buffer: copied only where they have to leave it.
@@ -109,6 +117,7 @@ impl<V: Vfs> Calls<V> {
         reply: fuser::ReplyWrite,
         call: impl Fn(&V, &Request, &[u8]) -> Answer<u32> + Send + 'static,
     ) {
+        self.linger.came();
         FUSE_REQUESTS.add(1);
         let mut request = request(from);
         match guarded(|| call(&self.vfs, &request, data)) {
@@ -119,6 +128,7 @@ impl<V: Vfs> Calls<V> {
             }
             answer => reply.send(settled(answer)),
         }
+        self.linger.answered();
     }
 
     /// For the kernel's word that it dropped something, which nobody answers.

@@ -8,6 +8,7 @@ mod calls;
 mod convert;
 pub mod errno;
 mod history;
+mod linger;
 pub mod mount;
 mod present;
 mod reply;

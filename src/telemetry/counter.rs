@@ -71,6 +71,7 @@ macro_rules! counters {
 counters! {
     FUSE_REQUESTS: Count, "Requests of the kernel that were answered.";
     FUSE_WAITED: Count, "Requests that had to wait and were answered off the loop threads.";
+    FUSE_LINGERED: Count, "Requests that a loop thread was awake for because it had watched for them.";
     FUSE_PANICS: Count, "Requests whose handler panicked and that were answered with EIO.";
     CLIENT_OPS: Count, "Changes to the tree made through mounts.";
     CLIENT_BATCHES: Count, "Batches of changes proposed to the log.";

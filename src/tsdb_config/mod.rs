@@ -26,6 +26,7 @@ pub struct Settings {
     pub log_target: LogTarget,
     /// FUSE loop threads.
     pub mount_threads: u32,
+    pub mount_linger: Duration,
     /// Whether users other than the one who mounts may enter. `None`: if it is root.
     pub mount_allow_other: Option<bool>,
     /// Bytes of rows and contents that a mount keeps in memory.
@@ -83,6 +84,7 @@ impl Settings {
                 path => LogTarget::File(PathBuf::from(path)),
             },
             mount_threads: values.number("mount.threads") as u32,
+            mount_linger: Duration::from_nanos(values.number("mount.linger")),
             mount_allow_other: values.text("mount.allow-other").parse().ok(),
             cache_client: values.number("cache.client"),
             cache_table: values.number("cache.table"),

@@ -68,6 +68,14 @@ pub const SETTINGS: &[Setting] = &[
         help: "Threads that take requests from the kernel.",
     },
     Setting {
+        key: "mount.linger",
+        kind: Kind::Time(0, 1),
+        default: "100us",
+        help: "How long a thread that has answered watches for the next request before it sleeps, while requests \
+               follow each other closely. 0s: not at all; it costs at most one processor while a program is busy \
+               here, and saves a wake-up for each request.",
+    },
+    Setting {
         key: "mount.allow-other",
         kind: Kind::Choice(&["auto", "true", "false"]),
         default: "auto",

@@ -20,6 +20,7 @@ const SIZES: &[(&str, u64)] = &[
 
 /// In nanoseconds. A year has 365 days: retention counts days, not birthdays.
 const DURATIONS: &[(&str, u64)] = &[
+    ("us", 1_000),
     ("ms", 1_000_000),
     ("s", 1_000_000_000),
     ("m", 60_000_000_000),
@@ -51,7 +52,7 @@ pub fn size(text: &str) -> Result<u64, String> {
 pub fn duration(text: &str) -> Result<Duration, String> {
     parse(text, DURATIONS).map(Duration::from_nanos).ok_or_else(|| {
         format!(
-            "'{text}' is no length of time; write a whole number with a unit (ms s m h d w y), \
+            "'{text}' is no length of time; write a whole number with a unit (us ms s m h d w y), \
              as 50ms, 12h, 90d or 2y"
         )
     })
@@ -102,7 +103,7 @@ mod tests {
         for bad in ["", "7", "soon", "1 month", "999999999999y"] {
             assert!(duration(bad).unwrap_err().contains(bad), "{bad}");
         }
-        for text in ["50ms", "1s", "90m", "12h", "90d", "2y"] {
+        for text in ["100us", "50ms", "1s", "90m", "12h", "90d", "2y"] {
             assert_eq!(show_duration(duration(text).unwrap()), text);
         }
         assert_eq!(show_duration(Duration::from_secs(604_800)), "7d");

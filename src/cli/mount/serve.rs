@@ -78,6 +78,7 @@ pub(super) fn run(
     let client = Client::open(node.clone(), SystemClock::shared(), client_options)?;
     options.kernel.source = dir.display().to_string();
     options.kernel.threads = settings.mount_threads as usize;
+    options.kernel.linger = settings.mount_linger;
     options.kernel.allow_other = options.kernel.allow_other.or(settings.mount_allow_other);
     let instant = instant(&client, options.at.as_ref(), context)?;
     if instant != AsOf::Now {

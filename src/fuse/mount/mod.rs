@@ -12,9 +12,11 @@ pub mod table;
 
 pub use options::MountOptions;
 
+use crate::env::SystemClock;
 use crate::fuse::adapter::Adapter;
 use crate::fuse::adapter::Notifier;
 use crate::fuse::adapter::REQUEST_BYTES_MAX;
+use crate::fuse::linger::Linger;
 use crate::fuse::mount::table::Row;
 use crate::fuse::vfs::Vfs;
 use crate::types::FsError;
@@ -153,10 +155,11 @@ pub fn mount<V: Vfs>(
     let told = Arc::clone(&end);
     let ended = Box::new(move |outcome| told.tell(outcome));
     let starting = || MountError::failed("start the FUSE session");
-    let adapter = Adapter::new(Arc::clone(&vfs), ended).map_err(starting())?;
+    let watched = device.try_clone().map_err(starting())?;
+    let linger = Linger::new(watched, SystemClock::shared(), options.linger);
+    let adapter = Adapter::new(Arc::clone(&vfs), linger, ended).map_err(starting())?;
     let mut config = fuser::Config::default();
     config.n_threads = Some(options.threads.max(1));
-    config.clone_fd = options.clone_fd;
     // Who may enter is the kernel's to check (`allow_other`), so the session lets everybody pass.
     let all = fuser::SessionACL::All;
     let session = fuser::Session::from_fd(adapter, device, all, config).map_err(starting())?;

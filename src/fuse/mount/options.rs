@@ -1,6 +1,10 @@
 //! What may follow `-o`, as far as it is the kernel's business.
 
 use rustix::mount::MountFlags;
+use std::time::Duration;
+
+/// Unless something else is asked for.
+const LINGER: Duration = Duration::from_micros(100);
 
 /// How a file system is mounted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,8 +18,8 @@ pub struct MountOptions {
     pub nonempty: bool,
     /// Threads that read the kernel's requests.
     pub threads: usize,
-    /// A descriptor of the device for each of them.
-    pub clone_fd: bool,
+    /// How long one of them watches for the next request before it sleeps.
+    pub linger: Duration,
 }
 
 impl MountOptions {
@@ -26,7 +30,7 @@ impl MountOptions {
             allow_other: None,
             nonempty: false,
             threads: 4,
-            clone_fd: false,
+            linger: LINGER,
         }
     }
 
