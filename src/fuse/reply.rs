@@ -34,9 +34,11 @@ pub(super) trait Reply<T>: Send + 'static {
     fn send(self, answer: Result<T, FsError>);
 }
 
-/// Ends an error: damage is logged here and nowhere else, an ordinary answer only for whoever debugs.
+/// Ends an error: damage is logged here and nowhere else, an ordinary answer only for whoever debugs. A full disk is told
+/// of once, by whoever looks after its space: programs may try again a thousand times a second.
 fn ended(error: &FsError) -> fuser::Errno {
     match error.kind() {
+        _ if *error == FsError::NoSpace => tracing::debug!(%error, "a request failed"),
         Kind::Damage => tracing::error!(%error, "a request failed"),
         Kind::Retry => tracing::warn!(%error, "a request failed"),
         Kind::Answer => tracing::trace!(%error, "a request was refused"),

@@ -192,7 +192,7 @@ impl Node {
     fn start_tasks(self: &Arc<Node>) -> Result<(), FsError> {
         let mut tasks = self.tasks.lock();
         tasks.start(Keeper::new(self, self.clock.clone()))?;
-        tasks.start(Tend { node: Arc::downgrade(self) })?;
+        tasks.start(Tend { node: Arc::downgrade(self), full: false })?;
         tasks.start(Reclaimer { node: Arc::downgrade(self) })
     }
 
@@ -466,6 +466,8 @@ impl Server for Node {
 /// Keeps the reserve what it should be.
 struct Tend {
     node: Weak<Node>,
+    /// No writer got space when this was last looked at.
+    full: bool,
 }
 
 impl Task for Tend {
@@ -476,6 +478,15 @@ impl Task for Tend {
     fn work(&mut self) -> Result<Worked, FsError> {
         let node = self.node.upgrade().ok_or(FsError::Closing)?;
         node.reserve.tend(node.clock.steady())?;
+        let full = node.space_left() == 0;
+        match (self.full, full) {
+            (false, true) => tracing::warn!(
+                "the disk is full: programs are told so; delete files, run 'tsfs purge' or make room"
+            ),
+            (true, false) => tracing::info!("there is room on the disk again"),
+            _ => {}
+        }
+        self.full = full;
         Ok(Worked::Idle(TEND_EVERY))
     }
 }
