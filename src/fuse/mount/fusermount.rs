@@ -63,7 +63,8 @@ pub(super) fn mount(at: &Path, options: &MountOptions) -> Result<OwnedFd, MountE
 /// Has it unmounted; `lazy`: even while it is busy.
 ///
 /// # Errors
-/// It is not installed, or refused. `ResourceBusy` where the mount is in use.
+/// It is not installed, or refused. `ResourceBusy` where the mount is in use, `PermissionDenied` where it is another
+/// user's.
 pub(super) fn unmount(at: &Path, lazy: bool) -> io::Result<()> {
     let mut arguments = vec![OsString::from("-u")];
     if lazy {
@@ -73,9 +74,18 @@ pub(super) fn unmount(at: &Path, lazy: bool) -> io::Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let busy = said.contains("busy");
-    Err(if busy { io::ErrorKind::ResourceBusy.into() } else { io::Error::other(said) })
+    Err(refusal(String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+/// What it said, understood. It knows the mounts of a user by their name in the table.
+fn refusal(said: &str) -> io::Error {
+    if said.ends_with("Device or resource busy") {
+        io::ErrorKind::ResourceBusy.into()
+    } else if said.contains("not found in /etc/mtab") || said.ends_with("Operation not permitted") {
+        io::ErrorKind::PermissionDenied.into()
+    } else {
+        io::Error::other(said)
+    }
 }
 
 fn missing(at: &Path, error: io::Error) -> MountError {
@@ -100,4 +110,21 @@ fn receive(socket: &UnixStream) -> io::Result<OwnedFd> {
         }
     }
     Err(io::ErrorKind::UnexpectedEof.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_understood() {
+        let kind = |said| refusal(said).kind();
+        let busy = "fusermount3: failed to unmount /mnt/a: Device or resource busy";
+        assert_eq!(kind(busy), io::ErrorKind::ResourceBusy);
+        let foreign = "fusermount3: entry for /mnt/busybox not found in /etc/mtab";
+        assert_eq!(kind(foreign), io::ErrorKind::PermissionDenied);
+        let other = "fusermount3: failed to unmount /mnt/busybox: Invalid argument";
+        assert_eq!(kind(other), io::ErrorKind::Other);
+        assert_eq!(refusal(other).to_string(), other);
+    }
 }
