@@ -81,8 +81,8 @@ pub trait Table: Rows + Send + Sync {
     /// Applies all changes or none. Not durable until the next [`Table::flush`] returns.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`.
-    fn write(&self, changes: Changes) -> Result<(), FsError>;
+    /// `NoSpace`, after which the same changes may be tried again; `Io`.
+    fn write(&self, changes: &Changes) -> Result<(), FsError>;
 
     /// Makes everything written before this call durable, all families as one.
     ///

@@ -50,8 +50,8 @@ enum Step {
     Take,
 }
 
-/// The reserve on this disk, in bytes.
-fn reserved(wanted: u64, space: Space) -> u64 {
+/// The reserve on this disk, in bytes: what is wanted, or an eighth of the disk where that is less.
+pub fn reserved(wanted: u64, space: Space) -> u64 {
     wanted.min(space.total / PART_OF_DISK)
 }
 

@@ -5,4 +5,5 @@ pub mod offline;
 pub mod open;
 pub mod replica;
 pub mod retention;
+pub mod room;
 pub mod task;

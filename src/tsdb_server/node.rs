@@ -40,6 +40,7 @@ use crate::tsdb_server::replica;
 use crate::tsdb_server::replica::GROUPS;
 use crate::tsdb_server::replica::Replica;
 use crate::tsdb_server::retention::Keeper;
+use crate::tsdb_server::room::Room;
 use crate::tsdb_server::task::Task;
 use crate::tsdb_server::task::Tasks;
 use crate::tsdb_server::task::Worked;
@@ -99,7 +100,8 @@ pub struct Node {
     table: Arc<RocksTable>,
     blocks: Arc<BlockStore>,
     replica: Replica,
-    reserve: Reserve,
+    reserve: Arc<Reserve>,
+    room: Arc<Room>,
     /// What opening found damaged.
     faults: Vec<FsError>,
     tasks: Mutex<Tasks>,
@@ -122,6 +124,8 @@ impl Node {
         let parts = open::open(dir, disk, options)?;
         let reserve =
             Reserve::open(parts.disk.clone(), dir, options.reserve_bytes, clock.steady())?;
+        let reserve = Arc::new(reserve);
+        let room = Arc::new(Room::new(reserve.clone(), clock.clone()));
         let blocks = Arc::new(parts.blocks);
         let replica = Replica::open(
             replica::Parts {
@@ -129,6 +133,7 @@ impl Node {
                 log: parts.log,
                 blocks: blocks.clone(),
                 clock: clock.clone(),
+                room: room.clone(),
             },
             replica::Options::default(),
         )?;
@@ -143,6 +148,7 @@ impl Node {
             blocks,
             replica,
             reserve,
+            room,
             faults: parts.faults,
             _holder: parts.holder,
         });
@@ -402,7 +408,8 @@ impl Server for Node {
 
     fn put_block(&self, block: BlockId, frame: Bytes) -> Result<(), FsError> {
         self.reserve.spend(frame.len() as u64);
-        self.blocks.put(block, &frame)
+        // The client was told that there is space, and has told programs that their contents are taken.
+        self.room.until(|| self.blocks.put(block, &frame))
     }
 
     fn sync_blocks(&self) -> Result<(), FsError> {

@@ -324,7 +324,7 @@ impl Run<'_> {
         if repair {
             let mut changes = Changes::default();
             blocks.freed(&held, &mut changes)?;
-            table.write(changes)?;
+            table.write(&changes)?;
             blocks.written();
             table.flush()?;
         }

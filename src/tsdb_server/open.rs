@@ -16,11 +16,13 @@ use crate::store::block;
 use crate::store::block::BlockStore;
 use crate::store::disk::Access;
 use crate::store::disk::Disk;
+use crate::store::disk::Space;
 use crate::store::holder::Holder;
 use crate::store::label;
 use crate::store::label::Label;
 use crate::store::log;
 use crate::store::log::Log;
+use crate::store::space;
 use crate::store::space::BALLAST;
 use crate::store::table;
 use crate::store::table::RocksTable;
@@ -31,6 +33,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Below this, the table would do little but write small files and merge them.
+const WRITE_BUFFER_BYTES_MIN: usize = 8 << 20;
 pub(super) const LOG: &str = "log";
 pub(super) const TABLE: &str = "table";
 pub(super) const BLOCKS: &str = "blocks";
@@ -107,7 +111,11 @@ pub fn open(dir: &Path, disk: Arc<dyn Disk>, options: &Options) -> Result<Parts,
         Some(label) => label,
         None => make(dir, &*disk)?,
     };
-    let table_options = table::Options { create: known.is_none(), ..options.table.clone() };
+    let table_options = table::Options {
+        create: known.is_none(),
+        write_buffer_bytes: write_buffer_bytes(options, disk.space(dir)?),
+        ..options.table.clone()
+    };
     let table = Arc::new(RocksTable::open(&dir.join(TABLE), &table_options)?);
     let log = Log::open(disk.clone(), &dir.join(LOG), label.store, &options.log)?;
     let (blocks, faults) = BlockStore::open(
@@ -120,6 +128,14 @@ pub fn open(dir: &Path, disk: Arc<dyn Disk>, options: &Options) -> Result<Parts,
     )?;
     let dir = dir.to_path_buf();
     Ok(Parts { dir, label, fresh: known.is_none(), disk, table, log, blocks, faults, holder })
+}
+
+/// What the table may hold in memory: it must be able to write that out into the reserve of a full disk, with half of
+/// the reserve gone and some of it needed for tidying up.
+fn write_buffer_bytes(options: &Options, space: Space) -> usize {
+    let quarter = space::reserved(options.reserve_bytes, space) / 4;
+    let fits = usize::try_from(quarter).unwrap_or(usize::MAX);
+    options.table.write_buffer_bytes.min(fits.max(WRITE_BUFFER_BYTES_MIN))
 }
 
 /// The store that was made is complete: everything in it is on disk.

@@ -38,6 +38,7 @@ use crate::tsdb_server::replica::keep::Signal;
 use crate::tsdb_server::replica::queue::Committed;
 use crate::tsdb_server::replica::queue::Queue;
 use crate::tsdb_server::replica::queue::Task;
+use crate::tsdb_server::room::Room;
 use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::NodeId;
@@ -60,6 +61,9 @@ use std::thread::JoinHandle;
 
 /// Passes that a proposer makes for others before it hands the right on.
 const PASSES_MAX: usize = 8;
+/// Why a store is not taken up on a disk without room for the rows of what its log still has.
+const TOO_FULL: &str =
+    "its disk is too full to take up its log; nothing is lost: make room on the disk, then mount again";
 /// Which keys are listed together, as the series want to know it.
 pub const GROUPS: Groups = apply::GROUPS;
 
@@ -84,12 +88,14 @@ pub struct Parts {
     pub log: Log,
     pub blocks: Arc<BlockStore>,
     pub clock: Arc<dyn Clock>,
+    pub room: Arc<Room>,
 }
 
 struct Shared {
     options: Options,
     table: Arc<dyn Table>,
     blocks: Arc<BlockStore>,
+    room: Arc<Room>,
     seen: Arc<Seen>,
     inbox: Inbox,
     driver: Mutex<Driver>,
@@ -124,7 +130,7 @@ impl Replica {
     /// # Errors
     /// `Damaged` where log and table do not fit together or an entry cannot be applied; `NoSpace`, `Io`.
     pub fn open(parts: Parts, options: Options) -> Result<Replica, FsError> {
-        let Parts { table, log, blocks, clock } = parts;
+        let Parts { table, log, blocks, clock, room } = parts;
         let batch_bytes_max = options.batch_bytes_max.min(log.batch_bytes_max());
         let options = Options { batch_bytes_max, ..options };
         let seen = Arc::new(Seen::read(&*table)?);
@@ -137,12 +143,18 @@ impl Replica {
             progress.index,
         )?;
         let mut driver = Driver::new(core, log, clock, progress.stamp);
-        let mut applier = Applier::new(table.clone(), blocks.clone(), seen.clone());
-        replay(&mut driver, &mut applier, &seen)?;
+        let mut applier =
+            Applier::new(table.clone(), blocks.clone(), room.clone(), seen.clone());
+        replay(&mut driver, &mut applier, &seen).map_err(|error| match error {
+            FsError::NoSpace => FsError::Io(TOO_FULL.to_owned()),
+            other => other,
+        })?;
+        room.open();
         let shared = Arc::new(Shared {
             options,
             table,
             blocks,
+            room,
             seen,
             inbox: Inbox::new(),
             driver: Mutex::new(driver),
@@ -261,7 +273,8 @@ impl Replica {
     pub fn health(&self) -> Vec<String> {
         let stopped = self.stopped().map(|why| format!("the store takes no more changes: {why}"));
         let clock = self.shared.driver.lock().health();
-        stopped.into_iter().chain(clock).chain(self.shared.keep.trouble()).collect()
+        let full = self.shared.room.trouble().or(self.shared.keep.trouble());
+        stopped.into_iter().chain(clock).chain(full).collect()
     }
 
     /// Bytes of the log's files.
@@ -308,6 +321,7 @@ impl Replica {
 
     fn end(&self, why: FsError) {
         self.shared.inbox.close(why);
+        self.shared.room.close();
         // Behind whoever drives, so that nothing comes to the queue any more.
         self.shared.inbox.wait_until_free();
         self.shared.queue.close();
@@ -401,19 +415,22 @@ impl Shared {
         }
     }
 
-    /// The driver, with room in the log for this work. On a full disk, room is what the table has made durable.
+    /// The driver, with room in the log for this work. On a full disk, room is what the table has made durable; where it
+    /// cannot be made durable either, this waits: whoever proposed the work cannot take it back.
     fn driver_with_room(&self, work: &[Work]) -> Result<MutexGuard<'_, Driver>, FsError> {
         let bytes: usize = work.iter().map(Work::weight).sum();
-        let mut driver = self.driver()?;
-        if driver.log.make_room(bytes as u64).is_ok() {
-            return Ok(driver);
-        }
-        drop(driver);
-        self.errand(false)?;
-        self.flush()?;
-        let mut driver = self.driver()?;
-        driver.log.make_room(bytes as u64)?;
-        Ok(driver)
+        let with_room = || {
+            let mut driver = self.driver()?;
+            driver.log.make_room(bytes as u64).map(|()| driver)
+        };
+        self.room.until(|| match with_room() {
+            Err(FsError::NoSpace) => {
+                self.errand(false)?;
+                self.flush()?;
+                with_room()
+            }
+            other => other,
+        })
     }
 
     /// Whether all is well is asked under the lock: whoever stops the replica gives up what it finds there.
@@ -477,7 +494,9 @@ impl Shared {
 
     fn apply_one(&self, applier: &mut Applier, committed: Committed) {
         let Committed { entry, proposed } = committed;
-        let result = match self.stopped.lock().clone() {
+        // Not asked inside the match: applying may wait long, and whoever asks meanwhile must not.
+        let stopped = self.stopped.lock().clone();
+        let result = match stopped {
             Some(why) => Err(why),
             None => applier.apply(&entry),
         };

@@ -1,4 +1,4 @@
-//! A real disk that is really full: programs are told so, nothing breaks, and deleting gets it back.
+//! A real disk that is really full: programs are told so, nothing breaks, and deleting gets it back. Somebody else may fill it.
 
 use crate::support;
 use crate::support::Mount;
@@ -98,6 +98,75 @@ fn a_full_disk_refuses_writes_and_gives_space_back() {
     let (again, error) = fill(&top);
     assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
     assert!(again * 2 > whole, "{whole} files at first, {again} after purging");
+    mount.close();
+    support::run(support::tsfs().arg("fsck").arg(&store));
+}
+
+/// Takes all that is left of the disk, as somebody else's program does, until nothing is left of the reserve either.
+fn take_all(image: &Image) -> PathBuf {
+    let path = image.0.join("somebody's");
+    let mut file = std::fs::File::create(&path).unwrap();
+    let chunk = vec![0; 16 << 10];
+    support::wait_until(std::time::Duration::from_secs(60), "the reserve to be gone", || {
+        while file.write(&chunk).is_ok_and(|written| written > 0) {}
+        image.free() < 64 << 10
+            && std::fs::metadata(image.0.join("store/ballast")).unwrap().len() == 0
+    });
+    path
+}
+
+#[test]
+fn a_disk_that_somebody_else_fills_holds_changes_up_and_loses_none() {
+    let scratch = support::scratch();
+    let image = Image::new(scratch.path(), 300);
+    let store = image.0.join("store");
+    let point = Point::new(&scratch.path().join("mnt"));
+    // A small reserve makes for a small table in memory, which then has to be written soon.
+    let settings = ["--set", "store.reserve=16MiB"];
+    let mount = Mount::with(&["--create", settings[0], settings[1]], &store, point);
+    let top = mount.dir().to_owned();
+    let noise = Random::new(17).noise(100_000);
+    std::fs::write(top.join("kept"), &noise).unwrap();
+    sh(&top, "mkdir names && cd names && touch $(seq -f a%.0f 2000)");
+    support::run(support::tsfs().arg("sync").arg(&top));
+    let somebodys = take_all(&image);
+    let refused = std::fs::write(top.join("more"), &noise);
+    assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    // What needs no space of its own goes on, until the table cannot be written any more.
+    let health = || {
+        // It fails where not all is well.
+        let status = support::tsfs().arg("status").arg(&top).output().unwrap();
+        String::from_utf8(status.stdout).unwrap()
+    };
+    let mut passes = 0;
+    while !health().contains("changes wait") {
+        assert!(passes < 200, "the table had room all the time");
+        let (from, to) = if passes % 2 == 0 { ('a', 'b') } else { ('b', 'a') };
+        for n in 1..=2000 {
+            let name = |letter: char| top.join(format!("names/{letter}{n}"));
+            std::fs::rename(name(from), name(to)).unwrap();
+        }
+        passes += 1;
+    }
+    assert_eq!(std::fs::read(top.join("kept")).unwrap(), noise);
+    assert_eq!(std::fs::read_dir(top.join("names")).unwrap().count(), 2000);
+    std::fs::remove_file(top.join("kept")).unwrap();
+    std::fs::remove_file(somebodys).unwrap();
+    // It goes on by itself.
+    support::wait_until(std::time::Duration::from_secs(60), "changes to go on", || {
+        !health().contains("changes wait")
+    });
+    std::fs::write(top.join("more"), &noise).unwrap();
+    support::run(support::tsfs().arg("sync").arg(&top));
+    let names = sh(&top, "ls names");
+    let _dead = mount.kill();
+    // Elsewhere, with a log of its own: what RocksDB said of the full disk is no error of this one.
+    let point = Point::new(&scratch.path().join("again"));
+    let mount = Mount::with(&settings, &store, point);
+    let top = mount.dir().to_owned();
+    assert_eq!(sh(&top, "ls names"), names);
+    assert_eq!(std::fs::read(top.join("more")).unwrap(), noise);
+    assert!(!top.join("kept").exists());
     mount.close();
     support::run(support::tsfs().arg("fsck").arg(&store));
 }

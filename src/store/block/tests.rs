@@ -46,7 +46,7 @@ impl World {
     fn write(&self, store: &BlockStore, run: impl FnOnce(&mut Changes)) {
         let mut changes = Changes::default();
         run(&mut changes);
-        self.table.write(changes).unwrap();
+        self.table.write(&changes).unwrap();
         store.written();
     }
 

@@ -98,13 +98,13 @@ impl Table for MemoryTable {
         Box::new(self.now())
     }
 
-    fn write(&self, changes: Changes) -> Result<(), FsError> {
+    fn write(&self, changes: &Changes) -> Result<(), FsError> {
         let mut inner = self.inner.lock();
-        for (family, key, value) in changes.rows {
-            let map = Arc::make_mut(&mut inner.now.families[family as usize]);
+        for (family, key, value) in &changes.rows {
+            let map = Arc::make_mut(&mut inner.now.families[*family as usize]);
             match value {
-                Some(value) => map.insert(key, value),
-                None => map.remove(&key),
+                Some(value) => map.insert(key.clone(), value.clone()),
+                None => map.remove(key),
             };
         }
         Ok(())

@@ -198,7 +198,7 @@ impl RocksTable {
             None if self.is_empty()? => {
                 let mut changes = Changes::default();
                 changes.put(Family::Local, FORMAT_KEY, vec![FORMAT]);
-                self.write(changes)?;
+                self.write(&changes)?;
                 self.flush()
             }
             None => Err(FsError::Damaged(format!(
@@ -253,7 +253,7 @@ impl Table for RocksTable {
         Box::new(RocksSnapshot { table: self, snapshot: self.db.snapshot() })
     }
 
-    fn write(&self, changes: Changes) -> Result<(), FsError> {
+    fn write(&self, changes: &Changes) -> Result<(), FsError> {
         let handles = Family::ALL.map(|family| self.family(family));
         let size: usize =
             changes.rows.iter().map(|(_, key, value)| row_size(key, value.as_ref())).sum();
@@ -274,7 +274,7 @@ impl Table for RocksTable {
         if self.full.load(Ordering::Relaxed) {
             let mut probe = Changes::default();
             probe.delete(Family::Local, PROBE_KEY);
-            self.write(probe)?;
+            self.write(&probe)?;
             self.full.store(false, Ordering::Relaxed);
         }
         let handles = Family::ALL.map(|family| self.family(family));

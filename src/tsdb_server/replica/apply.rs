@@ -26,6 +26,7 @@ use crate::telemetry::counter;
 use crate::tsdb_log::entry::Entry;
 use crate::tsdb_log::header::Body;
 use crate::tsdb_log::header::Header;
+use crate::tsdb_server::room::Room;
 use crate::types::FsError;
 use crate::types::LogIndex;
 use crate::types::SessionId;
@@ -67,7 +68,8 @@ impl Progress {
         postcard::from_bytes(rest).map_err(|_| damaged())
     }
 
-    fn put(self, changes: &mut Changes) {
+    /// Adds the row that says so.
+    pub fn put(self, changes: &mut Changes) {
         let row = postcard::to_extend(&self, vec![APPLIED_VERSION]);
         changes.put(Family::Local, APPLIED_KEY, row.expect("a vector grows as needed"));
     }
@@ -116,20 +118,26 @@ fn bears_on_readable(key: &[u8]) -> bool {
 pub(super) struct Applier {
     table: Arc<dyn Table>,
     blocks: Arc<BlockStore>,
+    room: Arc<Room>,
     seen: Arc<Seen>,
     /// None until the store is made.
     rules: Option<Rules>,
 }
 
 impl Applier {
-    pub(super) fn new(table: Arc<dyn Table>, blocks: Arc<BlockStore>, seen: Arc<Seen>) -> Applier {
-        Applier { table, blocks, seen, rules: None }
+    pub(super) fn new(
+        table: Arc<dyn Table>,
+        blocks: Arc<BlockStore>,
+        room: Arc<Room>,
+        seen: Arc<Seen>,
+    ) -> Applier {
+        Applier { table, blocks, room, seen, rules: None }
     }
 
     /// Applies the next entry of the log: what came of it, and the stamp of its last step.
     ///
     /// # Errors
-    /// `Damaged`, `NoSpace`, `Io`: the replica must stop.
+    /// `Damaged`, `Io`, and `NoSpace` where nobody waits for room: the replica must stop.
     pub(super) fn apply(&mut self, entry: &Entry) -> Result<(Outcome, Stamp), FsError> {
         let before = *self.seen.progress.lock();
         if entry.index.0 != before.index.0 + 1 {
@@ -243,7 +251,9 @@ impl Applier {
         if changes.rows.is_empty() {
             return Ok(());
         }
-        self.table.write(changes)?;
+        // The table takes nothing while it has no room for what it has taken already. Applying the entry again would be
+        // wrong, for the block store has noted it; writing what came of it is not.
+        self.room.until(|| self.table.write(&changes))?;
         self.blocks.written();
         Ok(())
     }

@@ -124,6 +124,10 @@ impl Shared {
     fn settle(&self) {
         let Ok(mut driver) = self.driver() else { return };
         driver.applied(self.seen.progress.lock().index);
+        // The mark may be the first thing in a segment; without room for one it can wait, and the log must not stop for it.
+        if driver.log.make_room(0).is_err() {
+            return;
+        }
         if let Err(why) = driver.log.settle() {
             drop(driver);
             self.stop(&why);

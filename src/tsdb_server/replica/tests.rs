@@ -9,8 +9,13 @@ use crate::meta::op::Outcome;
 use crate::meta::record::Record;
 use crate::meta::record::Retention;
 use crate::meta::record::Session;
+use crate::series::Direction;
+use crate::series::KeyRange;
+use crate::series::Visit;
+use crate::series::table::Changes;
 use crate::series::table::Family;
 use crate::series::table::Rows;
+use crate::series::table::Table;
 use crate::store::block;
 use crate::store::block::BlockStore;
 use crate::store::disk::Access;
@@ -18,11 +23,13 @@ use crate::store::disk::Disk;
 use crate::store::disk::SimulatedDisk;
 use crate::store::log;
 use crate::store::log::Log;
+use crate::store::space::Reserve;
 use crate::store::table::MemoryTable;
 use crate::tsdb_log::entry::Members;
 use crate::tsdb_server::replica::Options;
 use crate::tsdb_server::replica::Parts;
 use crate::tsdb_server::replica::Replica;
+use crate::tsdb_server::room::Room;
 use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::NodeId;
@@ -31,17 +38,78 @@ use crate::types::Stamp;
 use crate::types::Time;
 use crate::wire::Proposal;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc;
+use std::time::Duration;
 
 const STORE: [u8; 16] = *b"the test's store";
 const LOG: log::Options = log::Options { segment_bytes: 64 << 10, spares_max: 2 };
 
+/// A table that takes nothing while it is full, and tells whoever wants to know when it refused something.
+#[derive(Default)]
+struct Limited {
+    table: MemoryTable,
+    full: AtomicBool,
+    tell: Mutex<Option<mpsc::Sender<()>>>,
+}
+
+impl Limited {
+    fn lose_power(&self) {
+        self.table.lose_power();
+    }
+
+    fn room(&self) -> Result<(), FsError> {
+        if !self.full.load(SeqCst) {
+            return Ok(());
+        }
+        if let Some(tell) = &*self.tell.lock() {
+            // Whoever knows enough has gone.
+            let _ = tell.send(());
+        }
+        Err(FsError::NoSpace)
+    }
+}
+
+impl Rows for Limited {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, FsError> {
+        self.table.get(family, key)
+    }
+
+    fn scan(
+        &self,
+        family: Family,
+        range: &KeyRange,
+        direction: Direction,
+        visit: Visit<'_>,
+    ) -> Result<(), FsError> {
+        self.table.scan(family, range, direction, visit)
+    }
+}
+
+impl Table for Limited {
+    fn snapshot(&self) -> Box<dyn Rows + '_> {
+        self.table.snapshot()
+    }
+
+    fn write(&self, changes: &Changes) -> Result<(), FsError> {
+        self.room()?;
+        self.table.write(changes)
+    }
+
+    fn flush(&self) -> Result<(), FsError> {
+        self.room()?;
+        self.table.flush()
+    }
+}
+
 /// A store whose parts outlive the replica.
 struct World {
     disk: SimulatedDisk,
-    table: Arc<MemoryTable>,
+    table: Arc<Limited>,
     clock: Arc<dyn Clock>,
     options: Options,
 }
@@ -64,8 +132,11 @@ impl World {
         let (blocks, faults) =
             BlockStore::open(disk.clone(), dir, STORE, table.clone(), options, access)?;
         assert_eq!(faults, []);
-        let log = Log::open(disk, Path::new("/log"), STORE, &LOG)?;
-        let parts = Parts { table, log, blocks: Arc::new(blocks), clock: self.clock.clone() };
+        let log = Log::open(disk.clone(), Path::new("/log"), STORE, &LOG)?;
+        let reserve = Reserve::open(disk, Path::new("/"), 0, self.clock.steady())?;
+        let clock = self.clock.clone();
+        let room = Arc::new(Room::new(Arc::new(reserve), clock.clone()));
+        let parts = Parts { table, log, blocks: Arc::new(blocks), clock, room };
         Replica::open(parts, self.options)
     }
 
@@ -310,4 +381,75 @@ fn on_a_full_disk_the_log_goes_on_in_the_segments_it_has() {
     write(3000);
     replica.close().unwrap();
     assert_eq!(world.last(), 5000);
+}
+
+#[test]
+fn a_table_without_room_holds_things_up_and_stops_nothing() {
+    let world = World::new();
+    let replica = Arc::new(world.made());
+    let (refused, refusals) = mpsc::channel();
+    *world.table.tell.lock() = Some(refused);
+    world.table.full.store(true, SeqCst);
+    // What is durable stays so, and more becomes it, while nothing can be applied.
+    for seq in 1..=50 {
+        durable(&replica, numbered(seq)).unwrap();
+    }
+    let (tell, applied) = mpsc::channel();
+    let done = Box::new(move |result| tell.send(result).unwrap());
+    replica.propose(numbered(51), nothing(), done);
+    for _ in 0..2 {
+        refusals.recv_timeout(Duration::from_secs(20)).expect("it is tried again");
+    }
+    assert_eq!(replica.stopped(), None);
+    assert!(replica.health().iter().any(|line| line.contains("the disk is full")));
+    assert_eq!(world.last(), 0);
+    world.table.full.store(false, SeqCst);
+    assert_eq!(applied.recv().unwrap().unwrap().0, Outcome::Applied);
+    assert_eq!(world.last(), 51);
+    assert_eq!(replica.health(), [""; 0]);
+}
+
+#[test]
+fn a_store_without_any_room_is_closed_and_taken_up_again() {
+    let world = World::new();
+    let replica = world.made();
+    world.table.full.store(true, SeqCst);
+    // The log is full as well in the end: whoever comes then waits.
+    let (tell, told) = mpsc::channel();
+    world.disk.set_capacity(world.disk.used());
+    let mut sent = 0;
+    std::thread::scope(|scope| {
+        let (replica, tell) = (&replica, tell.clone());
+        let proposing = scope.spawn(move || {
+            for seq in 1.. {
+                let tell = tell.clone();
+                let done = Box::new(move |result: Result<Stamp, FsError>| {
+                    tell.send(result.is_ok()).unwrap();
+                });
+                replica.propose(numbered(seq), done, nothing());
+                if replica.stopped().is_some() {
+                    return;
+                }
+            }
+        });
+        let (refused, refusals) = mpsc::channel();
+        *world.table.tell.lock() = Some(refused);
+        // The applier, then whoever needs room in the log.
+        while !replica.health().iter().any(|line| line.contains("the disk is full")) {
+            refusals.recv().unwrap();
+        }
+        sent += told.recv().map(u64::from).unwrap();
+        assert!(matches!(replica.close(), Err(FsError::NoSpace)));
+        proposing.join().unwrap();
+    });
+    drop(tell);
+    sent += told.iter().map(u64::from).sum::<u64>();
+    drop(replica);
+    let full = world.open().err();
+    assert!(matches!(&full, Some(FsError::Io(what)) if what.contains("too full")), "{full:?}");
+    world.table.full.store(false, SeqCst);
+    world.disk.set_capacity(256 << 20);
+    let replica = world.open().unwrap();
+    assert_eq!(world.last(), sent, "all that was durable is applied");
+    replica.close().unwrap();
 }

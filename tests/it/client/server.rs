@@ -143,7 +143,7 @@ impl Memory {
                 })
                 .unwrap();
         }
-        table.write(changes).unwrap();
+        table.write(&changes).unwrap();
         Memory::over(table, fresh)
     }
 
@@ -196,7 +196,7 @@ impl Memory {
             return Ok((outcome, stamp));
         }
         let finished = present.finish()?;
-        self.table.write(finished.changes)?;
+        self.table.write(&finished.changes)?;
         Ok((outcome, finished.last))
     }
 

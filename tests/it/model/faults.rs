@@ -104,7 +104,7 @@ fn change(world: &World, change: &dyn Fn(&mut dyn Present)) {
     let mut batch = series::Batch::new(&world.table, key::GROUPS, origin);
     change(&mut batch);
     let changes = batch.finish().unwrap().changes;
-    world.table.write(changes).unwrap();
+    world.table.write(&changes).unwrap();
 }
 
 fn change_inode(world: &World, number: u64, edit: &dyn Fn(&mut Inode)) {
@@ -118,7 +118,7 @@ fn change_inode(world: &World, number: u64, edit: &dyn Fn(&mut Inode)) {
 fn put_state(world: &World, key: StateKey, row: Option<Bytes>) {
     let mut changes = Changes::default();
     changes.rows.push((Family::State, key.encode(), row));
-    world.table.write(changes).unwrap();
+    world.table.write(&changes).unwrap();
 }
 
 fn change_state<T: Record>(world: &World, key: StateKey, edit: &dyn Fn(&mut T)) {
@@ -218,20 +218,20 @@ const BROKEN: &[(&str, Break)] = &[
     ("is named and not there", |world| {
         let mut changes = Changes::default();
         changes.delete(Family::Payload, BLOCK.to_bytes());
-        world.table.write(changes).unwrap();
+        world.table.write(&changes).unwrap();
     }),
     ("no version of a file names block 9.8", |world| {
         let block = BlockId { session: SessionId(9), number: 8 };
         let mut changes = Changes::default();
         changes.put(Family::Payload, block.to_bytes(), frame::plain(b"lost"));
-        world.table.write(changes).unwrap();
+        world.table.write(&changes).unwrap();
     }),
     ("block 9.1: damaged", |world| {
         let mut frame = frame::plain(&[b'x'; 1000]).to_vec();
         frame[500] ^= 1;
         let mut changes = Changes::default();
         changes.put(Family::Payload, BLOCK.to_bytes(), frame);
-        world.table.write(changes).unwrap();
+        world.table.write(&changes).unwrap();
     }),
     ("inode 6 exists, and 2 is next", |world| {
         change_state::<Next>(world, StateKey::Next, &|next| next.ino = 2);
@@ -271,7 +271,7 @@ const BROKEN: &[(&str, Break)] = &[
     ("nothing has this key", |world| {
         let mut changes = Changes::default();
         changes.put(Family::State, b"?".to_vec(), Bytes::new());
-        world.table.write(changes).unwrap();
+        world.table.write(&changes).unwrap();
     }),
 ];
 

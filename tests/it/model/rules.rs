@@ -648,7 +648,7 @@ fn entries_with_one_hash_are_all_listed_wherever_a_listing_goes_on() {
         batch.put(&key::dirent(ROOT, hash, name.as_bytes()), dirent.to_row(), Past::Keep);
     }
     let changes = batch.finish().unwrap().changes;
-    fs.world.table.write(changes).unwrap();
+    fs.world.table.write(&changes).unwrap();
     let read = fs.world.read(Vec::new());
     let list = |after, limit: usize| {
         let mut entries = Vec::new();

@@ -140,7 +140,7 @@ impl World {
             (changes, last) = (done.changes, done.last);
         }
         changes.put(Family::Local, APPLIED, applied);
-        self.table.write(changes).unwrap();
+        self.table.write(&changes).unwrap();
         (outcome, last)
     }
 

@@ -88,7 +88,7 @@ impl Life {
         }
         let applied = index + 1;
         changes.put(Family::Local, APPLIED, vec![applied as u8, (applied >> 8) as u8]);
-        self.world.table.write(changes)?;
+        self.world.table.write(&changes)?;
         store.written();
         Ok(())
     }
@@ -140,7 +140,7 @@ impl Life {
                 let store = self.store.as_ref().unwrap();
                 let mut changes = Changes::default();
                 store.upkeep(&mut changes)?;
-                self.world.table.write(changes)?;
+                self.world.table.write(&changes)?;
                 store.written();
             }
             _ => {

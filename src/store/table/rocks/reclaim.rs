@@ -108,7 +108,7 @@ mod tests {
         for row in 0..1500u32 {
             changes.put(Family::Payload, row.to_be_bytes(), frame(row));
         }
-        table.write(changes).unwrap();
+        table.write(&changes).unwrap();
         table.flush().unwrap();
         assert!(!table.reclaim().unwrap());
 
@@ -116,7 +116,7 @@ mod tests {
         for row in (0..1500u32).filter(|row| row % 5 > 1) {
             changes.delete(Family::Payload, row.to_be_bytes());
         }
-        table.write(changes).unwrap();
+        table.write(&changes).unwrap();
         table.flush().unwrap();
         table.db.wait_for_compact(&WaitForCompactOptions::default()).unwrap();
         let before = table.payload_bytes("rocksdb.total-blob-file-size").unwrap();

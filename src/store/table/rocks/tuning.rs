@@ -70,6 +70,8 @@ pub(super) fn families(options: &Options) -> impl Iterator<Item = (Family, rocks
         let mut options = common(&cache, block_bytes(family));
         // The write buffer manager bounds the sum; no family alone shall flush all others early.
         options.set_write_buffer_size(write_buffer_bytes);
+        // Memory is taken in pieces that each family has at least one of: of a small buffer they must not be all.
+        options.set_arena_block_size(write_buffer_bytes / 64);
         if family == Family::Payload {
             payload(&mut options, &cache);
         }

@@ -45,7 +45,7 @@ fn told(damage: impl FnOnce(&MemoryTable, &mut Changes)) -> Vec<String> {
     let table = small();
     let mut changes = Changes::default();
     damage(&table, &mut changes);
-    table.write(changes).unwrap();
+    table.write(&changes).unwrap();
     faults(&table).iter().map(Fault::to_string).collect()
 }
 

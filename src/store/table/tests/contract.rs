@@ -50,7 +50,7 @@ fn put(table: &dyn Table, family: Family, rows: &[(&str, &str)]) {
     for (key, value) in rows {
         changes.put(family, key.as_bytes(), value.as_bytes().to_vec());
     }
-    table.write(changes).unwrap();
+    table.write(&changes).unwrap();
 }
 
 fn keys(rows: &dyn Rows, family: Family, range: &KeyRange, direction: Direction) -> Vec<String> {
@@ -75,7 +75,7 @@ fn rows_come_back_and_go(table: &dyn Table) {
     let mut changes = Changes::default();
     changes.delete(Family::State, "a");
     changes.delete(Family::State, "never there");
-    table.write(changes).unwrap();
+    table.write(&changes).unwrap();
     assert_eq!(value(table, Family::State, "a"), None);
 }
 
@@ -95,7 +95,7 @@ fn a_later_change_of_a_row_wins(table: &dyn Table) {
     changes.delete(Family::Current, "a");
     changes.delete(Family::Current, "b");
     changes.put(Family::Current, "b", "2");
-    table.write(changes).unwrap();
+    table.write(&changes).unwrap();
     assert_eq!(value(table, Family::Current, "a"), None);
     assert_eq!(value(table, Family::Current, "b").unwrap(), "2");
 }
@@ -157,7 +157,7 @@ fn a_snapshot_stays(table: &dyn Table) {
     changes.put(Family::Current, "a", "new");
     changes.delete(Family::Current, "b");
     changes.put(Family::Current, "c", "new");
-    table.write(changes).unwrap();
+    table.write(&changes).unwrap();
     assert_eq!(value(&*snapshot, Family::Current, "a").unwrap(), "old");
     assert_eq!(keys(&*snapshot, Family::Current, &everything(), Direction::Backward), ["b", "a"]);
     assert_eq!(keys(table, Family::Current, &everything(), Direction::Forward), ["a", "c"]);
@@ -168,7 +168,7 @@ fn large_rows_come_back_after_a_flush(table: &dyn Table) {
     for family in Family::ALL {
         let mut changes = Changes::default();
         changes.put(family, "large", frame.clone());
-        table.write(changes).unwrap();
+        table.write(&changes).unwrap();
     }
     table.flush().unwrap();
     for family in Family::ALL {

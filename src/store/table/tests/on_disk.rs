@@ -31,7 +31,7 @@ fn fill(table: &dyn Table, family: Family, rows: u32) {
     for row in 0..rows {
         changes.put(family, row.to_be_bytes(), vec![row as u8; 1000]);
     }
-    table.write(changes).unwrap();
+    table.write(&changes).unwrap();
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn who_cannot_open_is_told_why() {
     assert!(refusal(reopen(dir.path())).contains("is open already"));
     let mut changes = Changes::default();
     changes.put(Family::Local, "format", vec![200]);
-    table.write(changes).unwrap();
+    table.write(&changes).unwrap();
     drop(table);
     assert!(refusal(reopen(dir.path())).contains("use a newer tsfs"));
 }

@@ -134,7 +134,7 @@ pub(super) fn play(table: &dyn Table, changes: &[Change]) -> Model {
             _ => 1,
         };
         stamp = Stamp(finished.last.0 + gap);
-        table.write(finished.changes).unwrap();
+        table.write(&finished.changes).unwrap();
     }
     model
 }
