@@ -62,8 +62,7 @@ use std::thread::JoinHandle;
 /// Passes that a proposer makes for others before it hands the right on.
 const PASSES_MAX: usize = 8;
 /// Why a store is not taken up on a disk without room for the rows of what its log still has.
-const TOO_FULL: &str =
-    "its disk is too full to take up its log; nothing is lost: make room on the disk, then mount again";
+const TOO_FULL: &str = "its disk is too full to take up its log; nothing is lost: make room on the disk, then mount again";
 /// Which keys are listed together, as the series want to know it.
 pub const GROUPS: Groups = apply::GROUPS;
 
@@ -143,8 +142,7 @@ impl Replica {
             progress.index,
         )?;
         let mut driver = Driver::new(core, log, clock, progress.stamp);
-        let mut applier =
-            Applier::new(table.clone(), blocks.clone(), room.clone(), seen.clone());
+        let mut applier = Applier::new(table.clone(), blocks.clone(), room.clone(), seen.clone());
         replay(&mut driver, &mut applier, &seen).map_err(|error| match error {
             FsError::NoSpace => FsError::Io(TOO_FULL.to_owned()),
             other => other,

@@ -51,10 +51,7 @@ impl Room {
     ///
     /// # Errors
     /// The attempt's; `NoSpace` only where nobody waits.
-    pub fn until<T>(
-        &self,
-        mut attempt: impl FnMut() -> Result<T, FsError>,
-    ) -> Result<T, FsError> {
+    pub fn until<T>(&self, mut attempt: impl FnMut() -> Result<T, FsError>) -> Result<T, FsError> {
         let mut waits = None;
         loop {
             match attempt() {
