@@ -241,6 +241,31 @@ fn diff_restore_and_undelete_go_back_and_can_be_undone() {
 }
 
 #[test]
+fn a_tree_is_restored_many_files_at_a_time() {
+    let world = World::new();
+    let mount = world.mount();
+    let dir = mount.dir();
+    sh(
+        dir,
+        "mkdir -p tree/a; for n in $(seq 400); do echo $n >tree/a/$n; done; ln tree/a/7 tree/link",
+    );
+    done(dir, &["mark", "whole"]);
+    let entries = || objects(dir, &["status"])[0]["applied"].as_u64().unwrap();
+    let sums = || sh(dir, "cd tree && find . -type f | sort | xargs md5sum; stat -c %h a/7");
+    let before = sums();
+    sh(dir, "rm -r tree");
+    let begun = entries();
+    let shown = done(dir, &["undelete", "tree"]);
+    assert_eq!(shown.lines().filter(|line| line.starts_with("+ a/")).count(), 400, "{shown}");
+    assert_eq!(sums(), before, "links as well");
+    sh(dir, "for n in $(seq 400); do echo changed >tree/a/$n; done");
+    done(dir, &["restore", "tree", "--at", "mark:whole"]);
+    assert_eq!(sums(), before);
+    assert!(entries() - begun < 200, "{} batches for 800 files", entries() - begun);
+    mount.close();
+}
+
+#[test]
 fn marks_name_instants_until_they_are_removed() {
     let world = World::new();
     let mount = world.mount();

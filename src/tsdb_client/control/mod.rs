@@ -4,6 +4,7 @@
 //! undone like any other. Not here: the control file (`fuse`), words and dates as people type them (`cli`).
 
 mod diff;
+mod made;
 mod path;
 mod purge;
 mod restore;

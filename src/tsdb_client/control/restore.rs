@@ -1,7 +1,7 @@
 //! Making a file or a tree what it was: plan first, then do.
 //!
 //! A plan compares the tree of then with the tree of now and is a list of steps, in an order in which they can be done:
-//! what is in the way goes first, directories come before what is in them. Each file's step is one batch, so no instant
+//! what is in the way goes first, directories come before what is in them. Each file's step is in one batch, so no instant
 //! shows half a file. Contents are not copied: the new version names the blocks of the old one.
 
 use crate::meta::op::Op;
@@ -15,6 +15,7 @@ use crate::tsdb_client::control::content_size;
 use crate::tsdb_client::control::diff::Listing;
 use crate::tsdb_client::control::diff::join;
 use crate::tsdb_client::control::diff::optional;
+use crate::tsdb_client::control::made::Made;
 use crate::tsdb_client::control::path::SEARCH;
 use crate::tsdb_client::control::path::WRITE;
 use crate::tsdb_client::control::path::shown;
@@ -27,7 +28,6 @@ use crate::types::Ino;
 use crate::types::REGION_BYTES;
 use crate::types::Stamp;
 use crate::types::Time;
-use crate::wire::control::Answer;
 use crate::wire::control::ChangeKind;
 use crate::wire::control::ChangeRow;
 use crate::wire::control::Done;
@@ -35,7 +35,6 @@ use crate::wire::control::FailureKind;
 use crate::wire::control::Moment;
 use crate::wire::control::Raw;
 use bytes::Bytes;
-use std::collections::HashMap;
 use std::collections::HashSet;
 
 /// One op touches at most a thousand rows: a longer file is cloned in parts of this many bytes.
@@ -72,6 +71,15 @@ enum Step {
 }
 
 impl Step {
+    /// It may be done together with others: nothing of it is asked for before.
+    fn waits(&self) -> bool {
+        match self {
+            Step::Make { then, .. } => then.kind == FileKind::File,
+            Step::Contents { .. } => true,
+            Step::Remove { .. } | Step::Attributes { .. } => false,
+        }
+    }
+
     /// The path that it makes.
     fn makes(&self) -> Option<Vec<u8>> {
         match self {
@@ -294,37 +302,41 @@ impl Job<'_> {
 
     fn carry_out(&mut self, plan: Plan, dry_run: bool) -> Result<Done, End> {
         let total = plan.steps.len() as u64;
-        let mut made = Made { dirs: HashMap::new(), files: HashMap::new() };
+        let mut made = Made::default();
         let filled: HashSet<Vec<u8>> = plan.steps.iter().filter_map(Step::makes).collect();
         let mut changed = 0;
         for (done, step) in plan.steps.iter().enumerate() {
             if !dry_run {
                 self.progress("restoring", done as u64, Some(total), "changes")?;
+                if !step.waits() || made.is_full() {
+                    self.finish(&mut made)?;
+                }
                 self.take(step, plan.at, &mut made)?;
             }
             if let Some(row) = told(step, &filled) {
                 changed += 1;
-                self.say(Answer::Change(row))?;
+                self.say_when_done(row, &mut made)?;
             }
         }
+        self.finish(&mut made)?;
         Ok(Done { changed, ..Done::default() })
     }
 
     fn take(&mut self, step: &Step, at: Stamp, made: &mut Made) -> Result<(), End> {
         match step {
             Step::Remove { spot, now } => {
-                let dir = made.parent(spot)?;
+                let dir = parent(made, spot)?;
                 match now.kind {
                     FileKind::Directory => self.client.rmdir(dir, &spot.name)?,
                     _ => self.client.unlink(dir, &spot.name)?,
                 }
-                self.client.invalidate(Invalidate::Inode(now.ino));
-                self.changed_in(dir, &spot.name);
+                made.forget([Invalidate::Inode(now.ino)]);
+                made.forget(changed_in(dir, &spot.name));
             }
             Step::Make { spot, then } => {
-                let dir = made.parent(spot)?;
+                let dir = parent(made, spot)?;
                 self.make(spot, dir, then, at, made)?;
-                self.changed_in(dir, &spot.name);
+                made.forget(changed_in(dir, &spot.name));
             }
             Step::Contents { then, now, .. } => {
                 let set = SetAttr { size: Some(0), ..SetAttr::default() };
@@ -333,8 +345,8 @@ impl Job<'_> {
                 ops.extend(self.contents_of(then, at, now.ino, time));
                 ops.extend(self.xattrs_of(then, at, now.ino, Some(now))?);
                 ops.push(Op::Version { ino: now.ino });
-                self.client.change_at_server(ops)?;
-                self.client.invalidate(Invalidate::Inode(now.ino));
+                made.add(ops);
+                made.forget([Invalidate::Inode(now.ino)]);
             }
             Step::Attributes { spot, then, now } => {
                 let ino = made.dirs.get(&spot.path).copied().unwrap_or(now.ino);
@@ -344,15 +356,10 @@ impl Job<'_> {
                     self.client.change_at_server(xattrs)?;
                 }
                 self.client.setattr(ino, self.attributes(then))?;
-                self.client.invalidate(Invalidate::Inode(ino));
+                made.forget([Invalidate::Inode(ino)]);
             }
         }
         Ok(())
-    }
-
-    fn changed_in(&self, dir: Ino, name: &Bytes) {
-        self.client.invalidate(Invalidate::Entry { dir, name: name.clone() });
-        self.client.invalidate(Invalidate::Inode(dir));
     }
 
     fn make(
@@ -364,7 +371,8 @@ impl Job<'_> {
         made: &mut Made,
     ) -> Result<(), End> {
         if let Some(&ino) = made.files.get(&then.ino) {
-            // A hard link then is a hard link again.
+            // A hard link then is a hard link again, of a file that may still wait.
+            self.finish(made)?;
             self.client.link(ino, dir, &spot.name)?;
             return Ok(());
         }
@@ -386,7 +394,7 @@ impl Job<'_> {
                 ops.extend(self.contents_of(then, at, ino, time));
                 ops.extend(self.xattrs_of(then, at, ino, None)?);
                 ops.push(Op::Version { ino });
-                self.client.change_at_server(ops)?;
+                made.add(ops);
                 ino
             }
             kind => {
@@ -487,22 +495,18 @@ impl Job<'_> {
     }
 }
 
-/// What the steps so far have made.
-struct Made {
-    /// Directories, by path.
-    dirs: HashMap<Vec<u8>, Ino>,
-    /// Files with several links, by their inode of then.
-    files: HashMap<Ino, Ino>,
+/// The directory of a spot.
+fn parent(made: &Made, spot: &Spot) -> Result<Ino, FsError> {
+    match &spot.parent {
+        Parent::Now(dir) => Ok(*dir),
+        Parent::Made(path) => made.dirs.get(path).copied().ok_or(FsError::NotFound),
+        Parent::Nothing => Err(FsError::Invalid("the root of the mount is always there")),
+    }
 }
 
-impl Made {
-    fn parent(&self, spot: &Spot) -> Result<Ino, FsError> {
-        match &spot.parent {
-            Parent::Now(dir) => Ok(*dir),
-            Parent::Made(path) => self.dirs.get(path).copied().ok_or(FsError::NotFound),
-            Parent::Nothing => Err(FsError::Invalid("the root of the mount is always there")),
-        }
-    }
+/// What the kernel remembers of a name and its directory.
+fn changed_in(dir: Ino, name: &Bytes) -> [Invalidate; 2] {
+    [Invalidate::Entry { dir, name: name.clone() }, Invalidate::Inode(dir)]
 }
 
 /// The line for a step; none for one that only completes another.
