@@ -13,6 +13,7 @@ use crate::store::disk::Disk;
 use crate::store::disk::RealDisk;
 use crate::tsdb_server::offline;
 use crate::tsdb_server::offline::Finding;
+use crate::tsdb_server::offline::State;
 use crate::tsdb_server::offline::Summary;
 use crate::wire::control::Progress;
 use serde::Serialize;
@@ -27,8 +28,10 @@ pub(super) const USAGE: u8 = 16;
 
 const EXAMPLES: &str = "\
 Examples:
-  tsfs fsck /srv/store             reads everything, changes nothing
+  tsfs fsck /srv/store             reads everything, changes nothing, says what can be repaired
   tsfs fsck --repair /srv/store
+
+What is repaired is checked again. Files that have lost their name are then in /lost+found.
 
 Exit codes: 0 clean; 1 damage was found and repaired; 4 damage is left; 8 the check could not be done; 16 the command
 line was not understood.";
@@ -40,7 +43,7 @@ pub(super) struct Args {
     /// The directory of the store
     #[arg(value_name = "STORE")]
     store: PathBuf,
-    /// Repair what can be repaired without losing anything
+    /// Put right what can be; what was lost before is named, and nothing more is
     #[arg(long)]
     repair: bool,
 }
@@ -50,6 +53,8 @@ struct FindingRow<'a> {
     part: &'static str,
     what: &'a str,
     repaired: bool,
+    /// There is a remedy, which was not tried.
+    repairable: bool,
 }
 
 /// A file that damage has reached.
@@ -66,6 +71,7 @@ struct OwnerRow {
 struct SummaryRow {
     faults: u64,
     repaired: u64,
+    repairable: u64,
     entries: u64,
     rows: u64,
     blocks: u64,
@@ -104,9 +110,18 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
 
 fn show(finding: &Finding, context: &Context) -> anyhow::Result<()> {
     let part = finding.part.name();
-    let repaired = if finding.repaired { " (repaired)" } else { "" };
-    context.out.say(format_args!("{part}: {}{repaired}", finding.what))?;
-    context.out.object(&FindingRow { part, what: &finding.what, repaired: finding.repaired })?;
+    let state = match finding.state {
+        State::Left => "",
+        State::Repairable => " (--repair may help)",
+        State::Repaired => " (repaired)",
+    };
+    context.out.say(format_args!("{part}: {}{state}", finding.what))?;
+    context.out.object(&FindingRow {
+        part,
+        what: &finding.what,
+        repaired: finding.state == State::Repaired,
+        repairable: finding.state == State::Repairable,
+    })?;
     Ok(())
 }
 
@@ -149,7 +164,7 @@ fn conclude(summary: &Summary, args: &Args, context: &Context) -> anyhow::Result
             format!("{} cannot be repaired; {}; {read}", count(left, "fault"), advice(summary))
         }
         (_, left) => format!(
-            "{} found, nothing was changed; --repair puts {} right; {read}",
+            "{} found, nothing was changed; --repair may put {} right; {read}",
             count(left, "fault"),
             thousands(summary.repairable)
         ),
@@ -157,6 +172,7 @@ fn conclude(summary: &Summary, args: &Args, context: &Context) -> anyhow::Result
     context.out.object(&SummaryRow {
         faults: summary.faults,
         repaired: summary.repaired,
+        repairable: summary.repairable,
         entries: summary.entries,
         rows: summary.rows,
         blocks: summary.blocks,

@@ -399,7 +399,7 @@ impl<'a> Apply<'a> {
 const SIGN: &[u8] = &[1];
 
 /// What becomes of former values of an inode's own rows.
-fn past_of(inode: &Inode) -> Past {
+pub(in crate::meta) fn past_of(inode: &Inode) -> Past {
     if inode.no_history || inode.transient { Past::Forget } else { Past::Keep }
 }
 

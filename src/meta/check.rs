@@ -3,7 +3,7 @@
 //! Everything present: entries and inodes name each other, links and entries are counted right, every directory leads
 //! to the root, contents and attributes have an owner. Everything past: rows can be read, and what nothing leads to
 //! waits to be swept. Blocks: their lives are recounted. Not here: how versions are stored (`series::check`), what lies
-//! in segments (`segment_blocks` tells what should), repair.
+//! in segments (`segment_blocks` tells what should), carrying out the remedies that are named here (`meta::repair`).
 
 mod bits;
 mod blocks;
@@ -17,6 +17,7 @@ pub use owners::owners;
 
 use crate::meta::key;
 use crate::meta::record::Inode;
+use crate::meta::repair::Remedy;
 use crate::series::Readable;
 use crate::series::Series;
 use crate::series::table::Family;
@@ -33,6 +34,8 @@ pub struct Fault {
     /// The row's key in its family.
     pub key: Vec<u8>,
     pub what: String,
+    /// What puts it right, if anything does.
+    pub remedy: Option<Remedy>,
 }
 
 impl fmt::Display for Fault {
@@ -64,6 +67,7 @@ pub fn check(rows: &dyn Rows, progress: Progress<'_>, faults: Faults<'_>) -> Res
         progress,
         faults,
         seen: 0,
+        uncounted: false,
     };
     let counted = check.tree()?;
     check.state(&counted)?;
@@ -77,6 +81,8 @@ struct Check<'a> {
     progress: Progress<'a>,
     faults: Faults<'a>,
     seen: u64,
+    /// Rows that name blocks could not be read: what nothing seems to name may be named there.
+    uncounted: bool,
 }
 
 /// What counting the tree gave, to be held against what apply kept.
@@ -91,7 +97,12 @@ struct Counted {
 
 impl Check<'_> {
     fn fault(&mut self, family: Family, key: &[u8], what: impl Into<String>) {
-        (self.faults)(Fault { family, key: key.to_vec(), what: what.into() });
+        (self.faults)(Fault { family, key: key.to_vec(), what: what.into(), remedy: None });
+    }
+
+    fn remedied(&mut self, family: Family, key: &[u8], what: impl Into<String>, remedy: Remedy) {
+        let (key, remedy) = (key.to_vec(), Some(remedy).filter(|_| !self.uncounted));
+        (self.faults)(Fault { family, key, what: what.into(), remedy });
     }
 
     /// Makes a damaged row a fault; other errors end the check.

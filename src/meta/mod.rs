@@ -10,3 +10,4 @@ pub mod key;
 pub mod op;
 pub mod read;
 pub mod record;
+pub mod repair;

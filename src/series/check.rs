@@ -33,6 +33,8 @@ pub struct Fault {
     /// The row's key in its family.
     pub key: Vec<u8>,
     pub what: String,
+    /// A row of the index in `Family::History` that puts it right, and what it has to be.
+    pub remedy: Option<(Vec<u8>, Option<Bytes>)>,
 }
 
 impl fmt::Display for Fault {
@@ -63,7 +65,8 @@ pub fn check(
     check_index(rows, groups, &index, progress, fault)?;
     each(rows, Family::Changes, &everything(), progress, |key, row| {
         if let Err(error) = Record::decode(key, row) {
-            fault(Fault { family: Family::Changes, key: key.to_vec(), what: error.to_string() });
+            let (key, what) = (key.to_vec(), error.to_string());
+            fault(Fault { family: Family::Changes, key, what, remedy: None });
         }
         Ok(())
     })
@@ -107,7 +110,7 @@ fn check_current(
             Ok(_) if key.first().is_none_or(|first| *first == INDEX) => "a reserved key".into(),
             Ok(_) => return Ok(()),
         };
-        fault(Fault { family: Family::Current, key: key.to_vec(), what });
+        fault(Fault { family: Family::Current, key: key.to_vec(), what, remedy: None });
         Ok(())
     })
 }
@@ -201,7 +204,10 @@ fn check_history(
     let mut walked: Option<Walked> = None;
     let all = KeyRange { start: vec![INDEX + 1], end: Vec::new() };
     each(rows, Family::History, &all, progress, |row_key, row| {
-        let mut tell = |what| fault(Fault { family: Family::History, key: row_key.to_vec(), what });
+        let mut tell_with = |what, remedy| {
+            fault(Fault { family: Family::History, key: row_key.to_vec(), what, remedy });
+        };
+        let mut tell = |what| tell_with(what, None);
         let found = split_past_key(row_key)
             .and_then(|(key, from)| Ok((key, Found::decode(key, from, row)?)));
         let (key, found) = match found {
@@ -222,9 +228,10 @@ fn check_history(
             index.listed += 1;
             let expected = Listed::new(found.from, found.to, &value).encode();
             let listed = row::index_key(key, group, found.from, found.to);
-            if rows.get(Family::History, &listed)?.as_deref() != Some(&expected) {
+            if rows.get(Family::History, &listed)?.as_deref() != Some(&expected[..]) {
                 index.faults += 1;
-                tell("the index does not list it as it is".into());
+                let remedy = Some((listed, Some(Bytes::from(expected))));
+                tell_with("the index does not list it as it is".into(), remedy);
             }
         }
         Ok(())
@@ -261,8 +268,10 @@ fn check_index(
             },
         };
         if !lists {
-            let what = "the index lists a version that is not there".into();
-            fault(Fault { family: Family::History, key: index_key.to_vec(), what });
+            let (key, what) =
+                (index_key.to_vec(), "the index lists a version that is not there".into());
+            let remedy = Some((key.clone(), None));
+            fault(Fault { family: Family::History, key, what, remedy });
         }
         Ok(())
     })

@@ -11,9 +11,11 @@
 
 mod index;
 mod open;
+mod rebuild;
 mod reclaim;
 mod scrub;
 
+pub use rebuild::rebuild;
 pub use reclaim::Reclaim;
 pub use reclaim::Retired;
 

@@ -11,10 +11,12 @@ mod index;
 mod pool;
 mod record;
 mod recover;
+mod salvage;
 #[cfg(test)]
 mod tests;
 
 pub use pool::Keeper;
+pub use salvage::Salvage;
 
 use crate::store::disk::Disk;
 use crate::store::disk::File;

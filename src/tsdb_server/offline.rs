@@ -1,17 +1,18 @@
 //! Checking a store that nobody uses: every checksum and every rule, each fault as a sentence.
 //!
-//! Goes on behind damage, so that one run tells all of it. Nothing is changed unless repair is asked for: then the
-//! store is first opened as a mount does, which replays the log and finishes what a power cut interrupted, and blocks that
-//! no row names are given back. Damage to contents cannot be repaired with one copy of them; it is told by name.
+//! Goes on behind damage, so that one run tells all of it, and says of each fault whether there is a remedy. Nothing is changed
+//! unless repair is asked for (`mend`): then remedies are carried out and the store is checked again, until nothing more
+//! can be done; a fault counts as repaired when it is not found any more. Contents that are damaged cannot be repaired with
+//! one copy of them; they are told by name.
+
+mod mend;
 
 use crate::env::Clock;
 use crate::meta::check;
 use crate::meta::check::Owner;
 use crate::meta::op::Batch;
 use crate::series;
-use crate::series::table::Changes;
 use crate::series::table::Family;
-use crate::series::table::Table;
 use crate::store::block::BlockStore;
 use crate::store::disk::Access;
 use crate::store::disk::Disk;
@@ -21,8 +22,6 @@ use crate::store::log::Log;
 use crate::store::table::RocksTable;
 use crate::tsdb_log::header::Body;
 use crate::tsdb_log::header::Header;
-use crate::tsdb_server::node::Fresh;
-use crate::tsdb_server::node::Node;
 use crate::tsdb_server::open;
 use crate::tsdb_server::open::Options;
 use crate::tsdb_server::replica::GROUPS;
@@ -34,8 +33,11 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Repairing goes on while it finds something new to do, but not for ever.
+const ROUNDS_MAX: usize = 8;
+
 /// Where a fault was found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Part {
     Log,
     Table,
@@ -56,13 +58,23 @@ impl Part {
     }
 }
 
+/// What has become of a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Nothing can be done about it here.
+    Left,
+    /// There is a remedy, which was not tried. It may not help: what an index has lost may be nowhere else.
+    Repairable,
+    Repaired,
+}
+
 /// One thing that is not as it should be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
     pub part: Part,
     /// A sentence that names the file, row or block.
     pub what: String,
-    pub repaired: bool,
+    pub state: State,
 }
 
 /// What was read, and how much of it was wrong.
@@ -70,7 +82,7 @@ pub struct Finding {
 pub struct Summary {
     pub faults: u64,
     pub repaired: u64,
-    /// Faults that repair would put right.
+    /// Faults that are left, and for which there is a remedy.
     pub repairable: u64,
     /// Files whose contents are in damaged blocks, by path.
     pub owners: Vec<Owner>,
@@ -80,13 +92,44 @@ pub struct Summary {
     pub blocks: u64,
 }
 
+impl Summary {
+    fn count(&mut self, state: State) {
+        self.faults += 1;
+        self.repaired += u64::from(state == State::Repaired);
+        self.repairable += u64::from(state == State::Repairable);
+    }
+}
+
 /// Told how far the check is: what is being done, how much, of how much where that is known, and in what unit.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, Option<u64>, &str);
 
-/// Told each fault when it is found.
+/// Told each fault; when it is found, unless it may yet be repaired.
 pub type Tell<'a> = &'a mut dyn FnMut(Finding);
 
-/// Checks the store in `dir`.
+/// What is to be done about a fault.
+#[derive(Debug)]
+enum Remedy {
+    None,
+    /// Its own, in the tree or in state.
+    Rule(check::Fault),
+    /// A row of the index of history as it has to be.
+    Listed((Vec<u8>, Option<bytes::Bytes>)),
+    /// The index of blocks is made anew.
+    Index,
+    /// The log is made anew of what can be read of it.
+    Log,
+}
+
+/// Where the store is and how it is opened.
+struct Store<'a> {
+    dir: &'a Path,
+    disk: &'a Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    options: &'a Options,
+    label: Label,
+}
+
+/// Checks the store in `dir`, and repairs it.
 ///
 /// # Errors
 /// What keeps it from being checked at all: no store, in use, a newer format, no permission.
@@ -105,67 +148,66 @@ pub fn check(
             dir.display()
         )));
     };
-    let mut summary = Summary::default();
-    if repair && let Err(error) = settle(dir, disk, clock, options) {
-        found(
-            &mut summary,
-            tell,
-            Part::Table,
-            format!("it cannot be opened as it is: {error}"),
-            false,
-        );
+    let store = Store { dir, disk, clock, options, label };
+    if repair {
+        return mend::check(&store, progress, tell);
     }
-    let _holder = Holder::take(dir, "checked by 'tsfs fsck'")?;
-    let mut run = Run { dir, disk, label, options, summary, progress, tell };
-    let last = run.log()?;
-    run.table(last, repair)?;
-    Ok(run.summary)
+    let _holder = store.hold()?;
+    let mut summary = Summary::default();
+    let mut told = |part, what, remedy: Remedy| {
+        let state = match remedy {
+            Remedy::None => State::Left,
+            _ => State::Repairable,
+        };
+        summary.count(state);
+        tell(Finding { part, what, state });
+    };
+    let read = store.pass(progress, &mut told)?;
+    let Summary { faults, repaired, repairable, .. } = summary;
+    Ok(Summary { faults, repaired, repairable, ..read })
 }
 
-/// Opens and closes the store, as a mount does: everything that it can settle by itself is settled then.
-fn settle(
-    dir: &Path,
-    disk: &Arc<dyn Disk>,
-    clock: Arc<dyn Clock>,
-    options: &Options,
-) -> Result<(), FsError> {
-    let options = Options { create: false, ..options.clone() };
-    let node = Node::open(dir, disk.clone(), clock, &options, &Fresh::default())?;
-    node.close()
-}
+/// Told each fault of one pass over the store.
+type Met<'a> = &'a mut dyn FnMut(Part, String, Remedy);
 
-fn found(summary: &mut Summary, tell: Tell<'_>, part: Part, what: String, repaired: bool) {
-    summary.faults += 1;
-    summary.repaired += u64::from(repaired);
-    tell(Finding { part, what, repaired });
+impl Store<'_> {
+    fn hold(&self) -> Result<Holder, FsError> {
+        Holder::take(self.dir, "checked by 'tsfs fsck'")
+    }
+
+    /// Reads everything. Only what was read is counted in what is returned.
+    fn pass(&self, progress: Progress<'_>, met: Met<'_>) -> Result<Summary, FsError> {
+        let summary = Summary::default();
+        let mut pass = Pass { store: self, summary, progress, met };
+        let last = pass.log()?;
+        pass.table(last)?;
+        Ok(pass.summary)
+    }
 }
 
 /// A check under way.
-struct Run<'a> {
-    dir: &'a Path,
-    disk: &'a Arc<dyn Disk>,
-    label: Label,
-    options: &'a Options,
+struct Pass<'a> {
+    store: &'a Store<'a>,
     summary: Summary,
     progress: Progress<'a>,
-    tell: Tell<'a>,
+    met: Met<'a>,
 }
 
-impl Run<'_> {
-    fn fault(&mut self, part: Part, what: impl ToString) {
-        found(&mut self.summary, self.tell, part, what.to_string(), false);
+impl Pass<'_> {
+    fn fault(&mut self, part: Part, what: impl ToString, remedy: Remedy) {
+        (self.met)(part, what.to_string(), remedy);
     }
 
     /// Every record and every entry. The last entry, where the log can be read.
     fn log(&mut self) -> Result<Option<LogIndex>, FsError> {
+        let Store { disk, dir, label, .. } = self.store;
         let progress = &mut *self.progress;
         let mut told = |done, total| progress("reading the log", done, Some(total), "bytes");
-        let checked =
-            Log::check(&**self.disk, &self.dir.join(open::LOG), self.label.store, &mut told);
+        let checked = Log::check(&***disk, &dir.join(open::LOG), label.store, &mut told);
         let contents = match checked {
             Ok(contents) => contents,
             Err(error @ FsError::Damaged(_)) => {
-                self.fault(Part::Log, error);
+                self.fault(Part::Log, error, Remedy::Log);
                 return Ok(None);
             }
             Err(error) => return Err(error),
@@ -179,12 +221,12 @@ impl Run<'_> {
                         at = LogIndex(entry.index.0 + 1);
                         self.summary.entries += 1;
                         if let Err(error) = entry_can_be_applied(&entry) {
-                            self.fault(Part::Log, error);
+                            self.fault(Part::Log, error, Remedy::None);
                         }
                     }
                 }
                 Err(error @ FsError::Damaged(_)) => {
-                    self.fault(Part::Log, error);
+                    self.fault(Part::Log, error, Remedy::None);
                     break;
                 }
                 Err(error) => return Err(error),
@@ -194,12 +236,12 @@ impl Run<'_> {
     }
 
     /// Every file of the table, every rule of its rows, and the blocks that they name.
-    fn table(&mut self, last: Option<LogIndex>, repair: bool) -> Result<(), FsError> {
-        let dir = self.dir.join(open::TABLE);
-        let table = match RocksTable::open(&dir, &self.options.table) {
+    fn table(&mut self, last: Option<LogIndex>) -> Result<(), FsError> {
+        let dir = self.store.dir.join(open::TABLE);
+        let table = match RocksTable::open(&dir, &self.store.options.table) {
             Ok(table) => Arc::new(table),
             Err(error @ FsError::Damaged(_)) => {
-                self.fault(Part::Table, error);
+                self.fault(Part::Table, error, Remedy::None);
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -210,17 +252,13 @@ impl Run<'_> {
         })?;
         let readable = damage.is_empty();
         for what in damage {
-            self.fault(Part::Table, what);
+            self.fault(Part::Table, what, Remedy::None);
         }
         match (Applied::read(&*table), last) {
-            (Ok(applied), Some(last)) if applied.index > last => self.fault(
-                Part::Log,
-                format!(
-                    "the table is at entry {}, but the log ends at {}: its newest part is missing",
-                    applied.index.0, last.0
-                ),
-            ),
-            (Err(error), _) => self.fault(Part::Table, error),
+            (Ok(applied), Some(last)) if applied.index > last => {
+                self.fault(Part::Log, ends_before(applied.index, last), Remedy::Log);
+            }
+            (Err(error), _) => self.fault(Part::Table, error, Remedy::None),
             _ => {}
         }
         if !readable {
@@ -228,11 +266,11 @@ impl Run<'_> {
             return Ok(());
         }
         self.rules(&table)?;
-        self.blocks(&table, repair)
+        self.blocks(&table)
     }
 
     fn rules(&mut self, table: &Arc<RocksTable>) -> Result<(), FsError> {
-        let Run { summary, progress, tell, .. } = self;
+        let Pass { summary, progress, met, .. } = self;
         let mut counted = [0; Family::ALL.len()];
         let checked = series::check::check(
             &**table,
@@ -241,19 +279,27 @@ impl Run<'_> {
                 counted[family as usize] = rows;
                 progress(&format!("checking {family:?}"), rows, None, "rows");
             },
-            &mut |fault| found(summary, *tell, Part::History, fault.to_string(), false),
+            &mut |fault| {
+                let remedy = fault.remedy.clone().map_or(Remedy::None, Remedy::Listed);
+                met(Part::History, fault.to_string(), remedy);
+            },
         );
         summary.rows = counted.iter().sum();
         let checked = checked.and_then(|()| {
             check::check(
                 &**table,
                 &mut |what, rows| progress(&format!("checking {what}"), rows, None, "rows"),
-                &mut |fault| found(summary, *tell, Part::Tree, fault.to_string(), false),
+                &mut |fault| {
+                    let what = fault.to_string();
+                    let remedy =
+                        if fault.remedy.is_some() { Remedy::Rule(fault) } else { Remedy::None };
+                    met(Part::Tree, what, remedy);
+                },
             )
         });
         match checked {
             Err(error @ FsError::Damaged(_)) => {
-                self.fault(Part::Table, error);
+                self.fault(Part::Table, error, Remedy::None);
                 Ok(())
             }
             other => other,
@@ -261,31 +307,28 @@ impl Run<'_> {
     }
 
     /// Reads every block, and holds what the rows name against what the segments hold.
-    fn blocks(&mut self, table: &Arc<RocksTable>, repair: bool) -> Result<(), FsError> {
-        let access = if repair { Access::ReadWrite } else { Access::Read };
-        let (blocks, faults) = BlockStore::open(
-            self.disk.clone(),
-            &self.dir.join(open::BLOCKS),
-            self.label.store,
+    fn blocks(&mut self, table: &Arc<RocksTable>) -> Result<(), FsError> {
+        let Store { disk, dir, label, options, .. } = self.store;
+        let opened = BlockStore::open(
+            Arc::clone(disk),
+            &dir.join(open::BLOCKS),
+            label.store,
             table.clone(),
-            self.options.blocks.clone(),
-            access,
-        )?;
+            options.blocks.clone(),
+            Access::Read,
+        );
+        let (blocks, faults) = match opened {
+            Ok(opened) => opened,
+            Err(error @ FsError::Damaged(_)) => {
+                self.fault(Part::Blocks, error, Remedy::Index);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         for fault in faults {
-            self.fault(Part::Blocks, fault);
+            self.fault(Part::Blocks, fault, Remedy::None);
         }
-        let segments = blocks.segments();
-        let total = segments.iter().map(|(_, bytes)| bytes).sum();
-        let (mut done, mut damaged) = (0, HashSet::new());
-        for (segment, bytes) in segments {
-            let Run { summary, tell, .. } = self;
-            blocks.scrub(segment, &mut |block, fault| {
-                damaged.extend(block);
-                found(summary, *tell, Part::Blocks, fault.to_string(), false);
-            })?;
-            done += bytes;
-            (self.progress)("reading blocks", done, Some(total), "bytes");
-        }
+        let Some(mut damaged) = self.scrub(&blocks)? else { return Ok(()) };
         let mut held: HashSet<BlockId> = HashSet::new();
         blocks.each_named(|block| {
             held.insert(block);
@@ -293,48 +336,70 @@ impl Run<'_> {
         })?;
         self.summary.blocks = held.len() as u64;
         let mut missing = Vec::new();
-        check::segment_blocks(&**table, &mut |block| {
+        let counted = check::segment_blocks(&**table, &mut |block| {
             if !held.remove(&block) {
                 missing.push(block);
             }
-        })?;
+        });
+        match counted {
+            // Told where the rules were checked. What the rows name that cannot be read is not known.
+            Err(FsError::Damaged(_)) => return Ok(()),
+            other => other?,
+        }
         for block in missing {
-            self.fault(Part::Blocks, format!("block {block} is named, but no segment holds it"));
+            let what = format!("block {block} is named, but no segment holds it");
+            self.fault(Part::Blocks, what, Remedy::Index);
             damaged.insert(block);
         }
         if !damaged.is_empty() {
-            self.summary.owners = check::owners(&**table, &damaged)?;
+            match check::owners(&**table, &damaged) {
+                // Rows that cannot be read were told where the rules were checked.
+                Err(FsError::Damaged(_)) => {}
+                owners => self.summary.owners = owners?,
+            }
         }
-        self.leaked(table, &blocks, held, repair)
-    }
-
-    /// Blocks that the segments hold for nobody: space, not data, is lost. They are given back.
-    fn leaked(
-        &mut self,
-        table: &Arc<RocksTable>,
-        blocks: &BlockStore,
-        held: HashSet<BlockId>,
-        repair: bool,
-    ) -> Result<(), FsError> {
-        if held.is_empty() {
-            return Ok(());
-        }
-        let mut held: Vec<_> = held.into_iter().collect();
-        held.sort_unstable();
-        if repair {
-            let mut changes = Changes::default();
-            blocks.freed(&held, &mut changes)?;
-            table.write(&changes)?;
-            blocks.written();
-            table.flush()?;
-        }
-        for block in held {
+        // Space, not data, is lost by these.
+        let mut leaked: Vec<_> = held.into_iter().collect();
+        leaked.sort_unstable();
+        for block in leaked {
             let what = format!("block {block} takes space, but nothing names it");
-            self.summary.repairable += 1;
-            found(&mut self.summary, self.tell, Part::Blocks, what, repair);
+            self.fault(Part::Blocks, what, Remedy::Index);
         }
         Ok(())
     }
+
+    /// Reads every segment: the blocks that cannot be read; `None` where it is not known where they lie.
+    fn scrub(&mut self, blocks: &BlockStore) -> Result<Option<HashSet<BlockId>>, FsError> {
+        let segments = blocks.segments();
+        let total = segments.iter().map(|(_, bytes)| bytes).sum();
+        let (mut done, mut damaged) = (0, HashSet::new());
+        for (segment, bytes) in segments {
+            let met = &mut *self.met;
+            let scrubbed = blocks.scrub(segment, &mut |fault| {
+                damaged.extend(fault.block);
+                let remedy = if fault.is_of_index { Remedy::Index } else { Remedy::None };
+                met(Part::Blocks, fault.what.to_string(), remedy);
+            });
+            match scrubbed {
+                // A row that cannot be read.
+                Err(error @ FsError::Damaged(_)) => {
+                    self.fault(Part::Blocks, error, Remedy::Index);
+                    return Ok(None);
+                }
+                other => other?,
+            }
+            done += bytes;
+            (self.progress)("reading blocks", done, Some(total), "bytes");
+        }
+        Ok(Some(damaged))
+    }
+}
+
+fn ends_before(applied: LogIndex, last: LogIndex) -> String {
+    format!(
+        "the table is at entry {}, but the log ends at {}: its newest part is missing",
+        applied.0, last.0
+    )
 }
 
 /// Bytes of entries read at a time.

@@ -31,6 +31,8 @@ mod past;
 mod posix;
 /// git, rsync, tar, SQLite and others on a mount.
 mod programs;
+/// Damage that can be repaired.
+mod repair;
 /// Scratch directories, mounts and processes that clean up after themselves.
 mod support;
 /// Mounting, and requests through the adapter.

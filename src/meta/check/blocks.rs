@@ -9,6 +9,7 @@ use crate::meta::key;
 use crate::meta::key::StateKey;
 use crate::meta::record::Lives;
 use crate::meta::record::Record;
+use crate::meta::repair::Remedy;
 use crate::series::Direction;
 use crate::series::KeyRange;
 use crate::series::Read;
@@ -71,7 +72,8 @@ fn count(
         step();
         match count_row(series, key, &mut tally) {
             Err(FsError::Damaged(what)) => {
-                let told = fault(Fault { family: Family::History, key: key.to_vec(), what });
+                let told =
+                    fault(Fault { family: Family::History, key: key.to_vec(), what, remedy: None });
                 failed = told.err();
             }
             other => failed = other.err(),
@@ -121,6 +123,7 @@ impl Check<'_> {
         )?;
         (self.progress)("lives of blocks", seen);
         // Rows that cannot be read were told where extents were looked at.
+        self.uncounted = !faults.is_empty();
         self.counts(&tally)?;
         self.payload(&tally)
     }
@@ -135,10 +138,15 @@ impl Check<'_> {
             match tally.more.get(&block) {
                 Some(counted) if *counted == lives => found += 1,
                 counted => {
+                    found += usize::from(counted.is_some());
+                    let remedy = match counted {
+                        Some(counted) => Remedy::Value(Lives(*counted).to_row()),
+                        // One, or none, is not counted in a row.
+                        None => Remedy::Drop,
+                    };
                     let counted = counted.copied().unwrap_or(1);
-                    found += usize::from(tally.more.contains_key(&block));
                     let what = format!("block {block} has {counted} lives, counted as {lives}");
-                    self.fault(Family::State, &key, what);
+                    self.remedied(Family::State, &key, what, remedy);
                 }
             }
         }
@@ -146,11 +154,9 @@ impl Check<'_> {
             for (block, lives) in &tally.more {
                 let key = StateKey::Lives { block: *block }.encode();
                 if self.rows.get(Family::State, &key)?.is_none() {
-                    self.fault(
-                        Family::State,
-                        &key,
-                        format!("block {block} has {lives} lives and no count"),
-                    );
+                    let what = format!("block {block} has {lives} lives and no count");
+                    let remedy = Remedy::Value(Lives(*lives).to_row());
+                    self.remedied(Family::State, &key, what, remedy);
                 }
             }
         }
@@ -163,25 +169,27 @@ impl Check<'_> {
         let all = KeyRange::prefix(&[]);
         let mut faults = Vec::new();
         let mut seen = 0;
+        let uncounted = self.uncounted;
         let progress = &mut self.progress;
         self.rows.scan(Family::Payload, &all, Direction::Forward, &mut |key, row| {
             seen += 1;
             if seen % 4096 == 0 {
                 progress("payload", seen);
             }
-            let mut fault = |what: String| {
-                faults.push(Fault { family: Family::Payload, key: key.to_vec(), what });
+            let mut fault = |what: String, remedy| {
+                faults.push(Fault { family: Family::Payload, key: key.to_vec(), what, remedy });
             };
             let Some(block) = BlockId::from_bytes(key) else {
-                fault("its key is no block".to_owned());
+                fault("its key is no block".to_owned(), None);
                 return ControlFlow::Continue(());
             };
             stored.insert(block.session.0, block.number);
             if !tally.payload.contains(block.session.0, block.number) {
-                fault(format!("no version of a file names block {block}"));
+                let what = format!("no version of a file names block {block}");
+                fault(what, Some(Remedy::Drop).filter(|_| !uncounted));
             }
             if let Err(error) = frame::verify(row) {
-                fault(format!("block {block}: {error}"));
+                fault(format!("block {block}: {error}"), None);
             }
             ControlFlow::Continue(())
         })?;
@@ -193,6 +201,7 @@ impl Check<'_> {
                     family: Family::Payload,
                     key: block.to_bytes().to_vec(),
                     what,
+                    remedy: None,
                 });
             }
         }

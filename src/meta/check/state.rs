@@ -10,6 +10,7 @@ use crate::meta::record::Next;
 use crate::meta::record::Record;
 use crate::meta::record::Session;
 use crate::meta::record::Totals;
+use crate::meta::repair::Remedy;
 use crate::series::KeyRange;
 use crate::series::Read;
 use crate::series::table::Family;
@@ -45,23 +46,36 @@ impl Check<'_> {
             None => self.fault(Family::State, &key, "the numbers to give out are missing"),
             Some(next) if next.ino <= counted.ino => {
                 let what = format!("inode {} exists, and {} is next", counted.ino, next.ino);
-                self.fault(Family::State, &key, what);
+                let given = self.given_inos()?;
+                let next = Next { ino: given.max(counted.ino + 1), ..next };
+                self.remedied(Family::State, &key, what, Remedy::Value(next.to_row()));
             }
             Some(_) => {}
         }
         Ok(())
     }
 
+    /// The end of the last range of inode numbers that a session was given.
+    fn given_inos(&mut self) -> Result<u64, FsError> {
+        let sessions = self.state_rows(&StateKey::sessions())?;
+        let sessions = sessions.iter().filter_map(|(key, row)| Session::from_row(key, row).ok());
+        Ok(sessions.flat_map(|session| session.inos).map(|(_, end)| end).max().unwrap_or(0))
+    }
+
     fn sums(&mut self, counted: &Counted) -> Result<(), FsError> {
         let totals = self.record::<Totals>(&StateKey::Totals)?.unwrap_or_default();
         let key = StateKey::Totals.encode();
+        let Counted { files, live_bytes, versions, .. } = *counted;
+        let right = Totals { files, live_bytes, versions, ..totals }.to_row();
         for (what, is, sum) in [
             ("files", counted.files, totals.files),
             ("bytes of present contents", counted.live_bytes, totals.live_bytes),
             ("finished versions", counted.versions, totals.versions),
         ] {
             if is != sum {
-                self.fault(Family::State, &key, format!("{is} {what}, counted as {sum}"));
+                let (what, remedy) =
+                    (format!("{is} {what}, counted as {sum}"), Remedy::Value(right.clone()));
+                self.remedied(Family::State, &key, what, remedy);
             }
         }
         Ok(())
@@ -93,8 +107,12 @@ impl Check<'_> {
             self.session_is_open(&key, session)?;
             match read::inode(&self.series, ino, AsOf::Now) {
                 Ok(Some(inode)) if inode.nlink == 0 => {}
-                Ok(Some(_)) => self.fault(Family::State, &key, "the orphan has a name"),
-                Ok(None) => self.fault(Family::State, &key, "the orphan is not there"),
+                Ok(Some(_)) => {
+                    self.remedied(Family::State, &key, "the orphan has a name", Remedy::Drop);
+                }
+                Ok(None) => {
+                    self.remedied(Family::State, &key, "the orphan is not there", Remedy::Drop);
+                }
                 // Told where inodes are looked at.
                 Err(FsError::Damaged(_)) => {}
                 Err(error) => return Err(error),
@@ -106,27 +124,30 @@ impl Check<'_> {
     fn session_is_open(&mut self, key: &[u8], session: SessionId) -> Result<(), FsError> {
         let row = self.rows.get(Family::State, &StateKey::Session { session }.encode())?;
         if row.is_none() {
-            self.fault(Family::State, key, format!("session {} is not open", session.0));
+            let what = format!("session {} is not open", session.0);
+            self.remedied(Family::State, key, what, Remedy::Drop);
         }
         Ok(())
     }
 
     fn marks(&mut self) -> Result<(), FsError> {
-        let mut by_name = 0;
         for (key, row) in self.state_rows(&StateKey::marks())? {
-            by_name += 1;
             let mark = Mark::from_row(&key, &row);
             let Some(mark) = self.read(Family::State, &key, mark)? else { continue };
             let Some(StateKey::Mark { name }) = StateKey::decode(&key) else { continue };
-            let at = StateKey::MarkAt { stamp: mark.stamp, name }.encode();
-            if self.rows.get(Family::State, &at)?.is_none() {
-                self.fault(Family::State, &key, "the mark is not listed by its instant");
+            let at = StateKey::MarkAt { stamp: mark.stamp, name };
+            if self.rows.get(Family::State, &at.encode())?.is_none() {
+                let what = "the mark is not listed by its instant";
+                self.remedied(Family::State, &key, what, Remedy::Sign(at));
             }
         }
-        let by_instant = self.state_rows(&StateKey::marks_in(Stamp::ZERO, Stamp::MAX))?.len();
-        if by_name != by_instant {
-            let what = format!("{by_name} marks by name and {by_instant} by instant");
-            self.fault(Family::State, b"T", what);
+        for (key, _) in self.state_rows(&StateKey::marks_in(Stamp::ZERO, Stamp::MAX))? {
+            let Some(StateKey::MarkAt { stamp, name }) = StateKey::decode(&key) else { continue };
+            let mark = self.record::<Mark>(&StateKey::Mark { name })?;
+            if mark.is_none_or(|mark| mark.stamp != stamp) {
+                let what = "an instant is listed for a mark that is not there";
+                self.remedied(Family::State, &key, what, Remedy::Drop);
+            }
         }
         for (key, _) in self.state_rows(&StateKey::all_kept())? {
             let Some(StateKey::Kept { mark, from, key: kept }) = StateKey::decode(&key) else {
@@ -135,7 +156,9 @@ impl Check<'_> {
             let waits = self.rows.get(Family::State, &StateKey::Unmarked { mark }.encode())?;
             let stands = self.state_rows(&StateKey::marks_in(mark, Stamp(mark.0 + 1)))?;
             if waits.is_none() && stands.is_empty() {
-                self.fault(Family::State, &key, "it is kept by a mark that is not there");
+                let what = "it is kept by a mark that is not there";
+                let remedy = Remedy::Sign(StateKey::Unmarked { mark });
+                self.remedied(Family::State, &key, what, remedy);
             }
             let mut found = false;
             let version = self.series.versions(&kept, from, from, &mut |version| {
@@ -143,7 +166,8 @@ impl Check<'_> {
                 ControlFlow::Break(())
             });
             if self.read(Family::History, &kept, version)?.is_some() && !found {
-                self.fault(Family::State, &key, "the version that a mark keeps is not there");
+                let what = "the version that a mark keeps is not there";
+                self.remedied(Family::State, &key, what, Remedy::Drop);
             }
         }
         Ok(())

@@ -14,6 +14,7 @@ use crate::meta::record::Dirent;
 use crate::meta::record::Inode;
 use crate::meta::record::Record;
 use crate::meta::record::Store;
+use crate::meta::repair::Remedy;
 use crate::series::Direction;
 use crate::series::KeyRange;
 use crate::series::Read;
@@ -38,6 +39,15 @@ struct Named {
     filled: Bits,
     /// Without a name, and open.
     orphans: Bits,
+    /// Entries that name a directory which says that its parent is another.
+    misplaced: Vec<Misplaced>,
+}
+
+struct Misplaced {
+    key: Vec<u8>,
+    dir: Ino,
+    ino: Ino,
+    parent: Option<Ino>,
 }
 
 impl Named {
@@ -184,29 +194,46 @@ impl Check<'_> {
             let Some(dirent) = check.read(Family::Current, key, dirent)? else { return Ok(()) };
             named.add(dirent.ino);
             dir.subdirs += u32::from(dirent.kind == FileKind::Directory);
-            check.entry(key, at, dirent)
+            check.entry(key, at, dirent, &mut named)
         })?;
         if let Some(dir) = dir {
             self.dir_counted(&dir, &mut named)?;
         }
+        self.misplaced(&mut named);
         Ok(named)
     }
 
-    fn entry(&mut self, key: &[u8], dir: Ino, dirent: Dirent) -> Result<(), FsError> {
+    /// A directory's only name is where it belongs. Of several, the one that it does not know goes.
+    fn misplaced(&mut self, named: &mut Named) {
+        for Misplaced { key, dir, ino, parent } in std::mem::take(&mut named.misplaced) {
+            let what = format!("directory {ino} says its parent is {parent:?}");
+            match named.count(ino) {
+                1 => self.remedied(Family::Current, &key::inode(ino), what, Remedy::Parent(dir)),
+                _ => self.remedied(Family::Current, &key, what, Remedy::Drop),
+            }
+        }
+    }
+
+    fn entry(
+        &mut self,
+        key: &[u8],
+        dir: Ino,
+        dirent: Dirent,
+        named: &mut Named,
+    ) -> Result<(), FsError> {
         let Dirent { ino, kind } = dirent;
         match self.inode_now(ino)? {
-            None => self.fault(
-                Family::Current,
-                key,
-                format!("it names inode {ino}, which is not there"),
-            ),
+            None => {
+                let what = format!("it names inode {ino}, which is not there");
+                self.remedied(Family::Current, key, what, Remedy::Drop);
+            }
             Some(inode) if inode.kind != kind => {
                 let what = format!("it says {kind:?}, inode {ino} is {:?}", inode.kind);
-                self.fault(Family::Current, key, what);
+                self.remedied(Family::Current, key, what, Remedy::Kind(inode.kind));
             }
             Some(inode) if inode.is_dir() && inode.parent != Some(dir) => {
-                let what = format!("directory {ino} says its parent is {:?}", inode.parent);
-                self.fault(Family::Current, key, what);
+                let parent = inode.parent;
+                named.misplaced.push(Misplaced { key: key.to_vec(), dir, ino, parent });
             }
             Some(_) => {}
         }
@@ -218,22 +245,21 @@ impl Check<'_> {
         let key = key::inode(dir.ino);
         let Dir { entries, subdirs, .. } = dir;
         match self.inode_now(dir.ino)? {
-            None => self.fault(
-                Family::Current,
-                &key,
-                format!("it has {entries} entries and is not there"),
-            ),
+            None => {
+                let what = format!("it has {entries} entries and is not there");
+                self.remedied(Family::Current, &key, what, Remedy::Directory);
+            }
             Some(inode) if !inode.is_dir() => {
                 self.fault(Family::Current, &key, "it has entries and is no directory");
             }
             Some(inode) => {
                 if inode.size != *entries {
                     let what = format!("{entries} entries, counted as {}", inode.size);
-                    self.fault(Family::Current, &key, what);
+                    self.remedied(Family::Current, &key, what, Remedy::Entries(*entries));
                 }
                 if inode.nlink != 2 + subdirs {
                     let what = format!("{subdirs} subdirectories, and {} links", inode.nlink);
-                    self.fault(Family::Current, &key, what);
+                    self.remedied(Family::Current, &key, what, Remedy::Links(2 + subdirs));
                 }
             }
         }
@@ -244,7 +270,8 @@ impl Check<'_> {
         let mut reaches = Bits::default();
         reaches.insert(0, Ino::ROOT.get());
         if self.inode_now(Ino::ROOT)?.is_none() {
-            self.fault(Family::Current, &key::inode(Ino::ROOT), "the root directory is missing");
+            let (key, what) = (key::inode(Ino::ROOT), "the root directory is missing");
+            self.remedied(Family::Current, &key, what, Remedy::Directory);
         }
         self.each("inodes", &key::inodes(), &mut |check, key, row| {
             let Some(Key::Inode { ino }) = Key::decode(key) else {
@@ -284,25 +311,27 @@ impl Check<'_> {
             (_, links) => links,
         };
         if names != wanted {
-            self.fault(
-                Family::Current,
-                key,
-                format!("{names} entries name it, and it says {wanted}"),
-            );
+            let what = format!("{names} entries name it, and it says {wanted}");
+            match (names, inode.is_dir()) {
+                (0, _) => self.remedied(Family::Current, key, what, Remedy::Name),
+                (_, false) => self.remedied(Family::Current, key, what, Remedy::Links(names)),
+                (1, true) => self.remedied(Family::Current, key, what, Remedy::Links(2)),
+                // Where its entries are looked at, those too many are told.
+                (2.., true) => self.fault(Family::Current, key, what),
+            }
         }
         if inode.is_dir() && inode.size > 0 && !named.filled.contains(0, ino.get()) {
             let what = format!("no entries, counted as {}", inode.size);
-            self.fault(Family::Current, key, what);
+            self.remedied(Family::Current, key, what, Remedy::Entries(0));
         }
         if inode.is_dir() && inode.size == 0 && inode.nlink > 2 {
-            self.fault(Family::Current, key, format!("no entries, and {} links", inode.nlink));
+            let what = format!("no entries, and {} links", inode.nlink);
+            self.remedied(Family::Current, key, what, Remedy::Links(2));
         }
         if inode.nlink == 0 && !named.orphans.contains(0, ino.get()) {
-            self.fault(
-                Family::Current,
-                key,
-                "it has neither a name nor a session that has it open",
-            );
+            // It was removed, and whoever had it open is gone.
+            let what = "it has neither a name nor a session that has it open";
+            self.remedied(Family::Current, key, what, Remedy::Drop);
         }
     }
 
@@ -353,7 +382,12 @@ impl Check<'_> {
                 && inode.allocated != content.bytes
             {
                 let what = format!("{} bytes, counted as {}", content.bytes, inode.allocated);
-                check.fault(Family::Current, &key::inode(content.ino), what);
+                let (key, remedy) = (key::inode(content.ino), Remedy::Allocated(content.bytes));
+                // Fewer than counted are perhaps gone, and a count that fits would hide it.
+                match content.bytes > inode.allocated {
+                    true => check.remedied(Family::Current, &key, what, remedy),
+                    false => check.fault(Family::Current, &key, what),
+                }
             }
         };
         self.each("extents", &key::all_extents(), &mut |check, key, row| {
@@ -382,7 +416,9 @@ impl Check<'_> {
             let end =
                 extents.iter().last().map_or(0, |last| region.start() + u64::from(last.end()));
             match &content.inode {
-                _ if extents.is_empty() => check.fault(Family::Current, key, "the row is empty"),
+                _ if extents.is_empty() => {
+                    check.remedied(Family::Current, key, "the row is empty", Remedy::Drop);
+                }
                 Some(inode) if end > inode.size => {
                     let what = format!("contents up to {end}, beyond the size {}", inode.size);
                     check.fault(Family::Current, key, what);
@@ -414,6 +450,7 @@ impl Check<'_> {
                 ControlFlow::Break(())
             })?;
             if !any {
+                // They are gone, and reading zeros where they were would hide it.
                 check.fault(Family::Current, key, "it says it has contents, and no row holds them");
             }
             Ok(())
@@ -432,7 +469,8 @@ impl Check<'_> {
             }
             match check.inode_now(ino)? {
                 Some(inode) if !inode.has_xattrs => {
-                    check.fault(Family::Current, key, "its inode says it has no attributes");
+                    let what = "its inode says it has no attributes";
+                    check.remedied(Family::Current, &key::inode(ino), what, Remedy::Attributes);
                     Ok(())
                 }
                 Some(_) => Ok(()),
@@ -466,7 +504,8 @@ impl Check<'_> {
             if owned { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         if self.read(Family::History, &inode_key, all)?.is_some() && !owned {
-            self.fault(Family::Current, key, "no version of its inode leads to it");
+            let remedy = Remedy::Sign(StateKey::Sweep(sweep));
+            self.remedied(Family::Current, key, "no version of its inode leads to it", remedy);
         }
         Ok(())
     }

@@ -70,6 +70,15 @@ impl SegmentRow {
     }
 }
 
+/// The segment that a row is about, if it is one's.
+pub(super) fn segment_of(key: &[u8]) -> Option<SegmentId> {
+    key[1..].try_into().map(|id| SegmentId(u64::from_be_bytes(id))).ok()
+}
+
+pub(super) fn decode_segment(row: &[u8]) -> Option<SegmentRow> {
+    decode(row, "a segment").ok()
+}
+
 fn encode(row: &impl Serialize) -> Vec<u8> {
     postcard::to_extend(row, vec![VERSION]).expect("writing to memory does not fail")
 }
@@ -136,9 +145,7 @@ pub(super) fn segments(rows: &dyn Rows) -> Result<Vec<(SegmentId, SegmentRow)>, 
     let (mut found, mut failed) = (Vec::new(), Ok(()));
     let range = KeyRange::prefix(&[Kind::Segment as u8]);
     rows.scan(Family::Local, &range, Direction::Forward, &mut |key, value| {
-        let Ok(id) = key[1..].try_into().map(|id| SegmentId(u64::from_be_bytes(id))) else {
-            return ControlFlow::Continue(());
-        };
+        let Some(id) = segment_of(key) else { return ControlFlow::Continue(()) };
         match decode(value, &format!("segment {id}")) {
             Ok(row) => {
                 found.push((id, row));

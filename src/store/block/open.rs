@@ -35,8 +35,8 @@ use std::sync::Arc;
 
 /// What a scan of a segment met from where its row ends.
 struct Scan {
-    /// Puts that verify.
-    puts: Vec<Record>,
+    /// What verifies.
+    records: Vec<Record>,
     /// Behind the last unit that holds anything.
     end: u32,
 }
@@ -161,7 +161,7 @@ impl Opening<'_> {
             Ok(()) => {}
             // A power cut came before the first sync, so nothing in it was promised; but what verifies is kept.
             Err(_) if row.is_none() && self.access == Access::ReadWrite => {
-                if scan.puts.is_empty() {
+                if !scan.records.iter().any(|record| record.origin == Origin::Put) {
                     return self.disk.remove(&path);
                 }
                 let header = segment::segment_header(id, &self.store);
@@ -190,11 +190,11 @@ impl Opening<'_> {
                 file.sync_data()?;
             }
         }
-        for record in scan.puts {
-            self.found(record)?;
-        }
         let allocated = u32::try_from(len.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(end);
-        let live = row.map_or(0, |row| row.live);
+        let mut live = row.map_or(0, |row| row.live);
+        for record in scan.records {
+            live += self.found(record)?;
+        }
         let file = Some(file);
         let synced = end;
         let segment =
@@ -209,7 +209,7 @@ impl Opening<'_> {
 
     fn scan(&self, file: &dyn File, id: SegmentId, from: u32) -> Result<Scan, FsError> {
         let mut walk = Walk::new(file, id, from)?;
-        let mut scan = Scan { puts: Vec::new(), end: from };
+        let mut scan = Scan { records: Vec::new(), end: from };
         while let Some((unit, found)) = walk.step()? {
             match found {
                 Found::Empty => {}
@@ -217,8 +217,8 @@ impl Opening<'_> {
                 Found::Record(record) => {
                     scan.end = walk.unit.min(walk.end);
                     match segment::read_frame(file, record.place, record.block) {
-                        Ok(_) if record.origin == Origin::Put => scan.puts.push(record),
-                        Ok(_) | Err(FsError::Damaged(_)) => {}
+                        Ok(_) => scan.records.push(record),
+                        Err(FsError::Damaged(_)) => {}
                         Err(error) => return Err(error),
                     }
                 }
@@ -227,16 +227,23 @@ impl Opening<'_> {
         Ok(scan)
     }
 
-    /// A put that no row says anything about is pending. One that has a row lies elsewhere, and this is a second copy.
-    fn found(&mut self, record: Record) -> Result<(), FsError> {
-        let key = index::block_key(Kind::Named, record.block);
-        if self.rows.get(Family::Local, &key)?.is_none()
-            && !self.state.pending.contains_key(&record.block)
-        {
-            self.state.pending.insert(record.block, Pending { place: record.place, rowed: false });
-            self.state.unrowed.push(record.block);
-        }
-        Ok(())
+    /// A put that no row says anything about is pending. One whose row leads elsewhere is a second copy. One whose row leads
+    /// here is live, though the row of its segment was lost: its units are returned.
+    fn found(&mut self, record: Record) -> Result<u32, FsError> {
+        let Record { block, place, origin, .. } = record;
+        let rowed = match self.state.pending.get(&block) {
+            Some(pending) => pending.rowed.then_some(pending.place),
+            None => match self.rows.get(Family::Local, &index::block_key(Kind::Named, block))? {
+                Some(row) => index::decode_place(&row, block).ok(),
+                None if origin == Origin::Put => {
+                    self.state.pending.insert(block, Pending { place, rowed: false });
+                    self.state.unrowed.push(block);
+                    None
+                }
+                None => None,
+            },
+        };
+        Ok(if rowed == Some(place) { place.units() } else { 0 })
     }
 
     /// The two newest segments with room go on being filled; the others are closed.

@@ -17,6 +17,17 @@ use crate::types::BlockId;
 use crate::types::FsError;
 use std::collections::BTreeSet;
 
+/// Something that does not hold.
+#[derive(Debug)]
+pub struct Fault {
+    /// A sentence that names it.
+    pub what: FsError,
+    /// Which block cannot be read for it.
+    pub block: Option<BlockId>,
+    /// The index says what is not so; contents need not be damaged for that.
+    pub is_of_index: bool,
+}
+
 impl BlockStore {
     /// The segments with the bytes they take, oldest first: what there is to scrub.
     pub fn segments(&self) -> Vec<(SegmentId, u64)> {
@@ -52,20 +63,15 @@ impl BlockStore {
         self.state.lock().met.len()
     }
 
-    /// Reads all that is live in a segment and verifies it. `fault` is told each thing that does not hold, as a
-    /// sentence that names it, and the block that cannot be read for it.
+    /// Reads all that is live in a segment and verifies it. `fault` is told each thing that does not hold.
     ///
     /// # Errors
     /// `Damaged` where the index cannot be read; `Io` where the disk fails otherwise than for a part of a file.
-    pub fn scrub(
-        &self,
-        id: SegmentId,
-        fault: &mut dyn FnMut(Option<BlockId>, FsError),
-    ) -> Result<(), FsError> {
+    pub fn scrub(&self, id: SegmentId, fault: &mut dyn FnMut(Fault)) -> Result<(), FsError> {
         let Some((before, rowed)) = self.live(id) else { return Ok(()) };
-        let mut tell = |block, error| {
+        let mut told = |block, what, is_of_index| {
             counter::DAMAGE_FOUND.add(1);
-            fault(block, error);
+            fault(Fault { what, block, is_of_index });
         };
         let mut seen = BTreeSet::new();
         let mut live = 0;
@@ -73,8 +79,10 @@ impl BlockStore {
             Ok(file) => {
                 let header = segment::check_segment_header(&*file, id, &self.store);
                 // Until it was first synced, which its row tells, a segment has promised nothing, its header neither.
-                if rowed > 0 {
-                    header.unwrap_or_else(|error| tell(None, error));
+                if let Err(error) = header
+                    && rowed > 0
+                {
+                    told(None, error, false);
                 }
                 let mut walk = Walk::new(&*file, id, segment::FIRST_UNIT)?;
                 while let Some((unit, found)) = walk.step()? {
@@ -84,12 +92,19 @@ impl BlockStore {
                     }
                     seen.insert(unit);
                     // Beyond, records are known, but have no rows to be counted by.
-                    live += if unit < rowed { record.place.units() } else { 0 };
-                    let read = segment::read_frame(&*file, record.place, record.block);
-                    read.map_or_else(|error| tell(Some(record.block), error), |_| ());
+                    if unit < rowed {
+                        live += record.place.units();
+                    } else if !self.state.lock().pending.contains_key(&record.block) {
+                        let block = record.block;
+                        let what = format!("segment {id}: its row does not know of block {block}");
+                        told(None, FsError::Damaged(what), true);
+                    }
+                    if let Err(error) = segment::read_frame(&*file, record.place, record.block) {
+                        told(Some(record.block), error, false);
+                    }
                 }
             }
-            Err(error) => tell(None, error),
+            Err(error) => told(None, error, false),
         }
         // A store in use may have changed meanwhile; then the sum proves nothing.
         if self.live(id) != Some((before, rowed)) || live == before {
@@ -101,7 +116,7 @@ impl BlockStore {
                 let what =
                     format!("block {block} at byte {at} of segment {id}: no record is there");
                 live += place.units();
-                tell(Some(block), FsError::Damaged(what));
+                told(Some(block), FsError::Damaged(what), true);
             }
             Ok(())
         };
@@ -109,7 +124,7 @@ impl BlockStore {
         index::each_block(&*self.table, Kind::Pending, &mut lost)?;
         if live != before {
             let what = format!("segment {id}: {live} units are live, its row says {before}");
-            tell(None, FsError::Damaged(what));
+            told(None, FsError::Damaged(what), true);
         }
         Ok(())
     }

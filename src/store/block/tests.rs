@@ -114,7 +114,7 @@ fn check(store: &BlockStore, blocks: impl Iterator<Item = u64>) {
 #[track_caller]
 fn scrub(store: &BlockStore) {
     for (id, _) in store.segments() {
-        store.scrub(id, &mut |_, fault| panic!("{fault}")).unwrap();
+        store.scrub(id, &mut |fault| panic!("{}", fault.what)).unwrap();
     }
 }
 
@@ -317,7 +317,7 @@ fn damage_is_named_and_never_served_or_copied() {
         assert!(matches!(&error, FsError::Damaged(what) if what.contains(&named)), "{error}");
         check(&store, (0..60).filter_map(whole));
         let mut faults = Vec::new();
-        store.scrub(place.segment, &mut |_, fault| faults.push(fault.to_string())).unwrap();
+        store.scrub(place.segment, &mut |fault| faults.push(fault.what.to_string())).unwrap();
         assert!(faults.iter().any(|fault| fault.contains("block 0.3")), "{offset}: {faults:?}");
         world.disk.flip_bit(&path, place.offset() + offset, 3).unwrap();
     }
@@ -354,7 +354,7 @@ fn a_cut_or_missing_segment_is_reported_at_opening() {
     check(&store, 0..2);
     let mut lost = Vec::new();
     for (id, _) in store.segments() {
-        store.scrub(id, &mut |_, fault| lost.push(fault.to_string())).unwrap();
+        store.scrub(id, &mut |fault| lost.push(fault.what.to_string())).unwrap();
     }
     for number in 0..60 {
         let named = lost.iter().any(|fault| fault.contains(&format!("block 0.{number} ")));

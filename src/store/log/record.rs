@@ -286,6 +286,11 @@ pub(super) fn find_mark(
     None
 }
 
+/// Where the record behind a mark begins that was found at `at`, and the checksum that it goes on from.
+pub(super) fn behind_mark(segment: &[u8], at: u64) -> (u64, u32) {
+    (at + MARK_RECORD_BYTES as u64, u32_at(segment, at as usize))
+}
+
 /// A record that is whole, with what is needed to go on behind it.
 pub(super) struct Found {
     pub(super) record: Record,

@@ -274,6 +274,49 @@ proptest! {
             Ok(log) => prop_assert!(world.model.matches(&log)),
         }
     }
+
+    #[test]
+    fn what_damage_leaves_of_a_log_is_salvaged(
+        steps in prop::collection::vec(step(), 5..40),
+        place in any::<prop::sample::Index>(),
+        share in any::<u8>(),
+    ) {
+        let mut world = World::new();
+        for step in steps {
+            match step {
+                Step::Crash { .. } => {}
+                // Who is alone never replaces what it has.
+                Step::Append { sizes, .. } => world.run(&Step::Append { sizes, back: 0 }),
+                step => world.run(&step),
+            }
+        }
+        world.log.settle().unwrap();
+        let segments = logs(&world.disk);
+        let path = &segments[place.index(segments.len())];
+        let len = world.disk.open(path, crate::store::disk::Access::Read).unwrap().len().unwrap();
+        world.disk.flip_bit(path, place.index(len as usize) as u64, 3).unwrap();
+        if open(&world.disk).is_ok() {
+            return Ok(());
+        }
+        let World { disk, model, .. } = world;
+        let after = model.purged + (model.last() - model.purged) * u64::from(share) / 255;
+        let members = Members::alone(NodeId(1));
+        let salvage =
+            Log::salvage(&disk, Path::new(DIR), STORE, LogIndex(after), members).unwrap();
+        let last = salvage.last().0;
+        prop_assert!((after..=model.last()).contains(&last));
+        let lost = (last < model.last()).then(|| (LogIndex(last + 1), LogIndex(model.last())));
+        prop_assert_eq!(salvage.lost(), lost);
+        Log::replace(&disk, Path::new(DIR), STORE, &salvage).unwrap();
+        disk.crash(1);
+        let mut log = open(&disk).unwrap();
+        let kept = &model.entries[after as usize..last as usize];
+        prop_assert_eq!(&read(&*log.reader())[..], kept);
+        let next = entry(last + 1, model.term + 1, 20);
+        log.append(&Group { hard: None, entries: vec![next] }).unwrap();
+        log.settle().unwrap();
+        prop_assert_eq!(open(&disk).unwrap().reader().last(), LogIndex(last + 1));
+    }
 }
 
 #[test]

@@ -9,13 +9,8 @@ use crate::meta::op::Outcome;
 use crate::meta::record::Record;
 use crate::meta::record::Retention;
 use crate::meta::record::Session;
-use crate::series::Direction;
-use crate::series::KeyRange;
-use crate::series::Visit;
-use crate::series::table::Changes;
 use crate::series::table::Family;
 use crate::series::table::Rows;
-use crate::series::table::Table;
 use crate::store::block;
 use crate::store::block::BlockStore;
 use crate::store::disk::Access;
@@ -24,7 +19,6 @@ use crate::store::disk::SimulatedDisk;
 use crate::store::log;
 use crate::store::log::Log;
 use crate::store::space::Reserve;
-use crate::store::table::MemoryTable;
 use crate::tsdb_log::entry::Members;
 use crate::tsdb_server::replica::Options;
 use crate::tsdb_server::replica::Parts;
@@ -38,73 +32,18 @@ use crate::types::Stamp;
 use crate::types::Time;
 use crate::wire::Proposal;
 use bytes::Bytes;
-use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc;
 use std::time::Duration;
 
+mod limited;
+
+use limited::Limited;
+
 const STORE: [u8; 16] = *b"the test's store";
 const LOG: log::Options = log::Options { segment_bytes: 64 << 10, spares_max: 2 };
-
-/// A table that takes nothing while it is full, and tells whoever wants to know when it refused something.
-#[derive(Default)]
-struct Limited {
-    table: MemoryTable,
-    full: AtomicBool,
-    tell: Mutex<Option<mpsc::Sender<()>>>,
-}
-
-impl Limited {
-    fn lose_power(&self) {
-        self.table.lose_power();
-    }
-
-    fn room(&self) -> Result<(), FsError> {
-        if !self.full.load(SeqCst) {
-            return Ok(());
-        }
-        if let Some(tell) = &*self.tell.lock() {
-            // Whoever knows enough has gone.
-            let _ = tell.send(());
-        }
-        Err(FsError::NoSpace)
-    }
-}
-
-impl Rows for Limited {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, FsError> {
-        self.table.get(family, key)
-    }
-
-    fn scan(
-        &self,
-        family: Family,
-        range: &KeyRange,
-        direction: Direction,
-        visit: Visit<'_>,
-    ) -> Result<(), FsError> {
-        self.table.scan(family, range, direction, visit)
-    }
-}
-
-impl Table for Limited {
-    fn snapshot(&self) -> Box<dyn Rows + '_> {
-        self.table.snapshot()
-    }
-
-    fn write(&self, changes: &Changes) -> Result<(), FsError> {
-        self.room()?;
-        self.table.write(changes)
-    }
-
-    fn flush(&self) -> Result<(), FsError> {
-        self.room()?;
-        self.table.flush()
-    }
-}
 
 /// A store whose parts outlive the replica.
 struct World {

@@ -18,6 +18,7 @@ use tsfs::meta::record::Mark;
 use tsfs::meta::record::Next;
 use tsfs::meta::record::Record;
 use tsfs::meta::record::Totals;
+use tsfs::meta::repair;
 use tsfs::series;
 use tsfs::series::Past;
 use tsfs::series::Present;
@@ -90,11 +91,29 @@ fn store() -> World {
     world
 }
 
-fn faults(world: &World) -> String {
+fn found(world: &World) -> Vec<check::Fault> {
     let mut faults = Vec::new();
-    check::check(&world.table, &mut |_, _| {}, &mut |fault| faults.push(fault.to_string()))
-        .unwrap();
+    check::check(&world.table, &mut |_, _| {}, &mut |fault| faults.push(fault)).unwrap();
+    faults
+}
+
+fn faults(world: &World) -> String {
+    let faults: Vec<_> = found(world).iter().map(check::Fault::to_string).collect();
     faults.join("\n")
+}
+
+/// Carries out remedies until there are none, or none helps.
+fn repair(world: &World) {
+    for round in 1..=8 {
+        let faults = found(world);
+        let stamp = Stamp(world.last.0 + 10 * round);
+        let origin = series::Origin { stamp, session: SessionId(0), seq: BatchSeq(0) };
+        let mut batch = series::Batch::new(&world.table, key::GROUPS, origin);
+        if repair::repair(&mut batch, &faults, Time::default()).unwrap() == 0 {
+            return;
+        }
+        world.table.write(&batch.finish().unwrap().changes).unwrap();
+    }
 }
 
 /// Changes rows of series behind the rules' back.
@@ -132,59 +151,69 @@ fn change_state<T: Record>(world: &World, key: StateKey, edit: &dyn Fn(&mut T)) 
 
 type Break = fn(&World);
 
-/// What is done to the store, and part of what the check then says.
-const BROKEN: &[(&str, Break)] = &[
-    ("it names inode 77, which is not there", |world| {
+/// Whether a repair leaves nothing to be told.
+const REPAIRED: bool = true;
+const LEFT: bool = false;
+
+/// What is done to the store, part of what the check then says, and whether it can be put right.
+const BROKEN: &[(&str, bool, Break)] = &[
+    ("it names inode 77, which is not there", REPAIRED, |world| {
         let dirent = Dirent { ino: ino(77), kind: FileKind::File };
         let key = key::dirent(ino(DIR), world.rules.names().of(b"new"), b"new");
         change(world, &|present| present.put(&key, dirent.to_row(), Past::Keep));
     }),
-    ("it says Fifo, inode 5 is File", |world| {
+    ("it says Fifo, inode 5 is File", REPAIRED, |world| {
         let dirent = Dirent { ino: ino(FILE), kind: FileKind::Fifo };
         let key = key::dirent(ino(DIR), world.rules.names().of(b"file"), b"file");
         change(world, &|present| present.put(&key, dirent.to_row(), Past::Forget));
     }),
-    ("the hash is not that of the name", |world| {
+    ("the hash is not that of the name", LEFT, |world| {
         let dirent = Dirent { ino: ino(FILE), kind: FileKind::File };
         let key = key::dirent(ino(DIR), 12345, b"file");
         change(world, &|present| present.put(&key, dirent.to_row(), Past::Keep));
     }),
-    ("2 entries name it, and it says 1", |world| {
+    ("2 entries name it, and it says 1", REPAIRED, |world| {
         let dirent = Dirent { ino: ino(FILE), kind: FileKind::File };
         let key = key::dirent(ino(DIR), world.rules.names().of(b"more"), b"more");
         change(world, &|present| present.put(&key, dirent.to_row(), Past::Keep));
     }),
-    ("0 entries name it, and it says 1", |world| {
+    ("0 entries name it, and it says 1", REPAIRED, |world| {
         let key = key::dirent(ino(DIR), world.rules.names().of(b"sub"), b"sub");
         change(world, &|present| present.remove(&key, Past::Keep));
     }),
-    ("2 entries, counted as 9", |world| change_inode(world, DIR, &|dir| dir.size = 9)),
-    ("1 subdirectories, and 2 links", |world| change_inode(world, DIR, &|dir| dir.nlink = 2)),
-    ("no entries, counted as 1", |world| change_inode(world, SUB, &|dir| dir.size = 1)),
-    ("directory 4 says its parent is", |world| {
+    ("2 entries, counted as 9", REPAIRED, |world| change_inode(world, DIR, &|dir| dir.size = 9)),
+    ("1 subdirectories, and 2 links", REPAIRED, |world| {
+        change_inode(world, DIR, &|dir| dir.nlink = 2)
+    }),
+    ("no entries, counted as 1", REPAIRED, |world| change_inode(world, SUB, &|dir| dir.size = 1)),
+    ("directory 4 says its parent is", REPAIRED, |world| {
         change_inode(world, SUB, &|dir| dir.parent = Some(Ino::ROOT));
     }),
-    ("its parents go round in a circle", |world| {
+    ("its parents go round in a circle", REPAIRED, |world| {
         change_inode(world, DIR, &|dir| dir.parent = Some(ino(SUB)));
     }),
-    ("a directory has no parent", |world| change_inode(world, SUB, &|dir| dir.parent = None)),
-    ("neither a name nor a session", |world| {
+    ("a directory has no parent", REPAIRED, |world| {
+        change_inode(world, SUB, &|dir| dir.parent = None)
+    }),
+    ("neither a name nor a session", REPAIRED, |world| {
         let orphan = StateKey::Orphan { session: world.session, ino: ino(ORPHAN) };
         put_state(world, orphan, None);
     }),
-    ("the orphan has a name", |world| {
+    ("the orphan has a name", REPAIRED, |world| {
         let orphan = StateKey::Orphan { session: world.session, ino: ino(FILE) };
         put_state(world, orphan, Some(Bytes::from_static(&[1])));
     }),
-    ("1000 bytes, counted as 999", |world| {
+    ("1000 bytes, counted as 999", REPAIRED, |world| {
         change_inode(world, FILE, &|file| file.allocated = 999);
     }),
-    ("1000 bytes allocated, size 10", |world| change_inode(world, FILE, &|file| file.size = 10)),
-    ("no row holds them", |world| {
+    ("1000 bytes allocated, size 10", LEFT, |world| {
+        change_inode(world, FILE, &|file| file.size = 10)
+    }),
+    ("no row holds them", LEFT, |world| {
         let key = key::extents(ino(FILE), Generation(0), Region(0));
         change(world, &|present| present.remove(&key, Past::Keep));
     }),
-    ("contents up to 2000, beyond the size 1000", |world| {
+    ("contents up to 2000, beyond the size 1000", LEFT, |world| {
         let key = key::extents(ino(FILE), Generation(0), Region(0));
         let row = world.read(Vec::new()).get(&key, AsOf::Now).unwrap().unwrap();
         let extents = Extents::from_row(&key, &row).unwrap();
@@ -193,82 +222,82 @@ const BROKEN: &[(&str, Break)] = &[
         longer.put(1000, 1000, source);
         change(world, &|present| present.put(&key, longer.to_row(), Past::Forget));
     }),
-    ("no version of its inode leads to it", |world| {
+    ("no version of its inode leads to it", REPAIRED, |world| {
         let key = key::extents(ino(FILE), Generation(8), Region(0));
         let mut extents = Extents::default();
         let bytes = Bytes::from_static(b"x");
         extents.put(0, 1, tsfs::meta::extents::Source::Inline(bytes));
         change(world, &|present| present.put(&key, extents.to_row(), Past::Keep));
     }),
-    ("its inode says it has no attributes", |world| {
+    ("its inode says it has no attributes", REPAIRED, |world| {
         change_inode(world, FILE, &|file| file.has_xattrs = false);
     }),
-    ("the root directory is missing", |world| {
+    ("the root directory is missing", REPAIRED, |world| {
         change(world, &|present| present.remove(&key::inode(Ino::ROOT), Past::Keep));
     }),
-    ("has 1 lives, counted as 5", |world| {
+    ("has 1 lives, counted as 5", REPAIRED, |world| {
         put_state(world, StateKey::Lives { block: BLOCK }, Some(Lives(5).to_row()));
     }),
-    ("lives and no count", |world| {
+    ("lives and no count", LEFT, |world| {
         let key = key::extents(ino(FILE), Generation(0), Region(0));
         let row = world.read(Vec::new()).get(&key, AsOf::Now).unwrap().unwrap();
         let other = key::extents(ino(FILE), Generation(0), Region(1));
         change(world, &|present| present.put(&other, row.clone(), Past::Keep));
     }),
-    ("is named and not there", |world| {
+    ("is named and not there", LEFT, |world| {
         let mut changes = Changes::default();
         changes.delete(Family::Payload, BLOCK.to_bytes());
         world.table.write(&changes).unwrap();
     }),
-    ("no version of a file names block 9.8", |world| {
+    ("no version of a file names block 9.8", REPAIRED, |world| {
         let block = BlockId { session: SessionId(9), number: 8 };
         let mut changes = Changes::default();
         changes.put(Family::Payload, block.to_bytes(), frame::plain(b"lost"));
         world.table.write(&changes).unwrap();
     }),
-    ("block 9.1: damaged", |world| {
+    ("block 9.1: damaged", LEFT, |world| {
         let mut frame = frame::plain(&[b'x'; 1000]).to_vec();
         frame[500] ^= 1;
         let mut changes = Changes::default();
         changes.put(Family::Payload, BLOCK.to_bytes(), frame);
         world.table.write(&changes).unwrap();
     }),
-    ("inode 6 exists, and 2 is next", |world| {
+    ("inode 6 exists, and 2 is next", REPAIRED, |world| {
         change_state::<Next>(world, StateKey::Next, &|next| next.ino = 2);
     }),
-    ("5 files, counted as 9", |world| {
+    ("5 files, counted as 9", REPAIRED, |world| {
         change_state::<Totals>(world, StateKey::Totals, &|totals| totals.files = 9);
     }),
-    ("1000 bytes of present contents, counted as 0", |world| {
+    ("1000 bytes of present contents, counted as 0", REPAIRED, |world| {
         change_state::<Totals>(world, StateKey::Totals, &|totals| totals.live_bytes = 0);
     }),
-    ("1 finished versions, counted as 2", |world| {
+    ("1 finished versions, counted as 2", REPAIRED, |world| {
         change_state::<Totals>(world, StateKey::Totals, &|totals| totals.versions = 2);
     }),
-    ("session 1 is not open", |world| {
+    ("session 1 is not open", REPAIRED, |world| {
         put_state(world, StateKey::Session { session: world.session }, None);
     }),
-    ("the mark is not listed by its instant", |world| {
+    ("the mark is not listed by its instant", REPAIRED, |world| {
         change_state::<Mark>(world, StateKey::Mark { name: b"m".to_vec() }, &|mark| {
             mark.stamp = Stamp(5);
         });
     }),
-    ("marks by name and", |world| {
+    ("listed for a mark that is not there", REPAIRED, |world| {
         put_state(world, StateKey::Mark { name: b"m".to_vec() }, None);
     }),
-    ("kept by a mark that is not there", |world| {
+    ("kept by a mark that is not there", REPAIRED, |world| {
         let key = key::inode(ino(FILE)).to_vec();
         let kept = StateKey::Kept { mark: Stamp(4), from: Stamp(10_000), key };
         put_state(world, kept, Some(Bytes::from_static(&[1])));
     }),
-    ("the version that a mark keeps is not there", |world| {
+    ("the version that a mark keeps is not there", REPAIRED, |world| {
         let key = key::inode(ino(FILE)).to_vec();
         let kept = StateKey::Kept { mark: Stamp(30_000), from: Stamp(123), key };
         put_state(world, kept, Some(Bytes::from_static(&[1])));
     }),
-    ("the numbers to give out are missing", |world| put_state(world, StateKey::Next, None)),
-    ("the store's own record is missing", |world| put_state(world, StateKey::Store, None)),
-    ("nothing has this key", |world| {
+    ("the numbers to give out are missing", LEFT, |world| put_state(world, StateKey::Next, None)),
+    ("the store's own record is missing", LEFT, |world| put_state(world, StateKey::Store, None)),
+    ("nothing has this key", LEFT, |world| {
         let mut changes = Changes::default();
         changes.put(Family::State, b"?".to_vec(), Bytes::new());
         world.table.write(&changes).unwrap();
@@ -277,7 +306,7 @@ const BROKEN: &[(&str, Break)] = &[
 
 #[test]
 fn each_broken_rule_is_told() {
-    for (told, break_it) in BROKEN {
+    for (told, _, break_it) in BROKEN {
         let world = store();
         assert_eq!(faults(&world), "");
         break_it(&world);
@@ -287,8 +316,49 @@ fn each_broken_rule_is_told() {
     // What waits to be swept has no owner and is no fault.
     let world = store();
     let (ino, generation) = (ino(FILE), Generation(8));
-    BROKEN.iter().find(|(told, _)| told.starts_with("no version of its inode")).unwrap().1(&world);
+    BROKEN.iter().find(|(told, ..)| told.starts_with("no version of its inode")).unwrap().2(&world);
     let sweep = StateKey::Sweep(Sweep::Extents { ino, generation });
     put_state(&world, sweep, Some(Bytes::from_static(&[1])));
     assert_eq!(faults(&world), "");
+}
+
+#[test]
+fn what_can_be_told_from_other_rows_is_repaired() {
+    for (told, repaired, break_it) in BROKEN {
+        let world = store();
+        break_it(&world);
+        repair(&world);
+        let left = faults(&world);
+        assert_eq!(left.is_empty(), *repaired, "after \"{told}\", left:\n{left}");
+        let mut history = Vec::new();
+        series::check::check(&world.table, key::GROUPS, &mut |_, _| {}, &mut |fault| {
+            history.push(fault.to_string());
+        })
+        .unwrap();
+        assert_eq!(history, [""; 0], "after \"{told}\"");
+    }
+}
+
+#[test]
+fn what_lost_its_name_is_found_again_and_the_past_stays() {
+    let world = store();
+    let read = |at| {
+        let key = key::dirent(ino(DIR), world.rules.names().of(b"sub"), b"sub");
+        world.read(Vec::new()).get(&key, at).unwrap()
+    };
+    let key = key::dirent(ino(DIR), world.rules.names().of(b"sub"), b"sub");
+    change(&world, &|present| present.remove(&key, Past::Keep));
+    let before = AsOf::At(world.last);
+    let then = read(before);
+    assert!(then.is_some() && read(AsOf::Now).is_none());
+    repair(&world);
+    let series = world.read(Vec::new());
+    let names = world.rules.names();
+    let entry = |dir: Ino, name: &[u8]| {
+        let key = key::dirent(dir, names.of(name), name);
+        let row = series.get(&key, AsOf::Now).unwrap().unwrap();
+        Dirent::from_row(&key, &row).unwrap().ino
+    };
+    assert_eq!(entry(entry(Ino::ROOT, b"lost+found"), b"#4"), ino(SUB));
+    assert_eq!(read(before), then);
 }
