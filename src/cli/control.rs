@@ -180,6 +180,13 @@ pub(super) fn explained(error: io::Error, path: &Path) -> anyhow::Error {
             path.display()
         );
     }
+    if error.kind() == ErrorKind::ReadOnlyFilesystem {
+        return anyhow!(
+            "{} is mounted read-only, and a command writes its question into the mount; look into .tsfs with ordinary \
+             tools, or mount it without 'ro'",
+            path.display()
+        );
+    }
     anyhow::Error::new(error).context(path.display().to_string())
 }
 

@@ -378,6 +378,10 @@ fn the_past_can_be_mounted_and_not_written() {
     assert_eq!(refusal.raw_os_error(), Some(libc::EROFS));
     refused(past.dir(), &["log", "file"], 1, "is in a mount of the past");
     past.close();
+    let ro = Mount::with(&["-o", "ro"], &world.store(), Point::new(&world.mnt()));
+    assert_eq!(sh(ro.dir(), "cat file .tsfs/marks/then/file"), "now\nthen\n");
+    refused(ro.dir(), &["log", "file"], 1, "is mounted read-only");
+    ro.close();
     let (scratch, mnt) = (world.scratch.path(), world.mnt());
     let mnt = mnt.to_str().unwrap();
     let at = |store: &'static str, more| ["mount", more, store, mnt, "-o", "at=2001-01-01"];
