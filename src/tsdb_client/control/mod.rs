@@ -6,6 +6,7 @@
 mod diff;
 mod made;
 mod path;
+mod plan;
 mod purge;
 mod restore;
 
