@@ -288,6 +288,30 @@ fn marks_name_instants_until_they_are_removed() {
 }
 
 #[test]
+fn the_past_of_a_large_tree_is_forgotten_a_part_at_a_time() {
+    let world = World::new();
+    let mount = world.mount();
+    let dir = mount.dir();
+    // More files than a purge holds at a time, each with an earlier version, and others beside them.
+    sh(dir, "mkdir tree; echo 1 >other; echo 2 >other");
+    sh(dir, "for from in 10000 20000; do seq $from $((from+2299)) | split -l1 -a4 - tree/f; done");
+    let plan = |path| objects(dir, &["purge", "--before", "now", path, "--dry-run"])[0].clone();
+    let versions = |path| plan(path)["versions"].as_u64().unwrap();
+    assert!(versions("tree") >= 2300, "{}", plan("tree"));
+    let others = versions("other");
+    done(dir, &["purge", "--before", "now", "tree"]);
+    assert_eq!(versions("tree"), 0, "{}", plan("tree"));
+    assert_eq!(versions("other"), others);
+    assert_eq!(
+        sh(dir, "cat tree/* | sed -n 1,3p; cat tree/* | wc -l"),
+        "20000\n20001\n20002\n2300\n"
+    );
+    assert_eq!(objects(dir, &["log", "tree/faaaa"]).len(), 1);
+    mount.close();
+    done(Path::new("/"), &["fsck", world.store().to_str().unwrap()]);
+}
+
+#[test]
 fn purge_forgets_what_it_said_and_marks_keep_theirs() {
     let world = World::new();
     let mount = world.mount();

@@ -31,12 +31,15 @@ use crate::wire::control::Raw;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::collections::HashSet;
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 /// Versions that one op forgets: well below the thousand rows that an op may touch.
 const VERSIONS_PER_OP: u32 = 400;
-/// Records of batches read at a time.
-const RECORDS_PER_PAGE: usize = 64;
+/// Records of batches read at a time. Those of large batches have megabytes.
+const RECORDS_PER_PAGE: usize = 16;
+/// Keys held at a time while the past of a path is forgotten: some ops' worth.
+const KEYS_HELD_MAX: usize = 2_000;
 /// An estimate looks at so many ended versions, then says "at least".
 const ESTIMATED_MAX: u64 = 500_000;
 
@@ -68,6 +71,35 @@ impl Under {
     }
 }
 
+/// A walk over the batches' records, oldest first, for versions in scope that ended at or before an instant.
+struct Ended<'a> {
+    scope: &'a Scope,
+    since: Stamp,
+    before: Stamp,
+    /// Records that were read and not yet looked at, as they are stored.
+    page: VecDeque<(Bytes, Bytes)>,
+    /// Seen so far.
+    batches: u64,
+}
+
+impl Ended<'_> {
+    fn new(scope: &Scope, before: Stamp) -> Ended<'_> {
+        Ended { scope, since: Stamp::ZERO, before, page: VecDeque::new(), batches: 0 }
+    }
+
+    fn holds(&self, event: &Event) -> bool {
+        let in_scope = match self.scope {
+            Scope::Everything => true,
+            Scope::Under(under) => Key::decode(&event.key).is_some_and(|key| under.holds(&key)),
+        };
+        event.what.ended() && event.stamp <= self.before && in_scope
+    }
+}
+
+fn is_inode(key: &[u8]) -> bool {
+    matches!(Key::decode(key), Some(Key::Inode { .. }))
+}
+
 /// Keys that go into one op, and how many versions of them ended.
 #[derive(PartialEq, Eq, Debug)]
 struct Portion {
@@ -75,18 +107,14 @@ struct Portion {
     versions: u64,
 }
 
-/// Inodes come first, and not in one op with others: contents go only where no version of their inode shows them.
+/// In the order of the keys, so that what lies together is forgotten together.
 fn portions(ended: HashMap<Vec<u8>, u64>) -> Vec<Portion> {
-    let is_inode = |key: &[u8]| matches!(Key::decode(key), Some(Key::Inode { .. }));
     let mut ended: Vec<_> = ended.into_iter().collect();
-    ended.sort_unstable_by(|(a, _), (b, _)| (!is_inode(a), a).cmp(&(!is_inode(b), b)));
+    ended.sort_unstable();
     let mut portions: Vec<Portion> = Vec::new();
     for (key, versions) in ended {
         match portions.last_mut() {
-            Some(last)
-                if last.versions + versions <= u64::from(VERSIONS_PER_OP)
-                    && is_inode(&last.keys[0]) == is_inode(&key) =>
-            {
+            Some(last) if last.versions + versions <= u64::from(VERSIONS_PER_OP) => {
                 last.keys.push(key.into());
                 last.versions += versions;
             }
@@ -125,7 +153,7 @@ impl Job<'_> {
         };
         let mut freed = Freed::default();
         if dry_run {
-            self.each_ended(&scope, before, &mut freed, &mut |_| Ok(()))?;
+            self.count_ended(&scope, before, &mut freed)?;
             self.say(Answer::Freed(freed.clone()))?;
             return Ok(Done { changed: freed.versions, ..Done::default() });
         }
@@ -139,7 +167,7 @@ impl Job<'_> {
 
     /// Once the first op is in the log the horizon is raised: where the caller leaves, the node's own purge goes on.
     fn purge_everything(&mut self, before: Stamp, freed: &mut Freed) -> Result<(), End> {
-        self.each_ended(&Scope::Everything, before, freed, &mut |_| Ok(()))?;
+        self.count_ended(&Scope::Everything, before, freed)?;
         let server = self.client.server();
         let mut ops = 0;
         loop {
@@ -161,13 +189,35 @@ impl Job<'_> {
         }
     }
 
+    /// Goes over the batches' records three times: to count, to forget inodes, to forget the rest, for contents go only where
+    /// no version of their inode shows them. Each time it holds a bounded number of keys, however long the past is.
     fn purge_under(&mut self, scope: &Scope, before: Stamp, freed: &mut Freed) -> Result<(), End> {
-        let mut ended: HashMap<Vec<u8>, u64> = HashMap::new();
-        self.each_ended(scope, before, freed, &mut |event| {
-            *ended.entry(event.key.clone()).or_default() += 1;
-            Ok(())
-        })?;
-        let (total, mut done) = (ended.values().sum(), 0);
+        self.count_ended(scope, before, freed)?;
+        let (total, mut done) = (freed.versions, 0);
+        for inodes in [true, false] {
+            let mut ended = Ended::new(scope, before);
+            let mut keys: HashMap<Vec<u8>, u64> = HashMap::new();
+            while let Some(events) = self.next_ended(&mut ended)? {
+                for event in events.into_iter().filter(|event| is_inode(&event.key) == inodes) {
+                    *keys.entry(event.key).or_default() += 1;
+                }
+                if keys.len() >= KEYS_HELD_MAX {
+                    self.forget(std::mem::take(&mut keys), before, &mut done, total)?;
+                }
+            }
+            self.forget(keys, before, &mut done, total)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what ended of these keys, as many versions of each as were met.
+    fn forget(
+        &mut self,
+        ended: HashMap<Vec<u8>, u64>,
+        before: Stamp,
+        done: &mut u64,
+        total: u64,
+    ) -> Result<(), End> {
         for Portion { keys, versions } in portions(ended) {
             // A key may have more versions than one op forgets.
             for _ in 0..versions.div_ceil(u64::from(VERSIONS_PER_OP)) {
@@ -176,46 +226,37 @@ impl Job<'_> {
                 let took = self.client.clock().steady().saturating_sub(begun);
                 self.client.pause(took);
             }
-            done += versions;
-            self.progress("purging", done, Some(total), "versions")?;
+            *done += versions;
+            self.progress("purging", (*done).min(total), Some(total), "versions")?;
         }
         Ok(())
     }
 
-    /// Visits the versions in scope that ended at or before an instant and that no mark keeps, and counts them.
-    fn each_ended(
-        &mut self,
-        scope: &Scope,
-        before: Stamp,
-        freed: &mut Freed,
-        visit: &mut dyn FnMut(&Event) -> Result<(), FsError>,
-    ) -> Result<(), End> {
+    /// Counts the versions in scope, and what forgetting them frees.
+    fn count_ended(&mut self, scope: &Scope, before: Stamp, freed: &mut Freed) -> Result<(), End> {
         let mut marks: Vec<_> = self.client.marks()?.iter().map(|mark| mark.stamp).collect();
         marks.sort_unstable();
-        let mut since = Stamp::ZERO;
-        loop {
-            let page = self.client.server().changes(since, before, RECORDS_PER_PAGE)?;
-            let Some((last, _)) = page.rows.last() else { return Ok(()) };
-            since = Stamp(
-                changes::Record::decode(last, &page.rows[page.rows.len() - 1].1)?.stamp.0 + 1,
-            );
-            for (key, row) in &page.rows {
-                let record = changes::Record::decode(key, row)?;
-                for event in record.events.iter().filter(|event| event.what.ended()) {
-                    if event.stamp > before {
-                        continue;
-                    }
-                    if let Scope::Under(under) = scope
-                        && !Key::decode(&event.key).is_some_and(|key| under.holds(&key))
-                    {
-                        continue;
-                    }
-                    visit(event)?;
-                    self.count(event, &marks, freed)?;
-                }
+        let mut ended = Ended::new(scope, before);
+        while let Some(events) = self.next_ended(&mut ended)? {
+            for event in &events {
+                self.count(event, &marks, freed)?;
             }
-            self.progress("counting", freed.versions, None, "versions")?;
         }
+        Ok(())
+    }
+
+    /// The versions in scope that ended in the next batch; `None` behind the last.
+    fn next_ended(&mut self, ended: &mut Ended<'_>) -> Result<Option<Vec<Event>>, End> {
+        if ended.page.is_empty() {
+            let server = self.client.server();
+            ended.page = server.changes(ended.since, ended.before, RECORDS_PER_PAGE)?.rows.into();
+            self.progress("reading what changed", ended.batches, None, "batches")?;
+        }
+        let Some((key, row)) = ended.page.pop_front() else { return Ok(None) };
+        let record = changes::Record::decode(&key, &row)?;
+        ended.since = Stamp(record.stamp.0 + 1);
+        ended.batches += 1;
+        Ok(Some(record.events.into_iter().filter(|event| ended.holds(event)).collect()))
     }
 
     /// Adds what forgetting one version frees. Above [`ESTIMATED_MAX`] only the versions are counted.
@@ -309,21 +350,13 @@ impl Job<'_> {
 mod tests {
     use super::*;
     use crate::meta::key;
-    use crate::types::Generation;
-    use crate::types::Region;
 
     #[test]
-    fn inodes_are_forgotten_before_what_they_show() {
+    fn an_op_forgets_a_few_hundred_versions_or_one_key() {
         let ino = |raw| Ino::new(raw).unwrap();
-        let extents = |raw| key::extents(ino(raw), Generation(0), Region(0)).to_vec();
         let inode = |raw| key::inode(ino(raw)).to_vec();
-        let ended = HashMap::from([
-            (extents(1), 300),
-            (inode(1), 1000),
-            (extents(2), 100),
-            (inode(2), 2),
-            (inode(3), 5),
-        ]);
+        let ended =
+            HashMap::from([(inode(1), 1000), (inode(2), 2), (inode(3), 5), (inode(4), 400)]);
         let portion = |keys: &[Vec<u8>], versions| Portion {
             keys: keys.iter().map(|key| Bytes::copy_from_slice(key)).collect(),
             versions,
@@ -333,7 +366,7 @@ mod tests {
             [
                 portion(&[inode(1)], 1000),
                 portion(&[inode(2), inode(3)], 7),
-                portion(&[extents(1), extents(2)], 400),
+                portion(&[inode(4)], 400),
             ]
         );
     }
