@@ -2,7 +2,7 @@
 # `make run`: mounts a store, making it where there is none, and says in five lines what to try.
 set -euo pipefail
 tsfs=$1 store=$2 mnt=$3
-mkdir -p "$store" "$mnt"
+mkdir -p "$mnt"
 if ! findmnt -rn --mountpoint "$mnt" -t fuse.tsfs >/dev/null; then
     "$tsfs" mount --create "$store" "$mnt"
 fi

@@ -489,6 +489,22 @@ fn flip_a_byte_of_the_largest(dir: &Path) {
 }
 
 #[test]
+fn a_store_is_closed_to_other_users() {
+    let world = World::new();
+    fs::create_dir(world.mnt()).unwrap();
+    let (store, mnt) = (world.store(), world.mnt());
+    done(Path::new("/"), &["mount", "--create", store.to_str().unwrap(), mnt.to_str().unwrap()]);
+    sh(&mnt, "head -c 300000 /dev/urandom >secret; chmod 600 secret; umask 022; touch open");
+    done(&mnt, &["sync"]);
+    let open = sh(&store, "find . -perm /077");
+    assert_eq!(open, "", "others could read the store's files");
+    assert_eq!(fs::metadata(mnt.join("open")).unwrap().permissions().mode() & 0o777, 0o644);
+    done(Path::new("/"), &["umount", mnt.to_str().unwrap()]);
+    done(Path::new("/"), &["fsck", "--repair", store.to_str().unwrap()]);
+    assert_eq!(sh(&store, "find . -perm /077"), "");
+}
+
+#[test]
 fn bad_stores_and_mount_points_get_a_sentence() {
     let world = World::new();
     let dir = world.scratch.path();

@@ -62,6 +62,7 @@ pub(super) fn run(
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot wait for signals")?;
     let at = fuse::mount::prepare(&args.at, options.kernel.nonempty)?;
     let dir = store::find(&args.store, options.create)?;
+    store::keep_private();
     apart(&dir, &at)?;
     if options.create {
         if options.at.is_some() && !store::is_store(&dir) {

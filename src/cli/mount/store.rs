@@ -14,12 +14,19 @@ use crate::tsdb_server::node::Node;
 use crate::tsdb_server::open;
 use crate::types::FsError;
 use anyhow::bail;
+use rustix::fs::Mode;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The root directory of a fresh store: as a home directory is made.
 const ROOT_MODE: u32 = 0o755;
+
+/// What this process makes from now on is its user's alone. A store holds the contents of every file, whatever the modes of
+/// the files say, so nobody else may look into its segments and tables.
+pub(in crate::cli) fn keep_private() {
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+}
 
 /// Whether a directory is a store, of whatever format.
 pub(in crate::cli) fn is_store(dir: &Path) -> bool {
