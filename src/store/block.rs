@@ -31,7 +31,7 @@ use crate::store::segment::UNIT_BYTES;
 use crate::telemetry::counter;
 use crate::types::BlockId;
 use crate::types::FsError;
-use crate::types::frame;
+use crate::types::frame::Frame;
 use bytes::Bytes;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
@@ -69,6 +69,7 @@ pub struct BlockStore {
     table: Arc<dyn Table>,
     options: Options,
     state: Mutex<State>,
+    turns: Turns,
     /// A write ended, or a sync.
     changed: Condvar,
     files: quick_cache::sync::Cache<SegmentId, Arc<dyn File>>,
@@ -101,6 +102,22 @@ struct State {
     rowed_behind: BTreeSet<SegmentId>,
     retiring: Retiring,
     syncing: Syncing,
+}
+
+/// Whose turn it is to write to the segment that is appended to.
+#[derive(Default)]
+struct Turns {
+    puts: Mutex<()>,
+    copies: Mutex<()>,
+}
+
+impl Turns {
+    fn of(&self, origin: Origin) -> &Mutex<()> {
+        match origin {
+            Origin::Put => &self.puts,
+            Origin::Copied => &self.copies,
+        }
+    }
 }
 
 /// Segments on their way out, by step.
@@ -192,29 +209,32 @@ impl BlockStore {
     /// Putting a block again does nothing.
     ///
     /// # Errors
-    /// `NoSpace`, after which other puts may succeed; `Io`, after which none does; `Damaged` where it is no frame.
-    pub fn put(&self, block: BlockId, frame: &[u8]) -> Result<(), FsError> {
-        let header = frame::verify(frame)?;
+    /// `NoSpace`, after which other puts may succeed; `Io`, after which none does.
+    pub fn put(&self, block: BlockId, frame: &Frame) -> Result<(), FsError> {
         if self.locate(block)?.is_some() {
             return Ok(());
         }
-        self.append(Origin::Put, block, frame, header.checksum)?;
+        self.append(Origin::Put, block, frame.parts(), frame.checksum())?;
         counter::BLOCKS_PUT.add(1);
         counter::BLOCKS_PUT_BYTES.add(frame.len() as u64);
         Ok(())
     }
 
-    /// Writes a record where puts or copies go at present. Any number of threads write at once, each to its own place.
+    /// Writes a record, its frame in two parts, where puts or copies go at present.
     fn append(
         &self,
         origin: Origin,
         block: BlockId,
-        frame: &[u8],
+        [head, tail]: [&[u8]; 2],
         checksum: u32,
     ) -> Result<Place, FsError> {
-        let (place, file) = self.reserve(origin, frame.len() as u32)?;
+        let (place, file) = self.reserve(origin, (head.len() + tail.len()) as u32)?;
         let record = Record { origin, block, place, checksum }.to_bytes();
-        let done = file.write_at(place.offset(), &[IoSlice::new(&record), IoSlice::new(frame)]);
+        let parts = [&record, head, tail].map(IoSlice::new);
+        // The kernel takes the writes to a file one by one, and its waiters spin: here they sleep.
+        let turn = self.turns.of(origin).lock();
+        let done = file.write_at(place.offset(), &parts);
+        drop(turn);
         let state = &mut *self.state.lock();
         state.segment(place.segment).in_flight.remove(&place.unit);
         // A sync may wait for this one.

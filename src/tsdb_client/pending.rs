@@ -7,7 +7,7 @@ use crate::telemetry::counter::CLIENT_STORED;
 use crate::types::BlockId;
 use crate::types::FsError;
 use crate::types::OP_PAYLOAD_BYTES_MAX;
-use crate::types::frame;
+use crate::types::frame::Frame;
 use crate::wire::Server;
 use bytes::Bytes;
 use parking_lot::Condvar;
@@ -96,12 +96,12 @@ impl Pending {
 
     fn pack_and_put(&self, server: &dyn Server, level: i32) -> Result<Where, FsError> {
         let frame = match &self.raw[..] {
-            [raw] => frame::pack(raw, level),
-            parts => frame::pack(&parts.concat(), level),
+            [raw] => Frame::pack(raw, level),
+            parts => Frame::pack(&parts.concat().into(), level),
         };
         CLIENT_STORED.add(frame.len() as u64);
         if frame.len() <= OP_PAYLOAD_BYTES_MAX {
-            return Ok(Where::Here(frame));
+            return Ok(Where::Here(frame.to_bytes()));
         }
         server.put_block(self.id, frame)?;
         Ok(Where::Put)

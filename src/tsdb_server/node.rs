@@ -52,6 +52,7 @@ use crate::types::Ino;
 use crate::types::SessionId;
 use crate::types::Stamp;
 use crate::types::Time;
+use crate::types::frame::Frame;
 use crate::wire::Applied;
 use crate::wire::Durable;
 use crate::wire::Page;
@@ -406,7 +407,7 @@ impl Server for Node {
         self.replica.barrier()
     }
 
-    fn put_block(&self, block: BlockId, frame: Bytes) -> Result<(), FsError> {
+    fn put_block(&self, block: BlockId, frame: Frame) -> Result<(), FsError> {
         self.reserve.spend(frame.len() as u64);
         // The client was told that there is space, and has told programs that their contents are taken.
         self.room.until(|| self.blocks.put(block, &frame))

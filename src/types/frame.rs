@@ -17,7 +17,6 @@ use crate::types::BLOCK_BYTES_MAX;
 use crate::types::FsError;
 use bytes::Bytes;
 use std::cell::RefCell;
-use std::io::Cursor;
 use zstd::bulk::Compressor;
 use zstd::bulk::Decompressor;
 
@@ -75,50 +74,82 @@ impl Contexts {
     }
 }
 
-/// The frame of `raw`, which has at most [`BLOCK_BYTES_MAX`] bytes. `level` is zstd's, 1 to 22 or negative; input that
-/// does not shrink by a sixteenth is stored plain, and read without a copy.
-pub fn pack(raw: &[u8], level: i32) -> Bytes {
-    assert!(raw.len() <= BLOCK_BYTES_MAX, "a block of {} bytes", raw.len());
-    // The room of a plain frame: zstd gives up when it would need more.
-    let mut frame = Vec::with_capacity(HEADER_BYTES + raw.len());
-    frame.extend_from_slice(&[0; HEADER_BYTES]);
-    let compressed = if worth_a_try(raw) { compress(raw, level, &mut frame) } else { None };
-    let codec = match compressed {
-        Some(stored) if stored <= raw.len() - raw.len() / 16 => ZSTD,
-        _ => {
-            frame.truncate(HEADER_BYTES);
-            frame.extend_from_slice(raw);
-            PLAIN
+/// A frame in two parts, so that bytes which are stored plain are never copied. Its checksum holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame {
+    header: [u8; HEADER_BYTES],
+    stored: Bytes,
+}
+
+impl Frame {
+    /// The frame of `raw`, which has at most [`BLOCK_BYTES_MAX`] bytes. `level` is zstd's, 1 to 22 or negative; input that
+    /// does not shrink by a sixteenth is stored plain, and read without a copy.
+    pub fn pack(raw: &Bytes, level: i32) -> Frame {
+        assert!(raw.len() <= BLOCK_BYTES_MAX, "a block of {} bytes", raw.len());
+        let compressed = if worth_a_try(raw) { compress(raw, level) } else { None };
+        match compressed {
+            Some(stored) => Frame::new(ZSTD, raw.len(), stored.into()),
+            None => Frame::new(PLAIN, raw.len(), raw.clone()),
         }
-    };
-    frame.shrink_to_fit();
-    finish(frame, codec, raw.len())
+    }
+
+    fn new(codec: u8, raw_bytes: usize, stored: Bytes) -> Frame {
+        let mut header = [0; HEADER_BYTES];
+        header[0] = VERSION;
+        header[1] = codec;
+        header[2..PREFIX_BYTES].copy_from_slice(&(raw_bytes as u32).to_le_bytes()[..3]);
+        let sum = checksum(&header, &stored);
+        header[PREFIX_BYTES..].copy_from_slice(&sum.to_le_bytes());
+        Frame { header, stored }
+    }
+
+    /// The frame that these bytes are.
+    ///
+    /// # Errors
+    /// `Damaged`, as for [`unpack`].
+    pub fn from_bytes(bytes: &Bytes) -> Result<Frame, FsError> {
+        verify(bytes)?;
+        let header = bytes.first_chunk().expect("what is verified has a header");
+        Ok(Frame { header: *header, stored: bytes.slice(HEADER_BYTES..) })
+    }
+
+    /// The bytes of the frame, in one piece.
+    pub fn to_bytes(&self) -> Bytes {
+        self.parts().concat().into()
+    }
+
+    /// The bytes of the frame: one part behind the other.
+    pub fn parts(&self) -> [&[u8]; 2] {
+        [&self.header, &self.stored]
+    }
+
+    /// Of both parts.
+    #[expect(clippy::len_without_is_empty, reason = "no frame is empty")]
+    pub fn len(&self) -> usize {
+        HEADER_BYTES + self.stored.len()
+    }
+
+    pub fn checksum(&self) -> u32 {
+        let [.., a, b, c, d] = self.header;
+        u32::from_le_bytes([a, b, c, d])
+    }
 }
 
 /// The plain frame of `raw`: the same bytes wherever and whenever it is made, which zstd does not promise.
 pub fn plain(raw: &[u8]) -> Bytes {
     assert!(raw.len() <= BLOCK_BYTES_MAX, "a block of {} bytes", raw.len());
-    finish([&[0; HEADER_BYTES], raw].concat(), PLAIN, raw.len())
+    Frame::new(PLAIN, raw.len(), Bytes::copy_from_slice(raw)).to_bytes()
 }
 
-/// Fills in the header of a frame whose stored bytes are in place.
-fn finish(mut frame: Vec<u8>, codec: u8, raw_bytes: usize) -> Bytes {
-    frame[0] = VERSION;
-    frame[1] = codec;
-    frame[2..PREFIX_BYTES].copy_from_slice(&(raw_bytes as u32).to_le_bytes()[..3]);
-    let sum = checksum(&frame);
-    frame[PREFIX_BYTES..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
-    frame.into()
-}
-
-/// Appends `raw`, compressed, behind the header; the bytes it took. `None` where they do not fit, or zstd fails:
-/// storing plain is always right.
-fn compress(raw: &[u8], level: i32, frame: &mut Vec<u8>) -> Option<usize> {
+/// `raw`, compressed. `None` where it does not shrink enough, or zstd fails: storing plain is always right.
+fn compress(raw: &[u8], level: i32) -> Option<Vec<u8>> {
+    // Zstd gives up when it would need more room.
+    let mut stored = Vec::with_capacity(raw.len() - raw.len() / 16);
     CONTEXTS.with_borrow_mut(|contexts| {
-        let mut cursor = Cursor::new(frame);
-        cursor.set_position(HEADER_BYTES as u64);
-        contexts.compressor(level).ok()?.compress_to_buffer(raw, &mut cursor).ok()
-    })
+        contexts.compressor(level).ok()?.compress_to_buffer(raw, &mut stored).ok()
+    })?;
+    stored.shrink_to_fit();
+    Some(stored)
 }
 
 /// Compresses a little of a large input, quickly: compressed and encrypted data is found out without the work.
@@ -176,7 +207,7 @@ pub struct Header {
 /// `Damaged`, as for [`unpack`].
 pub fn verify(frame: &[u8]) -> Result<Header, FsError> {
     let header = header(frame)?;
-    if checksum(frame) != header.checksum {
+    if checksum(frame, &frame[HEADER_BYTES..]) != header.checksum {
         return Err(damaged("the checksum does not match".to_string()));
     }
     let stored = frame.len() - HEADER_BYTES;
@@ -204,9 +235,9 @@ pub fn header(frame: &[u8]) -> Result<Header, FsError> {
     Ok(Header { codec, raw_bytes, checksum: u32::from_le_bytes([a, b, c, d]) })
 }
 
-fn checksum(frame: &[u8]) -> u32 {
-    let prefix = crc32c::crc32c(&frame[..PREFIX_BYTES]);
-    crc32c::crc32c_append(prefix, &frame[HEADER_BYTES..])
+fn checksum(header: &[u8], stored: &[u8]) -> u32 {
+    let prefix = crc32c::crc32c(&header[..PREFIX_BYTES]);
+    crc32c::crc32c_append(prefix, stored)
 }
 
 fn damaged(what: String) -> FsError {

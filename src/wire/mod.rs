@@ -16,6 +16,7 @@ use crate::types::BlockId;
 use crate::types::FsError;
 use crate::types::SessionId;
 use crate::types::Stamp;
+use crate::types::frame::Frame;
 use bytes::Bytes;
 
 /// What a client is told when its session begins.
@@ -170,7 +171,7 @@ pub trait Server: Send + Sync {
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
-    fn put_block(&self, block: BlockId, frame: Bytes) -> Result<(), FsError>;
+    fn put_block(&self, block: BlockId, frame: Frame) -> Result<(), FsError>;
 
     /// Makes every block put before durable. Waits for the disk.
     ///

@@ -11,6 +11,7 @@ use crate::store::block::Options;
 use crate::store::block::Pending;
 use crate::store::block::Segment;
 use crate::store::block::State;
+use crate::store::block::Turns;
 use crate::store::block::index;
 use crate::store::block::index::Kind;
 use crate::store::block::index::SegmentRow;
@@ -80,7 +81,8 @@ impl BlockStore {
         let files = quick_cache::sync::Cache::new(options.open_files_max);
         let dir = dir.to_path_buf();
         let (state, changed) = (Mutex::new(state), Condvar::new());
-        Ok((BlockStore { disk, dir, store, table, options, state, changed, files }, faults))
+        let turns = Turns::default();
+        Ok((BlockStore { disk, dir, store, table, options, state, turns, changed, files }, faults))
     }
 }
 

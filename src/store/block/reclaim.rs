@@ -152,7 +152,7 @@ impl BlockStore {
                 read => read?,
             };
             let checksum = frame::header(&frame)?.checksum;
-            let to = self.append(Origin::Copied, block, &frame, checksum)?;
+            let to = self.append(Origin::Copied, block, [&frame, &[]], checksum)?;
             moves.push(Move { block, from, to });
         }
         damage

@@ -3,6 +3,10 @@
 use super::*;
 use proptest::prelude::*;
 
+fn pack(raw: &[u8], level: i32) -> Bytes {
+    Frame::pack(&Bytes::copy_from_slice(raw), level).to_bytes()
+}
+
 /// Bytes that do not compress (SplitMix64).
 fn noise(len: usize) -> Vec<u8> {
     let mut state = 1_u64;
@@ -46,6 +50,20 @@ fn text_shrinks_and_noise_is_stored_plain_without_a_copy() {
 }
 
 #[test]
+fn noise_is_packed_without_a_copy_and_bytes_become_the_frame_they_were() {
+    let raw = Bytes::from(noise(100_000));
+    let frame = Frame::pack(&raw, 3);
+    assert_eq!(frame.parts()[1].as_ptr(), raw.as_ptr());
+    for raw in [raw, text(100_000).into(), Bytes::new()] {
+        let frame = Frame::pack(&raw, 3);
+        assert_eq!(Frame::from_bytes(&frame.to_bytes()).unwrap(), frame);
+        assert_eq!(frame.checksum(), verify(&frame.to_bytes()).unwrap().checksum);
+        assert_eq!(frame.len(), frame.to_bytes().len());
+    }
+    assert!(Frame::from_bytes(&Bytes::from_static(b"no frame at all")).is_err());
+}
+
+#[test]
 fn a_compressible_end_behind_noise_is_not_overlooked() {
     let mut raw = noise(PROBE_PART_BYTES);
     raw.extend(text(500_000));
@@ -74,7 +92,7 @@ fn a_length_that_lies_is_refused_even_with_a_right_checksum() {
     for lie in [999_u32, 1001, BLOCK_BYTES_MAX as u32, BLOCK_BYTES_MAX as u32 + 1] {
         let mut frame = pack(&[7; 1000], 3).to_vec();
         frame[2..5].copy_from_slice(&lie.to_le_bytes()[..3]);
-        let sum = checksum(&frame);
+        let sum = checksum(&frame, &frame[HEADER_BYTES..]);
         frame[5..9].copy_from_slice(&sum.to_le_bytes());
         assert!(unpack(&frame.into()).is_err(), "{lie}");
     }
@@ -101,7 +119,7 @@ proptest! {
         if seal && frame.len() >= HEADER_BYTES {
             frame[0] = VERSION;
             frame[1] %= 2;
-            let sum = checksum(&frame);
+            let sum = checksum(&frame, &frame[HEADER_BYTES..]);
             frame[5..9].copy_from_slice(&sum.to_le_bytes());
         }
         if let Ok(raw) = unpack(&frame.clone().into()) {

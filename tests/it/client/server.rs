@@ -37,6 +37,7 @@ use tsfs::types::BlockId;
 use tsfs::types::FsError;
 use tsfs::types::SessionId;
 use tsfs::types::Stamp;
+use tsfs::types::frame::Frame;
 use tsfs::wire::Applied;
 use tsfs::wire::Durable;
 use tsfs::wire::Page;
@@ -334,8 +335,11 @@ impl Server for Memory {
         Ok(state.last)
     }
 
-    fn put_block(&self, block: BlockId, frame: Bytes) -> Result<(), FsError> {
-        assert!(self.state.lock().put.insert(block, frame).is_none(), "{block} was put before");
+    fn put_block(&self, block: BlockId, frame: Frame) -> Result<(), FsError> {
+        assert!(
+            self.state.lock().put.insert(block, frame.to_bytes()).is_none(),
+            "{block} was put before"
+        );
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use tsfs::types::INLINE_BYTES_MAX;
 use tsfs::types::Ino;
 use tsfs::types::SessionId;
 use tsfs::types::Time;
-use tsfs::types::frame;
+use tsfs::types::frame::Frame;
 use tsfs::types::regions;
 
 /// SplitMix64.
@@ -143,7 +143,7 @@ impl Maker {
                 if self.chance.one_in(3) {
                     Piece::Block { block, len }
                 } else {
-                    Piece::Payload { block, frame: frame::pack(&bytes, 1), len }
+                    Piece::Payload { block, frame: Frame::pack(&bytes, 1).to_bytes(), len }
                 }
             };
             pieces.push(piece);

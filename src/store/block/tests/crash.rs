@@ -98,7 +98,7 @@ impl Life {
             0..8 => {
                 let number = self.session << 32 | self.next;
                 self.next += 1;
-                self.store.as_ref().unwrap().put(block(number), &frame(block(number)))?;
+                self.store.as_ref().unwrap().put(block(number), &packed(block(number)))?;
                 self.unsynced.push(number);
             }
             8..11 => {
