@@ -57,7 +57,7 @@ impl Core {
         let Ok(plan) = self.plan(ino, at, from, (to - from) as u32) else { return };
         for block in plan.blocks().filter(|block| !self.blocks.has(*block)) {
             let blocks = self.blocks.clone();
-            self.pool.give(move || drop(blocks.get(block)));
+            self.pool.give(move |_| drop(blocks.get(block)));
         }
     }
 }

@@ -28,8 +28,8 @@ pub struct Options {
     pub batch_bytes_max: u64,
     /// A file written for longer than this without a close gets a version this often.
     pub version_every: Duration,
-    /// zstd's level for contents.
-    pub level: i32,
+    /// How hard contents are compressed.
+    pub compression: Compression,
     /// Threads that compress, decompress and read ahead.
     pub workers: usize,
     /// Who mounted: may do, besides root, what needs the owner of the mount.
@@ -46,9 +46,32 @@ impl Default for Options {
             window: Duration::from_millis(50),
             batch_bytes_max: 8 << 20,
             version_every: Duration::from_secs(1),
-            level: 3,
+            compression: Compression::Auto,
             workers: 2,
             owner: 0,
+        }
+    }
+}
+
+/// How hard contents are compressed, as levels of zstd.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Compression {
+    /// Always the same.
+    Level(i32),
+    /// A good one, and a fast one for as long as contents come faster than the good one allows.
+    Auto,
+}
+
+impl Compression {
+    const GOOD: i32 = 3;
+    const FAST: i32 = 1;
+
+    /// `behind`: more waits to be compressed than is soon done.
+    pub(super) fn level(self, behind: bool) -> i32 {
+        match self {
+            Compression::Level(level) => level,
+            Compression::Auto if behind => Compression::FAST,
+            Compression::Auto => Compression::GOOD,
         }
     }
 }

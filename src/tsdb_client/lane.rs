@@ -148,6 +148,7 @@ impl Core {
     fn pack(&self, ops: &mut [Op], pending: &[Arc<Pending>]) -> Result<(), FsError> {
         let mut next = pending.iter();
         let mut any_put = false;
+        let level = self.options.compression.level(self.pool.is_behind());
         let pieces = ops.iter_mut().filter_map(|op| match op {
             Op::Write { pieces, .. } => Some(pieces),
             _ => None,
@@ -156,7 +157,7 @@ impl Core {
             let Piece::Block { block, len } = *piece else { continue };
             let pending = next.next().expect("each block of a batch is pending, in order");
             assert_eq!(pending.id, block, "contents belong to the piece that names them");
-            match pending.pack(&*self.server, self.options.level)? {
+            match pending.pack(&*self.server, level)? {
                 Where::Here(frame) => *piece = Piece::Payload { block, frame, len },
                 Where::Put => any_put = true,
             }

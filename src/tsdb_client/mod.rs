@@ -35,6 +35,7 @@ mod view;
 
 pub use api::Allocate;
 pub use api::Caller;
+pub use api::Compression;
 pub use api::Deleted;
 pub use api::DirEntry;
 pub use api::FileVersion;

@@ -11,13 +11,22 @@ use std::thread::JoinHandle;
 
 /// With more than this waiting, reading ahead would only come too late.
 const BUSY_JOBS: usize = 16;
+/// With more than this waiting, what is written comes faster than it is compressed: some mebibytes.
+const BEHIND_JOBS: usize = 32;
 
-type Job = Box<dyn FnOnce() + Send>;
+/// Is told whether the workers are behind.
+type Job = Box<dyn FnOnce(bool) + Send>;
 
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
     closed: bool,
+}
+
+impl Queue {
+    fn is_behind(&self) -> bool {
+        self.jobs.len() > BEHIND_JOBS
+    }
 }
 
 #[derive(Default)]
@@ -45,13 +54,17 @@ impl Pool {
         Ok(pool)
     }
 
-    pub(super) fn give(&self, job: impl FnOnce() + Send + 'static) {
+    pub(super) fn give(&self, job: impl FnOnce(bool) + Send + 'static) {
         self.shared.queue.lock().jobs.push_back(Box::new(job));
         self.shared.more.notify_one();
     }
 
     pub(super) fn is_busy(&self) -> bool {
         self.shared.queue.lock().jobs.len() > BUSY_JOBS
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.shared.queue.lock().is_behind()
     }
 }
 
@@ -65,8 +78,9 @@ fn work(shared: &Shared) {
                 None => shared.more.wait(&mut queue),
             }
         };
+        let behind = queue.is_behind();
         drop(queue);
-        job();
+        job(behind);
     }
 }
 

@@ -127,9 +127,11 @@ impl Change<'_> {
         local.open.pending.push(block.clone());
         local.pending.insert(block.id.number, block.clone());
         if block.len() as usize > OP_PAYLOAD_BYTES_MAX {
-            let (server, level) = (self.core.server.clone(), self.core.options.level);
+            let (server, compression) = (self.core.server.clone(), self.core.options.compression);
             // A failure stays with the block, for the lane to find.
-            self.core.pool.give(move || drop(block.pack(&*server, level)));
+            self.core.pool.give(move |behind| {
+                drop(block.pack(&*server, compression.level(behind)));
+            });
         }
     }
 }

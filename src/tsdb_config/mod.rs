@@ -38,7 +38,8 @@ pub struct Settings {
     pub write_batch: u64,
     /// Bytes.
     pub write_unsaved: u64,
-    pub store_compression: i32,
+    /// A level of zstd; `None`: as the load allows.
+    pub store_compression: Option<i32>,
     /// Bytes.
     pub store_reserve: u64,
     /// `None`: for ever. Given to a store when it is made.
@@ -91,7 +92,7 @@ impl Settings {
             write_window: Duration::from_nanos(values.number("write.window")),
             write_batch: values.number("write.batch"),
             write_unsaved: values.number("write.unsaved"),
-            store_compression: values.number("store.compression") as i32,
+            store_compression: values.optional("store.compression").map(|level| level as i32),
             store_reserve: values.number("store.reserve"),
             history_age: values.optional("history.age").map(Duration::from_nanos),
             history_disk: values.optional("history.disk").map(|percent| percent as u8),

@@ -9,6 +9,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// Whole numbers, both bounds allowed.
     Count(u64, u64),
+    /// The same, or `auto`.
+    CountOrAuto(u64, u64),
     /// Bytes, both bounds allowed.
     Size(u64, u64),
     /// Milliseconds, both bounds allowed.
@@ -24,7 +26,7 @@ pub enum Kind {
 pub(super) enum Value {
     Text(String),
     Number(u64),
-    /// `forever`, `none`.
+    /// `forever`, `none`, `auto`.
     None,
 }
 
@@ -114,9 +116,10 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "store.compression",
-        kind: Kind::Count(1, 19),
-        default: "3",
-        help: "Level of zstd. Contents that do not shrink are stored as they are.",
+        kind: Kind::CountOrAuto(1, 19),
+        default: "auto",
+        help: "Level of zstd; auto: 3, and 1 for as long as contents are written faster than 3 allows. Contents \
+               that do not shrink are stored as they are.",
     },
     Setting {
         key: "store.reserve",
@@ -157,6 +160,13 @@ impl Setting {
             }
             Kind::Count(least, most) => {
                 let number = text.parse().map_err(|_| format!("'{text}' is no whole number"))?;
+                bounded(number, least, most, |n| n.to_string())
+            }
+            Kind::CountOrAuto(..) if text == "auto" => Ok(Value::None),
+            Kind::CountOrAuto(least, most) => {
+                let number = text
+                    .parse()
+                    .map_err(|_| format!("'{text}' is no whole number, and not 'auto'"))?;
                 bounded(number, least, most, |n| n.to_string())
             }
             Kind::Size(least, most) => bounded(unit::size(text)?, least, most, unit::show_size),

@@ -20,6 +20,7 @@ use crate::telemetry::logs;
 use crate::tsdb_client;
 use crate::tsdb_client::Caller;
 use crate::tsdb_client::Client;
+use crate::tsdb_client::Compression;
 use crate::tsdb_config::LogTarget;
 use crate::tsdb_config::Settings;
 use crate::types::AsOf;
@@ -49,6 +50,9 @@ use std::time::Duration;
 
 /// How long a mount that is in use is waited for, after it was told to end, before it is detached.
 const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+/// Threads that compress: one for each processor, within these bounds.
+const WORKERS_LEAST: usize = 2;
+const WORKERS_MOST: usize = 16;
 /// Log of a mount in the background, in the store.
 const LOG_FILE: &str = "tsfs.log";
 
@@ -150,7 +154,10 @@ fn client_options(at: &Path, settings: &Settings) -> tsdb_client::Options {
         dirty_bytes_max: settings.write_unsaved,
         window: settings.write_window,
         batch_bytes_max: settings.write_batch,
-        level: settings.store_compression,
+        compression: settings.store_compression.map_or(Compression::Auto, Compression::Level),
+        workers: std::thread::available_parallelism().map_or(WORKERS_LEAST, |processors| {
+            processors.get().clamp(WORKERS_LEAST, WORKERS_MOST)
+        }),
         owner: rustix::process::geteuid().as_raw(),
         ..tsdb_client::Options::default()
     }
