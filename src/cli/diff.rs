@@ -7,6 +7,7 @@ use crate::cli::control::Place;
 use crate::cli::output;
 use crate::cli::output::count;
 use crate::cli::when;
+use crate::tsdb_config::unit;
 use crate::types::FileKind;
 use crate::wire::control::Answer;
 use crate::wire::control::Ask;
@@ -20,7 +21,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 
-/// Contents beyond this are not compared line by line. In bytes.
+/// Larger contents are not compared line by line. In bytes.
 const CONTENTS_BYTES_MAX: u64 = 16 << 20;
 
 const EXAMPLES: &str = "\
@@ -64,10 +65,12 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     let ask =
         Ask::Diff { path: place.path.clone(), from, to, contents_bytes_max: CONTENTS_BYTES_MAX };
     let (mut changes, mut old, mut new, mut text) = (0, Vec::new(), Vec::new(), false);
+    let mut largest = 0;
     place.ask(ask, &context.out, |answer| {
         match answer {
             Answer::Change(change) => {
                 changes += 1;
+                largest = largest.max(change.size_before.max(change.size_after).unwrap_or(0));
                 show(&change, &args.path, context)?;
             }
             Answer::Contents { side, bytes, .. } => {
@@ -81,7 +84,13 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
         }
         Ok(())
     })?;
-    if text && !context.out.json {
+    if text && largest > CONTENTS_BYTES_MAX {
+        // A part of the lines would look like all of them.
+        context.out.say(format_args!(
+            "the contents are larger than {}; compare them with diff(1) under .tsfs/at or .tsfs/versions",
+            unit::show_size(CONTENTS_BYTES_MAX)
+        ))?;
+    } else if text && !context.out.json {
         context.out.raw(&unified(&old, &new, args))?;
     }
     if changes == 0 {

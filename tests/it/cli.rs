@@ -429,6 +429,11 @@ fn files_are_called_as_they_were_named() {
     sh(dir, "rm p/file");
     let shown = done(dir, &["undelete", "p/file", "--to", "again"]);
     assert!(shown.starts_with("+ p/again  2 B\n"), "{shown}");
+    sh(dir, "seq 3000000 >large");
+    done(dir, &["mark", "large"]);
+    sh(dir, "echo more >>large");
+    let shown = done(dir, &["diff", "large", "--from", "mark:large"]);
+    assert!(shown.contains("larger than 16 MiB") && !shown.contains("+++"), "{shown}");
     refused(dir, &["undelete", "p/again"], 1, "p/again: \"again\" is there");
     refused(dir, &["undelete", "p/never"], 1, "nothing named \"never\" was deleted here");
     refused(dir, &["log", "."], 1, "tsfs: the top of the mount has no name");
