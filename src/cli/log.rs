@@ -103,7 +103,7 @@ fn show(version: &VersionRow, older: Option<&VersionRow>, context: &Context) -> 
         what.join(", ")
     ))?;
     // A time in which the name named nothing stands between two versions.
-    if let Some(older) = older.filter(|older| older.to < version.from) {
+    if let Some(older) = older.filter(|older| older.to < version.from && !version.begins) {
         deleted(older.to, context)?;
     }
     Ok(())
@@ -117,6 +117,9 @@ fn deleted(at: Stamp, context: &Context) -> anyhow::Result<()> {
 
 /// In what a version differs from the one before it.
 fn changes(version: &VersionRow, older: Option<&VersionRow>) -> Vec<&'static str> {
+    if version.begins {
+        return vec!["history begins"];
+    }
     let Some(older) = older.filter(|older| older.to == version.from) else {
         return vec!["created"];
     };
@@ -152,6 +155,7 @@ mod tests {
 
     fn version(from: u64, to: u64) -> VersionRow {
         VersionRow {
+            begins: false,
             from: Stamp(from),
             to: Stamp(to),
             ino: Ino::ROOT,

@@ -44,10 +44,17 @@ impl Readable {
         Err(FsError::BeforeHorizon { asked, oldest: self.oldest })
     }
 
+    /// An instant in `[from, to)` that can be read: the first one, or where that is gone, the oldest or a mark's.
+    pub fn within(&self, from: Stamp, to: Stamp) -> Option<Stamp> {
+        let mark = self.marks.partition_point(|mark| *mark < from);
+        let marked = || self.marks.get(mark).copied();
+        let oldest = from.max(self.oldest);
+        Some(oldest).filter(|at| *at < to).or_else(|| marked().filter(|at| *at < to))
+    }
+
     /// Some instant in `[from, to)` can be read. What cannot may be there still, until purge comes to it.
     fn shows(&self, from: Stamp, to: Stamp) -> bool {
-        let mark = self.marks.partition_point(|mark| *mark < from);
-        to > self.oldest || self.marks.get(mark).is_some_and(|mark| *mark < to)
+        self.within(from, to).is_some()
     }
 }
 

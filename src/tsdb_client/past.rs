@@ -7,9 +7,11 @@ use crate::meta::key;
 use crate::meta::key::StateKey;
 use crate::meta::op::Op;
 use crate::meta::read;
+use crate::meta::record::Horizon;
 use crate::meta::record::Mark;
 use crate::meta::record::Record;
 use crate::series::KeyRange;
+use crate::series::Readable;
 use crate::tsdb_client::Caller;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::Deleted;
@@ -113,6 +115,21 @@ impl Client {
         }
         // The root was there at every instant, so only the horizon can be in the way.
         core.server.get(&key::inode(Ino::ROOT), AsOf::At(at)).map(|_| ())
+    }
+
+    /// Which instants can be read.
+    ///
+    /// # Errors
+    /// As for reading.
+    pub fn readable(&self) -> Result<Readable, FsError> {
+        let mut oldest = Stamp::ZERO;
+        let horizon = KeyRange::prefix(&StateKey::Horizon.encode());
+        self.core.each_state(&horizon, &mut |key, row| {
+            oldest = Horizon::from_row(key, row)?.0;
+            Ok(())
+        })?;
+        let marks = self.marks()?.iter().map(|mark| mark.stamp).collect();
+        Ok(Readable { oldest, marks })
     }
 
     /// What the name was, newest first, over all inodes that had it. Waits until this client's own changes have stamps.

@@ -257,6 +257,9 @@ pub struct Progress {
 /// One version of a name: what it named during `[from, to)`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VersionRow {
+    /// What the name was before this version is not kept any more.
+    #[serde(default)]
+    pub begins: bool,
     pub from: Stamp,
     /// [`Stamp::MAX`] for what holds now.
     pub to: Stamp,

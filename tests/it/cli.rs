@@ -330,6 +330,12 @@ fn purge_forgets_what_it_said_and_marks_keep_theirs() {
     done(dir, &["purge", "--before", "now", world.mnt().to_str().unwrap()]);
     assert_eq!(sh(dir, "cat other .tsfs/marks/kept/other"), "5\n1\n");
     refused(dir, &["purge", "--before", "tomorrow"], 1, "is no instant");
+    // What is kept can be read under the name that it is listed by, though it began before the oldest instant.
+    assert_eq!(sh(dir, "cd .tsfs/versions/other && cat *"), "1\n5\n");
+    assert_eq!(sh(dir, "cp -a .tsfs/versions/other was && cat was/*"), "1\n5\n");
+    let log = done(dir, &["log", "other"]);
+    assert_eq!(log.matches("history begins").count(), 2, "{log}");
+    assert!(!log.contains("deleted") && !log.contains("created"), "{log}");
     mount.close();
 }
 

@@ -115,18 +115,12 @@ impl History {
             View::At(dir) => Ok(self.instants(view, *dir)),
             View::VersionsOf(dir, file) => {
                 let versions = self.client.file_versions(*dir, file)?;
+                let readable = self.client.readable()?;
                 let item = |version: &FileVersion| {
-                    let name = Bytes::from(stamp_name(version.stamp));
-                    let (ino, at, door) = (version.attr.ino, version.stamp, Door::new(view, &name));
-                    Item {
-                        name,
-                        view: View::Past(Past::fixed(ino, at, door)),
-                        kind: version.attr.kind,
-                        attr: Some(version.attr.clone()),
-                        way: alone(*dir, at),
-                    }
+                    let at = readable.within(version.stamp, version.until)?;
+                    self.version(view, *dir, version, at).ok()
                 };
-                Ok(versions.iter().map(item).collect())
+                Ok(versions.iter().filter_map(item).collect())
             }
             View::Deleted(dir) => self.deletions(view, *dir),
             View::Marks(dir) => {
@@ -136,6 +130,26 @@ impl History {
             }
             View::Versions(_) | View::Past(_) | View::Control(_) => Err(FsError::NotDirectory),
         }
+    }
+
+    /// A version of a name, called by the instant at which it began and read at `at`: another one where that one is gone.
+    fn version(
+        &self,
+        listed: &View,
+        dir: Ino,
+        version: &FileVersion,
+        at: Stamp,
+    ) -> Result<Item, FsError> {
+        let name = Bytes::from(stamp_name(version.stamp));
+        let door = Door::new(listed, &name);
+        let (past, attr) = if at == version.stamp {
+            (Past::fixed(version.attr.ino, at, door), version.attr.clone())
+        } else {
+            let attr = self.client.getattr(version.attr.ino, AsOf::At(at))?;
+            (Past::moving(&attr, at, door), attr)
+        };
+        let (view, way) = (View::Past(past), alone(dir, at));
+        Ok(Item { name, view, kind: attr.kind, attr: Some(attr), way })
     }
 
     /// An instant of a directory, if it was there then.

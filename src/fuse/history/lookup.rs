@@ -100,11 +100,33 @@ impl History {
         name: &[u8],
         door: Door,
     ) -> Answer<Lookup> {
-        let (at, moves) = self.instant(request, name)?;
+        let (at, moves) = match self.instant(request, name) {
+            Err(Stop::Error(error @ FsError::BeforeHorizon { .. })) => {
+                (self.still_kept(request, dir, file, error)?, true)
+            }
+            instant => instant?,
+        };
         let way = alone(dir, at);
         may_walk(&self.client, request, &way)?;
         let attr = self.client.lookup(dir, file, AsOf::At(at))?;
         Ok(Lookup::Found(self.behind(door, at, moves, attr, way)))
+    }
+
+    /// A version that began before the oldest instant and was kept: an instant at which it can be read.
+    fn still_kept(
+        &self,
+        request: &Request,
+        dir: Ino,
+        file: &[u8],
+        error: FsError,
+    ) -> Answer<Stamp> {
+        let FsError::BeforeHorizon { asked, .. } = error else { return Err(error.into()) };
+        let versions = self.versions(request, dir, file)?;
+        let version =
+            versions.iter().find(|version| version.stamp <= asked && asked < version.until);
+        let Some(version) = version else { return Err(error.into()) };
+        let kept = self.client.readable()?.within(version.stamp, version.until);
+        kept.ok_or_else(|| error.into())
     }
 
     /// What the name of an instant leads to. Another walk may read a relative one otherwise.

@@ -221,8 +221,9 @@ impl Job<'_> {
             }
             other => other?,
         };
+        let oldest = self.client.readable()?.oldest;
         let mut count = 0;
-        for version in versions {
+        for (n, version) in versions.iter().enumerate() {
             // Who could not look into the directory then is not told now what was in it.
             if self.caller.uid != 0 {
                 match self.client.getattr(dir, AsOf::At(version.stamp)) {
@@ -232,7 +233,11 @@ impl Job<'_> {
                 }
             }
             count += 1;
-            self.say(Answer::Version(version_row(version.stamp, version.until, &version.attr)))?;
+            // Where the horizon cut something off, nobody knows whether the name was there.
+            let follows = versions.get(n + 1).is_some_and(|older| older.until == version.stamp);
+            let row = version_row(version.stamp, version.until, &version.attr);
+            let begins = !follows && version.stamp < oldest;
+            self.say(Answer::Version(VersionRow { begins, ..row }))?;
         }
         Ok(Done { changed: count, ..Done::default() })
     }
@@ -329,6 +334,7 @@ impl Job<'_> {
 
 fn version_row(from: Stamp, to: Stamp, attr: &Attr) -> VersionRow {
     VersionRow {
+        begins: false,
         from,
         to,
         ino: attr.ino,
