@@ -46,6 +46,8 @@ struct Row<'a> {
     mode: String,
     uid: u32,
     gid: u32,
+    /// The user who made it so; null where purge has worked off the record of it.
+    by: Option<u32>,
     mtime: String,
     ino: u64,
 }
@@ -90,6 +92,7 @@ fn show(version: &VersionRow, older: Option<&VersionRow>, context: &Context) -> 
         mode: format!("{:04o}", version.mode),
         uid: version.uid,
         gid: version.gid,
+        by: version.by,
         mtime: show_mtime(version.mtime_ns, &context.zone),
         ino: version.ino.get(),
     })?;
@@ -97,8 +100,11 @@ fn show(version: &VersionRow, older: Option<&VersionRow>, context: &Context) -> 
         FileKind::Directory => output::count(version.size, "entry").replace("entrys", "entries"),
         _ => unit::show_size(version.size),
     };
+    // Whose file it is changes it mostly: told is who else did.
+    let by = version.by.filter(|uid| *uid != version.uid);
+    let by = by.map_or_else(String::new, |uid| format!(" by user {uid}"));
     context.out.say(format_args!(
-        "{from}  {size:>10}  {:04o}  {}",
+        "{from}  {size:>10}  {:04o}  {}{by}",
         version.mode,
         what.join(", ")
     ))?;
@@ -165,6 +171,7 @@ mod tests {
             gid: 0,
             size: 5,
             mtime_ns: 1,
+            by: None,
         }
     }
 

@@ -112,7 +112,7 @@ impl Present {
             mtime: set.mtime.map(time),
             clear_suid,
         };
-        Ok(stat(self.client.setattr(ino, set)?))
+        Ok(stat(self.client.setattr(caller(request), ino, set)?))
     }
 
     pub(super) fn readlink(&self, ino: Ino) -> Answer<Bytes> {
@@ -134,7 +134,7 @@ impl Present {
             rdev: make.rdev,
             target: make.target.clone(),
         };
-        Ok(entry(self.client.create(dir, name, new)?))
+        Ok(entry(self.client.create(caller(request), dir, name, new)?))
     }
 
     pub(super) fn create(
@@ -158,12 +158,13 @@ impl Present {
         Ok((entry, opened))
     }
 
-    pub(super) fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Answer<Entry> {
-        Ok(entry(self.client.link(ino, dir, name)?))
+    pub(super) fn link(&self, request: &Request, ino: Ino, dir: Ino, name: &[u8]) -> Answer<Entry> {
+        Ok(entry(self.client.link(caller(request), ino, dir, name)?))
     }
 
     pub(super) fn open(&self, request: &Request, ino: Ino, flags: OpenFlags) -> Answer<Opened> {
-        let handle = Handle(self.client.open_file(ino, flags.writes())?.get());
+        let handle = self.client.open_file(caller(request), ino, flags.writes())?;
+        let handle = Handle(handle.get());
         if flags.truncates() {
             // Of the open file, so that being empty is not a version by itself: contents are about to come.
             let empty = SetAttr { size: Some(0), ..SetAttr::default() };
@@ -242,7 +243,7 @@ impl Present {
             || self.client.getxattr(ino, b"security.capability", AsOf::Now).is_ok();
         if privileged {
             let set = tsdb_client::SetAttr { clear_suid: true, ..Default::default() };
-            self.client.setattr(ino, set)?;
+            self.client.setattr(caller(request), ino, set)?;
         }
         Ok(())
     }

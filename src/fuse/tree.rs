@@ -6,6 +6,7 @@
 use crate::fuse::history;
 use crate::fuse::history::History;
 use crate::fuse::present::Present;
+use crate::fuse::present::caller;
 use crate::fuse::vfs::Answer;
 use crate::fuse::vfs::DirSink;
 use crate::fuse::vfs::Done;
@@ -152,32 +153,32 @@ impl Vfs for Tree {
         self.present(&[dir])?.create(request, dir, ordinary(name)?, mode, flags)
     }
 
-    fn link(&self, _: &Request, ino: Ino, dir: Ino, name: &[u8]) -> Answer<Entry> {
-        self.present(&[ino, dir])?.link(ino, dir, ordinary(name)?)
+    fn link(&self, request: &Request, ino: Ino, dir: Ino, name: &[u8]) -> Answer<Entry> {
+        self.present(&[ino, dir])?.link(request, ino, dir, ordinary(name)?)
     }
 
-    fn unlink(&self, _: &Request, dir: Ino, name: &[u8]) -> Answer<()> {
+    fn unlink(&self, request: &Request, dir: Ino, name: &[u8]) -> Answer<()> {
         self.present(&[dir])?;
-        Ok(self.client.unlink(dir, ordinary(name)?)?)
+        Ok(self.client.unlink(caller(request), dir, ordinary(name)?)?)
     }
 
     fn rmdir(&self, request: &Request, dir: Ino, name: &[u8]) -> Answer<()> {
         if self.history.has(dir) {
             return self.history.rmdir(request, dir, name);
         }
-        Ok(self.client.rmdir(dir, ordinary(name)?)?)
+        Ok(self.client.rmdir(caller(request), dir, ordinary(name)?)?)
     }
 
     fn rename(
         &self,
-        _: &Request,
+        request: &Request,
         (dir, name): (Ino, &[u8]),
         (new_dir, new_name): (Ino, &[u8]),
         how: RenameHow,
     ) -> Answer<()> {
         self.present(&[dir, new_dir])?;
         let (name, new_name) = (ordinary(name)?, ordinary(new_name)?);
-        Ok(self.client.rename(dir, name, new_dir, new_name, how)?)
+        Ok(self.client.rename(caller(request), dir, name, new_dir, new_name, how)?)
     }
 
     fn open(&self, request: &Request, ino: Ino, flags: OpenFlags) -> Answer<Opened> {
@@ -279,14 +280,14 @@ impl Vfs for Tree {
 
     fn setxattr(
         &self,
-        _: &Request,
+        request: &Request,
         ino: Ino,
         name: &[u8],
         value: &[u8],
         how: XattrHow,
     ) -> Answer<()> {
         self.present(&[ino])?;
-        Ok(self.client.setxattr(ino, attribute(name)?, value, how)?)
+        Ok(self.client.setxattr(caller(request), ino, attribute(name)?, value, how)?)
     }
 
     fn getxattr(&self, _: &Request, ino: Ino, name: &[u8]) -> Answer<Bytes> {
@@ -307,8 +308,8 @@ impl Vfs for Tree {
         Ok(ended.collect::<Vec<_>>().concat().into())
     }
 
-    fn removexattr(&self, _: &Request, ino: Ino, name: &[u8]) -> Answer<()> {
+    fn removexattr(&self, request: &Request, ino: Ino, name: &[u8]) -> Answer<()> {
         self.present(&[ino])?;
-        Ok(self.client.removexattr(ino, attribute(name)?)?)
+        Ok(self.client.removexattr(caller(request), ino, attribute(name)?)?)
     }
 }

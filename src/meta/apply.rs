@@ -7,6 +7,7 @@
 //! **An op changes all of its rows or none.** Each first reads everything it needs and refuses what it must; only then
 //! it puts rows. A client relies on this, for it has nothing to take an op back with.
 
+mod batch;
 mod clone;
 mod create;
 mod lives;
@@ -35,10 +36,8 @@ use crate::meta::record::Inode;
 use crate::meta::record::Next;
 use crate::meta::record::Record;
 use crate::meta::record::Session;
-use crate::meta::record::Totals;
 use crate::series::Past;
 use crate::series::Present;
-use crate::types::BatchSeq;
 use crate::types::FileKind;
 use crate::types::FsError;
 use crate::types::Generation;
@@ -47,6 +46,7 @@ use crate::types::Kind;
 use crate::types::NAME_BYTES_MAX;
 use crate::types::SessionId;
 use crate::types::Time;
+use batch::Entry;
 use bytes::Bytes;
 use lives::Lives;
 use std::collections::HashSet;
@@ -101,7 +101,16 @@ impl Rules {
             Entry::Repeated => return Ok(Outcome::Repeated),
             Entry::Refused(why) => return Ok(Outcome::Refused { op: 0, why: why.to_owned() }),
         }
+        let mut by = batch.by.iter();
+        let mut left = 0;
         for (n, op) in batch.ops.iter().enumerate() {
+            if left == 0
+                && let Some(next) = by.next()
+            {
+                left = next.ops;
+                apply.made_by(n, next.uid)?;
+            }
+            left = left.saturating_sub(1);
             match apply.op(op) {
                 Ok(()) => {}
                 Err(error) if error.kind() == Kind::Damage => return Err(error),
@@ -113,13 +122,6 @@ impl Rules {
         apply.leave(batch.seq)?;
         Ok(Outcome::Applied)
     }
-}
-
-/// Whether a batch may be applied.
-enum Entry {
-    Next,
-    Repeated,
-    Refused(&'static str),
 }
 
 /// A batch, or at a client one op, being applied.
@@ -338,60 +340,6 @@ impl<'a> Apply<'a> {
         if self.is_replica() {
             self.put_sign(&StateKey::Sweep(sweep));
         }
-    }
-
-    // Batches.
-
-    fn enter(&mut self, batch: &Batch) -> Result<Entry, FsError> {
-        let alone = |op: &Op| matches!(op, Op::Purge { .. } | Op::Forget { .. });
-        if batch.ops.len() > 1 && batch.ops.iter().any(alone) {
-            return Ok(Entry::Refused("forgetting goes alone in a batch"));
-        }
-        if batch.seq == BatchSeq(0) {
-            return Ok(match batch.session {
-                SessionId(0) => Entry::Next,
-                _ => Entry::Refused("batches of a session are numbered from 1"),
-            });
-        }
-        let Some(member) = self.state::<Session>(&StateKey::Session { session: batch.session })?
-        else {
-            return Ok(Entry::Refused("the session is not open"));
-        };
-        if batch.seq <= member.last {
-            return Ok(Entry::Repeated);
-        }
-        if batch.seq.0 != member.last.0 + 1 {
-            return Ok(Entry::Refused("an earlier batch of the session was refused or is missing"));
-        }
-        let grant = self.state::<crate::meta::record::Grant>(&StateKey::Grant)?;
-        if grant.is_none_or(|grant| grant.session != batch.session || grant.epoch != batch.epoch) {
-            return Ok(Entry::Refused("another client holds the right to change this"));
-        }
-        self.member = Some(member);
-        Ok(Entry::Next)
-    }
-
-    fn leave(&mut self, seq: BatchSeq) -> Result<(), FsError> {
-        self.settle_lives()?;
-        self.put_lives()?;
-        if let Some(mut member) = self.member.take() {
-            member.last = seq;
-            self.put_state(&StateKey::Session { session: self.session }, &member);
-        }
-        if let Some(next) = self.next.take() {
-            self.put_state(&StateKey::Next, &next);
-        }
-        let delta = std::mem::take(&mut self.totals);
-        let mut totals = self.state::<Totals>(&StateKey::Totals)?.unwrap_or_default();
-        let before = totals;
-        totals.files = totals.files.saturating_add_signed(delta.files);
-        totals.live_bytes = totals.live_bytes.saturating_add_signed(delta.live_bytes);
-        totals.history_bytes = totals.history_bytes.saturating_add_signed(delta.history_bytes);
-        totals.versions = totals.versions.saturating_add_signed(delta.versions);
-        if totals != before {
-            self.put_state(&StateKey::Totals, &totals);
-        }
-        Ok(())
     }
 }
 

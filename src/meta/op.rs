@@ -246,7 +246,16 @@ pub struct Batch {
     pub seq: BatchSeq,
     /// Fencing number of the grant that the ops rest on.
     pub epoch: u64,
+    /// Whose ops they are: the first so many are of the first user, and so on. None are anybody's where the store makes them.
+    pub by: Vec<By>,
     pub ops: Vec<Op>,
+}
+
+/// Ops of one user, one behind the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct By {
+    pub uid: u32,
+    pub ops: u32,
 }
 
 const BATCH_VERSION: u8 = 1;
@@ -323,7 +332,8 @@ mod tests {
         let write = Op::Write { ino, offset: 1 << 40, pieces: vec![piece], clear_suid: true, time };
         let unlink = Op::Unlink { dir: ino, name, keep_open: false, time };
         let ops = vec![write, unlink, Op::Version { ino }];
-        let batch = Batch { session: SessionId(3), seq: BatchSeq(7), epoch: 2, ops };
+        let by = vec![By { uid: 1000, ops: 2 }, By { uid: 0, ops: 1 }];
+        let batch = Batch { session: SessionId(3), seq: BatchSeq(7), epoch: 2, by, ops };
         let bytes = batch.encode();
         assert_eq!(Batch::decode(&bytes), Ok(batch));
         for cut in 0..bytes.len() {

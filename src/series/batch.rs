@@ -73,6 +73,8 @@ pub struct Batch<'a> {
     records: Vec<(Stamp, Option<Vec<u8>>)>,
     named: Vec<BlockId>,
     freed: Vec<BlockId>,
+    /// Who makes the changes, from which step on.
+    by: Vec<(Stamp, u32)>,
     /// The first read that failed where nothing could be returned. Everything after it fails alike.
     fault: Option<FsError>,
 }
@@ -98,6 +100,7 @@ impl<'a> Batch<'a> {
             records: Vec::new(),
             named: Vec::new(),
             freed: Vec::new(),
+            by: Vec::new(),
             fault: None,
         }
     }
@@ -238,6 +241,10 @@ impl Present for Batch<'_> {
 }
 
 impl Replica for Batch<'_> {
+    fn made_by(&mut self, uid: u32) {
+        self.by.push((self.stamp, uid));
+    }
+
     fn payload_put(&mut self, block: BlockId, frame: Bytes) {
         self.payload.insert(block, Some(frame));
     }

@@ -57,6 +57,8 @@ pub struct Record {
     pub stamp: Stamp,
     pub session: SessionId,
     pub seq: BatchSeq,
+    /// Who did it: a user, from the first stamp on and from each where it was another. Empty for what the store did by itself.
+    pub by: Vec<(Stamp, u32)>,
     pub events: Vec<Event>,
 }
 
@@ -80,8 +82,13 @@ impl Record {
         }
     }
 
+    /// The user who did what is stamped so; `None` for the store itself.
+    pub fn who(&self, stamp: Stamp) -> Option<u32> {
+        self.by.iter().rev().find(|(from, _)| *from <= stamp).map(|(_, uid)| *uid)
+    }
+
     pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::new(self.stamp, self.session, self.seq);
+        let mut writer = Writer::new(self.stamp, self.session, self.seq, &self.by);
         for events in self.events.chunk_by(|left, right| left.key == right.key) {
             let of_key: Vec<_> = events.iter().map(|event| (event.stamp, event.what)).collect();
             writer.push(&events[0].key, &of_key);
@@ -93,7 +100,13 @@ impl Record {
 fn decode(first: Stamp, mut rest: &[u8]) -> Option<Record> {
     let session = SessionId(take_varint(&mut rest)?);
     let seq = BatchSeq(take_varint(&mut rest)?);
-    let mut record = Record { stamp: first, session, seq, events: Vec::new() };
+    let mut by = Vec::new();
+    let mut from = first.0;
+    for _ in 0..take_varint(&mut rest)? {
+        from = from.checked_add(take_varint(&mut rest)?)?;
+        by.push((Stamp(from), u32::try_from(take_varint(&mut rest)?).ok()?));
+    }
+    let mut record = Record { stamp: first, session, seq, by, events: Vec::new() };
     let mut key: Vec<u8> = Vec::new();
     while !rest.is_empty() {
         let shared = usize::try_from(take_varint(&mut rest)?).ok()?;
@@ -126,10 +139,24 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(first: Stamp, session: SessionId, seq: BatchSeq) -> Writer {
+    /// What `by` says of stamps before `first` holds from there on.
+    pub(crate) fn new(
+        first: Stamp,
+        session: SessionId,
+        seq: BatchSeq,
+        by: &[(Stamp, u32)],
+    ) -> Writer {
         let mut bytes = vec![FORMAT];
         put_varint(&mut bytes, session.0);
         put_varint(&mut bytes, seq.0);
+        let over = by.iter().skip(1).take_while(|(from, _)| *from <= first).count();
+        put_varint(&mut bytes, (by.len() - over) as u64);
+        let mut at = first;
+        for (from, uid) in &by[over..] {
+            put_varint(&mut bytes, from.0.saturating_sub(at.0));
+            put_varint(&mut bytes, u64::from(*uid));
+            at = at.max(*from);
+        }
         Writer { first, bytes, last: Vec::new() }
     }
 
@@ -170,6 +197,7 @@ mod tests {
             stamp: Stamp(1 << 60),
             session: SessionId(3),
             seq: BatchSeq(1 << 40),
+            by: vec![(Stamp(1 << 60), 1000), (Stamp((1 << 60) + 2), 0)],
             events: vec![
                 event(b"D1aa\0", 1 << 60, What::Began),
                 event(b"D1ab\0", (1 << 60) + 1, What::Replaced),
@@ -184,7 +212,26 @@ mod tests {
         let record = record();
         let row = record.encode();
         assert_eq!(Record::decode(&Record::key(record.stamp), &row), Ok(record));
-        assert_eq!(row.len(), 1 + 1 + 6 + (2 + 5 + 1) + (2 + 2 + 1 + 2) + (2 + 2 + 1));
+        assert_eq!(
+            row.len(),
+            1 + 1 + 6 + (1 + 3 + 2) + (2 + 5 + 1) + (2 + 2 + 1 + 2) + (2 + 2 + 1)
+        );
+    }
+
+    #[test]
+    fn a_record_tells_who_did_what_also_when_a_part_is_worked_off() {
+        let record = record();
+        assert_eq!(record.who(Stamp(1 << 60)), Some(1000));
+        assert_eq!(record.who(Stamp((1 << 60) + 1)), Some(1000));
+        assert_eq!(record.who(Stamp((1 << 60) + 500)), Some(0));
+        for (at, by) in [(1, 1000), (500, 0)] {
+            let stamp = Stamp((1 << 60) + at);
+            let left = Record { stamp, events: vec![], ..record.clone() };
+            let left = Record::decode(&Record::key(stamp), &left.encode()).unwrap();
+            assert_eq!(left.who(stamp), Some(by));
+        }
+        let own = Record { by: vec![], ..record };
+        assert_eq!(own.who(own.stamp), None);
     }
 
     #[test]

@@ -242,6 +242,9 @@ pub trait Replica {
     /// `Damaged`, `Io`.
     fn forget(&mut self, key: &[u8], from: Stamp, dropped: Dropped<'_>) -> Result<bool, FsError>;
 
+    /// This user makes the changes from this step on, until told otherwise. Where nobody is said to, the store does.
+    fn made_by(&mut self, uid: u32);
+
     /// Removes a row of `changes` that has been worked off.
     fn changes_remove(&mut self, stamp: Stamp);
 

@@ -7,6 +7,7 @@ use crate::meta::key;
 use crate::meta::op::Op;
 use crate::meta::record::Inode;
 use crate::meta::record::Record;
+use crate::tsdb_client::Caller;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::Invalidate;
 use crate::tsdb_client::Tell;
@@ -49,7 +50,7 @@ impl Client {
     ///
     /// # Errors
     /// `Refused` with the reason: nothing was changed. `NoSpace`, `Lost`, `Closing`.
-    pub(super) fn change_at_server(&self, ops: Vec<Op>) -> Result<Stamp, FsError> {
+    pub(super) fn change_at_server(&self, caller: Caller, ops: Vec<Op>) -> Result<Stamp, FsError> {
         let core = &*self.core;
         core.change(|change| change.need(OP_BYTES * ops.len() as u64))?;
         let frozen = core.freeze()?;
@@ -57,7 +58,7 @@ impl Client {
         core.drive(Driver::Flusher);
         core.await_applied(last)?;
         let touched: Vec<Touched> = ops.iter().map(|op| core.touched(op)).collect();
-        let applied = core.server.administer_all(ops);
+        let applied = core.server.administer_all(Some(caller.uid), ops);
         // Entering demotes what is left of earlier batches, so the server's rows are the newest now; and with the next
         // turn nobody caches what was asked for before.
         core.enter().turn += 1;

@@ -8,6 +8,7 @@ use crate::meta::record::Inode;
 use crate::meta::record::Record;
 use crate::series::Present;
 use crate::telemetry::counter::CLIENT_OPS;
+use crate::tsdb_client::Handle;
 use crate::tsdb_client::core::Core;
 use crate::tsdb_client::local::Local;
 use crate::tsdb_client::local::OP_BYTES;
@@ -21,13 +22,15 @@ use bytes::Bytes;
 pub(super) struct Change<'a> {
     pub(super) core: &'a Core,
     pub(super) local: &'a mut Local,
+    /// The user whose ops these are.
+    pub(super) by: u32,
     fetch: Fetch,
     missed: Option<Missed>,
 }
 
 impl<'a> Change<'a> {
     pub(super) fn new(core: &'a Core, local: &'a mut Local, fetch: Fetch) -> Change<'a> {
-        Change { core, local, fetch, missed: None }
+        Change { core, local, by: core.options.owner, fetch, missed: None }
     }
 
     /// What the attempt lacked, if it failed for that.
@@ -94,9 +97,31 @@ impl<'a> Change<'a> {
         self.view(|view| core.rules.apply(view, core.session, &op))?;
         core.journal.hold(bytes);
         self.local.open.bytes += bytes;
-        self.local.open.ops.push(op);
+        self.local.open.push(op, self.by);
         CLIENT_OPS.add(1);
         Ok(())
+    }
+
+    /// Runs an op that tells of contents: whoever wrote them last made it, though somebody else may have it sent.
+    ///
+    /// # Errors
+    /// As for [`Change::run`].
+    pub(super) fn run_for_writer(&mut self, ino: Ino, op: Op) -> Result<(), FsError> {
+        let writer = self.local.files.get(&ino).map_or(self.by, |file| file.by);
+        let by = std::mem::replace(&mut self.by, writer);
+        let done = self.run(op);
+        self.by = by;
+        done
+    }
+
+    /// The file that a handle for writing is of. From now on the ops are those of whoever opened it.
+    ///
+    /// # Errors
+    /// `BadHandle`.
+    pub(super) fn writer(&mut self, handle: Handle) -> Result<Ino, FsError> {
+        let open = self.local.writer(handle)?;
+        self.by = open.by;
+        Ok(open.ino)
     }
 
     /// From now on there is something to send.
@@ -122,7 +147,7 @@ impl Change<'_> {
     pub(super) fn finish(&mut self, ino: Ino) -> Result<(), FsError> {
         self.seal(ino)?;
         if self.local.files.get(&ino).is_some_and(|file| file.unfinished.is_some()) {
-            self.run(Op::Version { ino })?;
+            self.run_for_writer(ino, Op::Version { ino })?;
             self.local.note_finished(ino);
         }
         Ok(())

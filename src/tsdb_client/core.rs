@@ -155,12 +155,25 @@ impl Core {
     /// Those of the change; `Lost`, `Closing`, `Io`.
     pub(super) fn change<T>(
         &self,
+        run: impl FnMut(&mut Change<'_>) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        self.change_by(self.options.owner, run)
+    }
+
+    /// The same, for a user of the mount.
+    ///
+    /// # Errors
+    /// As for [`Core::change`].
+    pub(super) fn change_by<T>(
+        &self,
+        uid: u32,
         mut run: impl FnMut(&mut Change<'_>) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
         let mut round = 0;
         loop {
             let mut local = self.enter_change()?;
             let mut change = Change::new(self, &mut local, Fetch::after(round));
+            change.by = uid;
             let result = run(&mut change);
             match (result, change.missed()) {
                 (Err(_), Some(missed)) => {

@@ -9,6 +9,7 @@ use crate::meta::op::SetAttr;
 use crate::telemetry::counter::CLIENT_FSYNCS;
 use crate::telemetry::counter::CLIENT_WAITS;
 use crate::telemetry::counter::CLIENT_WRITTEN;
+use crate::tsdb_client::Caller;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::Handle;
 use crate::tsdb_client::Synced;
@@ -55,18 +56,18 @@ struct Target {
 
 /// Open files and their contents.
 impl Client {
-    /// A handle of the present. While it is open, the inode stays readable after its last name is gone. Directories may be
+    /// A handle of the present, whose changes are the caller's. While it is open, the inode stays readable after its last name is gone. Directories may be
     /// opened too.
     ///
     /// # Errors
     /// `Stale`, `Closing`.
-    pub fn open_file(&self, ino: Ino, write: bool) -> Result<Handle, FsError> {
+    pub fn open_file(&self, caller: Caller, ino: Ino, write: bool) -> Result<Handle, FsError> {
         self.core.look(|change| {
             let inode = change.inode(ino)?;
             if change.local.ended {
                 return Err(FsError::Closing);
             }
-            let handle = change.local.open_handle(ino, write);
+            let handle = change.local.open_handle(ino, write, caller.uid);
             if write && inode.kind == FileKind::File && inode.unfinished {
                 // Created a moment ago: what it is at its close is its first version.
                 let now = change.core.clock.steady();
@@ -213,7 +214,7 @@ impl Change<'_> {
         write: &Write,
         data: Data<'_>,
     ) -> Result<(Ino, Option<(u64, u64)>), FsError> {
-        let ino = self.local.writer(handle)?.ino;
+        let ino = self.writer(handle)?;
         let len = data.len() as u64;
         if len == 0 {
             return Ok((ino, None));
@@ -235,6 +236,7 @@ impl Change<'_> {
             local.dirty.push(ino);
         }
         file.wrote = true;
+        file.by = self.by;
         let before = file.dirty.bytes();
         file.dirty.write(offset, data);
         // What lies under it is counted already.

@@ -51,11 +51,11 @@ impl Core {
             return BatchSeq(seq.0 - 1);
         }
         let batch = std::mem::replace(&mut local.open, OpenBatch::new(BatchSeq(seq.0 + 1)));
-        let OpenBatch { seq, ops, bytes, pending } = batch;
+        let OpenBatch { seq, ops, by, bytes, pending } = batch;
         if !pending.is_empty() {
             local.named.push_back((seq, pending.iter().map(|block| block.id.number).collect()));
         }
-        local.closed.push_back(ClosedBatch { seq, ops, bytes, pending });
+        local.closed.push_back(ClosedBatch { seq, ops, by, bytes, pending });
         seq
     }
 
@@ -122,7 +122,7 @@ impl Core {
 
     /// Gives a batch to the server. The lane is held.
     fn propose(&self, batch: ClosedBatch) {
-        let ClosedBatch { seq, mut ops, bytes, pending } = batch;
+        let ClosedBatch { seq, mut ops, by, bytes, pending } = batch;
         let packed = match self.journal.check() {
             Ok(()) => self.pack(&mut ops, &pending),
             Err(lost) => Err(lost),
@@ -133,7 +133,7 @@ impl Core {
             return;
         }
         let count = u32::try_from(ops.len()).expect("a batch has a bounded number of ops");
-        let batch = Batch { session: self.session, seq, epoch: self.epoch, ops };
+        let batch = Batch { session: self.session, seq, epoch: self.epoch, by, ops };
         let proposal = Proposal { session: self.session, seq, ops: count, batch: batch.encode() };
         CLIENT_BATCHES.add(1);
         let (for_durable, for_applied) = (self.journal.clone(), self.journal.clone());

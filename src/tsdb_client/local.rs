@@ -2,6 +2,7 @@
 //!
 //! Plain state with its small rules. Not here: running ops on it (`change`), sending it (`lane`).
 
+use crate::meta::op::By;
 use crate::meta::op::Op;
 use crate::tsdb_client::Handle;
 use crate::tsdb_client::crowd::Crowded;
@@ -77,6 +78,7 @@ pub(super) struct Local {
 pub(super) struct OpenBatch {
     pub(super) seq: BatchSeq,
     pub(super) ops: Vec<Op>,
+    pub(super) by: Vec<By>,
     /// What it counts against the bound on dirty bytes.
     pub(super) bytes: u64,
     pub(super) pending: Vec<Arc<Pending>>,
@@ -84,7 +86,16 @@ pub(super) struct OpenBatch {
 
 impl OpenBatch {
     pub(super) fn new(seq: BatchSeq) -> OpenBatch {
-        OpenBatch { seq, ops: Vec::new(), bytes: 0, pending: Vec::new() }
+        OpenBatch { seq, ops: Vec::new(), by: Vec::new(), bytes: 0, pending: Vec::new() }
+    }
+
+    /// Adds an op of a user.
+    pub(super) fn push(&mut self, op: Op, uid: u32) {
+        match self.by.last_mut() {
+            Some(last) if last.uid == uid => last.ops += 1,
+            _ => self.by.push(By { uid, ops: 1 }),
+        }
+        self.ops.push(op);
     }
 
     pub(super) fn is_full(&self, bytes_max: u64) -> bool {
@@ -95,6 +106,7 @@ impl OpenBatch {
 pub(super) struct ClosedBatch {
     pub(super) seq: BatchSeq,
     pub(super) ops: Vec<Op>,
+    pub(super) by: Vec<By>,
     pub(super) bytes: u64,
     pub(super) pending: Vec<Arc<Pending>>,
 }
@@ -111,6 +123,8 @@ pub(super) struct File {
     /// Bytes were written to it since its last version. Where it was only made or emptied, the close of a descriptor that
     /// others share (a shell's, before the program starts) is not the end of anything.
     pub(super) wrote: bool,
+    /// The user who wrote to it last, or has it open for that.
+    pub(super) by: u32,
     /// Its last name is gone: the last handle releases it.
     pub(super) orphan: bool,
     /// It has neither set-id bits nor security.capability to clear.
@@ -146,6 +160,8 @@ impl File {
 pub(super) struct OpenHandle {
     pub(super) ino: Ino,
     pub(super) write: bool,
+    /// The user who opened it.
+    pub(super) by: u32,
     pub(super) told: Told,
 }
 
@@ -179,11 +195,15 @@ impl Local {
         }
     }
 
-    pub(super) fn open_handle(&mut self, ino: Ino, write: bool) -> Handle {
+    pub(super) fn open_handle(&mut self, ino: Ino, write: bool, by: u32) -> Handle {
         let handle = Handle::new(self.next_handle).expect("handles count from one");
         self.next_handle += 1;
-        self.handles.insert(handle.get(), OpenHandle { ino, write, told: Told::default() });
-        self.files.entry(ino).or_default().handles += 1;
+        self.handles.insert(handle.get(), OpenHandle { ino, write, by, told: Told::default() });
+        let file = self.files.entry(ino).or_default();
+        file.handles += 1;
+        if write {
+            file.by = by;
+        }
         handle
     }
 

@@ -14,6 +14,7 @@ use crate::meta::read::Entry;
 use crate::meta::record::Dirent;
 use crate::meta::record::Inode;
 use crate::meta::record::Record;
+use crate::tsdb_client::Caller;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::DirEntry;
 use crate::tsdb_client::New;
@@ -215,14 +216,14 @@ impl Client {
 }
 
 /// Changing names and attributes. Every changing call may also answer `NoSpace` (not those that only remove), `Lost` and
-/// `Closing`.
+/// `Closing`. What is done is the caller's in the record of changes; whether he may is for the kernel to know.
 impl Client {
     /// # Errors
     /// `Exists`, `NotFound` where the directory was removed, `NotDirectory`, `NameTooLong`, `LinkTooLong`, `Invalid`.
-    pub fn create(&self, dir: Ino, name: &[u8], new: New) -> Result<Attr, FsError> {
+    pub fn create(&self, caller: Caller, dir: Ino, name: &[u8], new: New) -> Result<Attr, FsError> {
         let name = Bytes::copy_from_slice(name);
         let time = self.core.now();
-        self.core.change(|change| {
+        self.core.change_by(caller.uid, |change| {
             change.need(NAME_ROOM_BYTES)?;
             let ino = change.fresh_ino()?;
             let (mode, gid) = inherited(&change.inode(dir)?, &new);
@@ -236,10 +237,10 @@ impl Client {
 
     /// # Errors
     /// `Exists`, `Stale`, `NotDirectory`, `NotPermitted` for a directory, `TooManyLinks`.
-    pub fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Result<Attr, FsError> {
+    pub fn link(&self, caller: Caller, ino: Ino, dir: Ino, name: &[u8]) -> Result<Attr, FsError> {
         let name = Bytes::copy_from_slice(name);
         let time = self.core.now();
-        self.core.change(|change| {
+        self.core.change_by(caller.uid, |change| {
             change.need(NAME_ROOM_BYTES)?;
             change.run(Op::Link { ino, dir, name: name.clone(), time })?;
             change.attr(ino)
@@ -248,10 +249,10 @@ impl Client {
 
     /// # Errors
     /// `NotFound`, `IsDirectory`.
-    pub fn unlink(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
+    pub fn unlink(&self, caller: Caller, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         let name = Bytes::copy_from_slice(name);
         let time = self.core.now();
-        self.core.change(|change| {
+        self.core.change_by(caller.uid, |change| {
             let open = change.keep_open(dir, &name)?;
             let keep_open = open.is_some();
             change.run(Op::Unlink { dir, name: name.clone(), keep_open, time })?;
@@ -261,10 +262,10 @@ impl Client {
 
     /// # Errors
     /// `NotFound`, `NotDirectory`, `NotEmpty`.
-    pub fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
+    pub fn rmdir(&self, caller: Caller, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         let name = Bytes::copy_from_slice(name);
         let time = self.core.now();
-        self.core.change(|change| {
+        self.core.change_by(caller.uid, |change| {
             let open = change.keep_open(dir, &name)?;
             let keep_open = open.is_some();
             change.run(Op::Rmdir { dir, name: name.clone(), keep_open, time })?;
@@ -276,6 +277,7 @@ impl Client {
     /// `NotFound`, `Exists`, `NotEmpty`, `IsDirectory`, `NotDirectory`, `Invalid` for a directory into itself.
     pub fn rename(
         &self,
+        caller: Caller,
         dir: Ino,
         name: &[u8],
         new_dir: Ino,
@@ -284,7 +286,7 @@ impl Client {
     ) -> Result<(), FsError> {
         let (name, new_name) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(new_name));
         let time = self.core.now();
-        self.core.change(|change| {
+        self.core.change_by(caller.uid, |change| {
             // What a program wrote before it renamed is there when the new name is.
             change.keep_open(dir, &name)?;
             let open = match how {
@@ -300,16 +302,16 @@ impl Client {
 
     /// # Errors
     /// `Stale`, `FileTooBig`, `IsDirectory` for a size.
-    pub fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Attr, FsError> {
+    pub fn setattr(&self, caller: Caller, ino: Ino, set: SetAttr) -> Result<Attr, FsError> {
         let time = self.core.now();
         if let Some(to) = set.size {
             let size = self.core.look(|change| change.attr(ino))?.size;
             for step in truncate_steps(size, to).take_while(|step| *step != to) {
                 let set = SetAttr { size: Some(step), ..SetAttr::default() };
-                self.core.change(|change| change.set(ino, set.clone(), time))?;
+                self.core.change_by(caller.uid, |change| change.set(ino, set.clone(), time))?;
             }
         }
-        self.core.change(|change| {
+        self.core.change_by(caller.uid, |change| {
             if set.size.is_some() {
                 change.need(NAME_ROOM_BYTES)?;
             }
@@ -326,6 +328,7 @@ impl Client {
     /// `Exists`, `NoAttribute`, `AttributeTooBig`, `Stale`.
     pub fn setxattr(
         &self,
+        caller: Caller,
         ino: Ino,
         name: &[u8],
         value: &[u8],
@@ -333,7 +336,7 @@ impl Client {
     ) -> Result<(), FsError> {
         let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
         let time = self.core.now();
-        self.core.change(|change| {
+        self.core.change_by(caller.uid, |change| {
             change.need(NAME_ROOM_BYTES + value.len() as u64)?;
             change.seal(ino)?;
             change.run(Op::SetXattr {
@@ -350,10 +353,10 @@ impl Client {
 
     /// # Errors
     /// `NoAttribute`, `Stale`.
-    pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), FsError> {
+    pub fn removexattr(&self, caller: Caller, ino: Ino, name: &[u8]) -> Result<(), FsError> {
         let name = Bytes::copy_from_slice(name);
         let time = self.core.now();
-        self.core.change(|change| {
+        self.core.change_by(caller.uid, |change| {
             change.seal(ino)?;
             change.run(Op::RemoveXattr { ino, name: name.clone(), time })
         })

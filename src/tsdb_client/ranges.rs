@@ -64,7 +64,7 @@ impl Client {
         }
         let time = self.core.now();
         self.core.change(|change| {
-            let ino = change.local.writer(handle)?.ino;
+            let ino = change.writer(handle)?;
             let size = change.size(ino)?;
             if !zero {
                 change.need(len)?;
@@ -83,7 +83,7 @@ impl Client {
         let time = self.core.now();
         for (offset, len) in steps(offset..end) {
             self.core.change(|change| {
-                let ino = change.local.writer(handle)?.ino;
+                let ino = change.writer(handle)?;
                 change.size(ino)?;
                 change.seal(ino)?;
                 change.run(Op::Zero { ino, offset, len, extend: false, time })?;
@@ -125,7 +125,7 @@ impl Client {
         for (from_offset, len) in steps(from_offset..from_offset + len) {
             let offset = to_offset + (from_offset - first);
             self.core.change(|change| {
-                let ino = change.local.writer(to)?.ino;
+                let ino = change.writer(to)?;
                 change.need(COPY_ROOM_BYTES)?;
                 change.seal(source)?;
                 change.seal(ino)?;

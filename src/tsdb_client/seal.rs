@@ -113,7 +113,8 @@ impl Change<'_> {
             pieces.push(Piece::Block { block, len: len as u32 });
             blocks.push(Arc::new(Pending::new(block, cell)));
         }
-        self.run(Op::Write { ino, offset, pieces, clear_suid: false, time })?;
+        let write = Op::Write { ino, offset, pieces, clear_suid: false, time };
+        self.run_for_writer(ino, write)?;
         self.local.open.bytes += run.iter().map(|part| part.bytes.len() as u64).sum::<u64>();
         self.local.next_block = next;
         for block in blocks {

@@ -8,6 +8,7 @@ use crate::env::Clock;
 use crate::meta::key;
 use crate::meta::key::StateKey;
 use crate::meta::op::Batch;
+use crate::meta::op::By;
 use crate::meta::op::Op;
 use crate::meta::op::Outcome;
 use crate::meta::record::Grant;
@@ -460,9 +461,10 @@ impl Server for Node {
         })
     }
 
-    fn administer_all(&self, ops: Vec<Op>) -> Result<Stamp, FsError> {
+    fn administer_all(&self, by: Option<u32>, ops: Vec<Op>) -> Result<Stamp, FsError> {
         let (session, seq, count) = (SessionId(0), BatchSeq(0), ops.len() as u32);
-        let batch = Batch { session, seq, epoch: 0, ops }.encode();
+        let by = by.map(|uid| By { uid, ops: count }).into_iter().collect();
+        let batch = Batch { session, seq, epoch: 0, by, ops }.encode();
         let (outcome, stamp) = self.replica.apply(Proposal { session, seq, ops: count, batch })?;
         match outcome {
             Outcome::Applied | Outcome::Repeated => Ok(stamp),

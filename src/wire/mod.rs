@@ -193,17 +193,17 @@ pub trait Server: Send + Sync {
     fn status(&self) -> Result<Status, FsError>;
 
     /// A batch of the server's own, without a session's number: purge, forget, retention, marks, what only a server can
-    /// resolve. Waits until it is applied; the stamp of its last step.
+    /// resolve. Waits until it is applied; the stamp of its last step. `by` is the user whose changes they are.
     ///
     /// # Errors
     /// `Refused` with the reason: nothing was changed. `Io`, `NoSpace`, `Closing`.
-    fn administer_all(&self, ops: Vec<Op>) -> Result<Stamp, FsError>;
+    fn administer_all(&self, by: Option<u32>, ops: Vec<Op>) -> Result<Stamp, FsError>;
 
     /// The same, of one op.
     ///
     /// # Errors
     /// As for `administer_all`.
     fn administer(&self, op: Op) -> Result<Stamp, FsError> {
-        self.administer_all(vec![op])
+        self.administer_all(None, vec![op])
     }
 }

@@ -288,6 +288,33 @@ fn marks_name_instants_until_they_are_removed() {
 }
 
 #[test]
+fn the_log_tells_who_did_it() {
+    let world = World::new();
+    let mount = world.mount();
+    let dir = mount.dir();
+    let other = |line: &str| {
+        let user = "setpriv --reuid 65534 --regid 65534 --clear-groups bash -c";
+        sh(dir, &format!("{user} '{line}'"));
+    };
+    sh(dir, "chmod 777 .; echo 1 >file; chmod 666 file");
+    other("echo 2 >>file");
+    sh(dir, "echo 3 >>file");
+    other("touch theirs; mv file moved");
+    sh(dir, "chmod 600 theirs");
+    let by = |file| -> Vec<_> {
+        let versions = objects(dir, &["log", file]);
+        versions.iter().map(|version| version["by"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(by("theirs"), [65534], "made, not what was changed about it later");
+    assert_eq!(by("file"), [0, 65534, 0]);
+    assert_eq!(by("moved"), [65534], "who gave it the name");
+    let shown = done(dir, &["log", "file"]);
+    assert!(shown.contains("contents by user 65534"), "{shown}");
+    mount.close();
+    done(Path::new("/"), &["fsck", world.store().to_str().unwrap()]);
+}
+
+#[test]
 fn the_past_of_a_large_tree_is_forgotten_a_part_at_a_time() {
     let world = World::new();
     let mount = world.mount();

@@ -8,6 +8,9 @@ mod server;
 /// Random calls, made on both.
 mod world;
 
+/// Who does everything here, as far as anybody asks.
+const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+
 use server::Memory;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -49,8 +52,8 @@ fn file(client: &Client, name: &[u8]) -> (Ino, Handle) {
         rdev: 0,
         target: bytes::Bytes::new(),
     };
-    let ino = client.create(Ino::ROOT, name, new).unwrap().ino;
-    (ino, client.open_file(ino, true).unwrap())
+    let ino = client.create(CALLER, Ino::ROOT, name, new).unwrap().ino;
+    (ino, client.open_file(CALLER, ino, true).unwrap())
 }
 
 fn write(client: &Client, handle: Handle, offset: u64, data: &[u8]) {
@@ -113,7 +116,9 @@ fn a_loss_is_told_once_as_a_loss_and_nothing_succeeds_after_it() {
     assert!(matches!(fsync(&client, Some(handle)), Err(FsError::Lost(_))));
     assert!(matches!(fsync(&client, Some(handle)), Err(FsError::Io(_))));
     assert!(matches!(fsync(&client, Some(other)), Err(FsError::Lost(_))), "each open file is told");
-    assert!(client.setattr(ino, SetAttr { mode: Some(0o600), ..SetAttr::default() }).is_err());
+    assert!(
+        client.setattr(CALLER, ino, SetAttr { mode: Some(0o600), ..SetAttr::default() }).is_err()
+    );
     assert!(client.write(other, 0, b"x", false, false, Wait::Allowed).is_err());
     assert!(client.close().is_err());
 }
@@ -140,8 +145,8 @@ fn a_full_store_refuses_before_it_has_promised_and_still_deletes() {
     server.hold(false);
     fsync(&client, None).unwrap();
     server.set_space(0);
-    assert_eq!(client.link(ino, Ino::ROOT, b"x"), Err(FsError::NoSpace));
-    client.unlink(Ino::ROOT, b"a").unwrap();
+    assert_eq!(client.link(CALLER, ino, Ino::ROOT, b"x"), Err(FsError::NoSpace));
+    client.unlink(CALLER, Ino::ROOT, b"a").unwrap();
     fsync(&client, Some(handle)).unwrap();
 }
 
@@ -173,7 +178,7 @@ fn an_open_file_outlives_its_name() {
     let client = open(&server, options());
     let (ino, handle) = file(&client, b"a");
     write(&client, handle, 0, b"still here");
-    client.unlink(Ino::ROOT, b"a").unwrap();
+    client.unlink(CALLER, Ino::ROOT, b"a").unwrap();
     assert_eq!(client.lookup(Ino::ROOT, b"a", AsOf::Now), Err(FsError::NotFound));
     fsync(&client, Some(handle)).unwrap();
     write(&client, handle, 10, b", and grows");
@@ -200,7 +205,7 @@ fn each_close_after_a_write_is_a_version_of_the_name() {
         assert_eq!(contents, vec![n; usize::from(n) * 100]);
     }
     let mark = client.mark(OWNER, b"before", "").unwrap();
-    client.unlink(Ino::ROOT, b"a").unwrap();
+    client.unlink(CALLER, Ino::ROOT, b"a").unwrap();
     let gone = client.deleted(Ino::ROOT).unwrap();
     assert_eq!(gone.len(), 1);
     assert_eq!((&*gone[0].name, gone[0].last >= mark), (&b"a"[..], true));
@@ -271,7 +276,7 @@ fn what_one_thread_saw_no_thread_unsees() {
         for round in 1..=ROUNDS {
             for ino in &inos[..FILES / 10] {
                 let set = SetAttr { uid: Some(round), ..SetAttr::default() };
-                client.setattr(*ino, set).unwrap();
+                client.setattr(CALLER, *ino, set).unwrap();
             }
             if round % 50 == 0 {
                 fsync(&client, None).unwrap();

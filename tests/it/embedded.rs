@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use tsfs::env::SystemClock;
 use tsfs::meta::record::Retention;
 use tsfs::store::disk::RealDisk;
+use tsfs::tsdb_client::Caller;
 use tsfs::tsdb_client::Client;
 use tsfs::tsdb_client::New;
 use tsfs::tsdb_client::Wait;
@@ -21,6 +22,9 @@ use tsfs::types::AsOf;
 use tsfs::types::FileKind;
 use tsfs::types::FsError;
 use tsfs::types::Ino;
+
+/// Who does everything here.
+const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 
 /// Files by name.
 pub(crate) type Contents = BTreeMap<String, Vec<u8>>;
@@ -58,9 +62,9 @@ impl Open {
             let ino = self.ino(name, AsOf::Now).unwrap_or_else(|_| {
                 let kind = FileKind::File;
                 let new = New { kind, mode: 0o644, uid: 0, gid: 0, rdev: 0, target: Bytes::new() };
-                self.client.create(Ino::ROOT, name.as_bytes(), new).unwrap().ino
+                self.client.create(CALLER, Ino::ROOT, name.as_bytes(), new).unwrap().ino
             });
-            let handle = self.client.open_file(ino, true).unwrap();
+            let handle = self.client.open_file(CALLER, ino, true).unwrap();
             let written = self.client.write(handle, 0, bytes, false, false, Wait::Allowed).unwrap();
             assert_eq!(written, Some(bytes.len() as u32));
             self.client.flush(handle).unwrap();

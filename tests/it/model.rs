@@ -26,6 +26,7 @@ use tree::Node;
 use tree::Tree;
 use tsfs::meta::key;
 use tsfs::meta::key::Key;
+use tsfs::meta::op::By;
 use tsfs::meta::op::Op;
 use tsfs::meta::op::Outcome;
 use tsfs::meta::read;
@@ -131,6 +132,7 @@ impl Run {
     fn batch(&mut self) {
         let stamp = self.stamp();
         let mut ops = Vec::new();
+        let mut by: Vec<By> = vec![By { uid: 0, ops: 0 }];
         let mut view = View::new(&self.world.table);
         self.model.begin(stamp);
         for _ in 0..=self.chance.below(25) {
@@ -138,17 +140,28 @@ impl Run {
             self.world.segments.borrow_mut().extend(self.maker.made.drain(..));
             let before = view.rows.clone();
             let told = self.world.rules.apply(&mut view, self.world.session, &op);
+            // Another user's ops begin another step.
+            if told.is_ok() && self.chance.one_in(6) {
+                if !ops.is_empty() {
+                    self.model.cut();
+                }
+                by.push(By { uid: by.len() as u32, ops: 0 });
+            }
             let segments = &self.world.segments;
             let expected = self.model.apply(&op, &|block| segments.borrow()[&block].clone());
             assert_eq!(told, expected, "{op:?}");
             match told {
-                Ok(()) => ops.push(op),
+                Ok(()) => {
+                    by.last_mut().expect("it begins with one").ops += 1;
+                    ops.push(op);
+                }
                 Err(_) => assert_eq!(view.rows, before, "a refused op changed rows: {op:?}"),
             }
         }
         let rows = view.rows;
         self.model.end_step();
-        let (outcome, last) = self.world.submit(stamp, ops);
+        by.retain(|by| by.ops > 0);
+        let (outcome, last) = self.world.submit_of(stamp, by, ops);
         assert_eq!(outcome, Outcome::Applied);
         assert_eq!(last, self.model.stamp, "steps");
         self.compare_view(rows);

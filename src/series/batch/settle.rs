@@ -27,7 +27,7 @@ impl Batch<'_> {
     /// Adds the rows of all series that changed, and the record of it.
     pub(super) fn settle(&mut self, changes: &mut table::Changes) -> Result<(), FsError> {
         let origin = self.origin;
-        let mut record = Writer::new(origin.stamp, origin.session, origin.seq);
+        let mut record = Writer::new(origin.stamp, origin.session, origin.seq, &self.by);
         let mut events = Vec::new();
         for (key, timeline) in std::mem::take(&mut self.series) {
             if timeline.is_unchanged() {

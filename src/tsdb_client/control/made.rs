@@ -53,7 +53,7 @@ impl Job<'_> {
     /// Does what waits.
     pub(super) fn finish(&mut self, made: &mut Made) -> Result<(), End> {
         if !made.ops.is_empty() {
-            self.client.change_at_server(std::mem::take(&mut made.ops))?;
+            self.client.change_at_server(self.caller, std::mem::take(&mut made.ops))?;
         }
         for what in made.forget.drain(..) {
             self.client.invalidate(what);

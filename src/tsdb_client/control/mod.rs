@@ -14,6 +14,7 @@ use crate::meta::key::StateKey;
 use crate::meta::op::Op;
 use crate::meta::record::Record;
 use crate::meta::record::Retention;
+use crate::series::changes;
 use crate::tsdb_client::Caller;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::control::path::READ;
@@ -65,6 +66,9 @@ fn refuse<T>(kind: FailureKind, message: impl Into<String>) -> Result<T, End> {
 fn no_mark<T>(name: &Raw) -> Result<T, End> {
     refuse(FailureKind::NotFound, format!("there is no mark \"{name}\"; 'tsfs marks' lists them"))
 }
+
+/// More stamps than one batch has.
+const BATCH_STAMPS_MAX: u64 = 1 << 16;
 
 /// One request being worked on.
 struct Job<'a> {
@@ -237,7 +241,8 @@ impl Job<'_> {
             let follows = versions.get(n + 1).is_some_and(|older| older.until == version.stamp);
             let row = version_row(version.stamp, version.until, &version.attr);
             let begins = !follows && version.stamp < oldest;
-            self.say(Answer::Version(VersionRow { begins, ..row }))?;
+            let by = self.who(version.stamp)?;
+            self.say(Answer::Version(VersionRow { begins, by, ..row }))?;
         }
         Ok(Done { changed: count, ..Done::default() })
     }
@@ -302,7 +307,7 @@ impl Job<'_> {
         };
         self.owner_only("say which directories keep history")?;
         let time = self.client.clock().time();
-        self.client.change_at_server(vec![Op::SetHistory { ino: dir, keep, time }])?;
+        self.client.change_at_server(self.caller, vec![Op::SetHistory { ino: dir, keep, time }])?;
         self.say(Answer::History { keep })?;
         Ok(Done { changed: 1, ..Done::default() })
     }
@@ -330,6 +335,17 @@ impl Job<'_> {
         self.say(Answer::Retention(retention))?;
         Ok(Done { changed: u64::from(set.is_some()), ..Done::default() })
     }
+
+    /// The user who did what is stamped so; `None` where purge has worked off the record of it.
+    fn who(&self, stamp: Stamp) -> Result<Option<u32>, FsError> {
+        // The record stands under the batch's first stamp, and a batch has no more stamps than ops.
+        let since = Stamp(stamp.0.saturating_sub(BATCH_STAMPS_MAX));
+        let page = self.client.server().changes(since, stamp, BATCH_STAMPS_MAX as usize)?;
+        let Some((key, row)) = page.rows.last() else { return Ok(None) };
+        let record = changes::Record::decode(key, row)?;
+        let told = record.events.iter().any(|event| event.stamp == stamp);
+        Ok(record.who(stamp).filter(|_| told))
+    }
 }
 
 fn version_row(from: Stamp, to: Stamp, attr: &Attr) -> VersionRow {
@@ -348,6 +364,7 @@ fn version_row(from: Stamp, to: Stamp, attr: &Attr) -> VersionRow {
             .secs
             .saturating_mul(1_000_000_000)
             .saturating_add(i64::from(attr.mtime.nanos)),
+        by: None,
     }
 }
 

@@ -145,8 +145,8 @@ impl Job<'_> {
             Step::Remove { spot, now } => {
                 let dir = parent(made, spot)?;
                 match now.kind {
-                    FileKind::Directory => self.client.rmdir(dir, &spot.name)?,
-                    _ => self.client.unlink(dir, &spot.name)?,
+                    FileKind::Directory => self.client.rmdir(self.caller, dir, &spot.name)?,
+                    _ => self.client.unlink(self.caller, dir, &spot.name)?,
                 }
                 made.forget([Invalidate::Inode(now.ino)]);
                 made.forget(changed_in(dir, &spot.name));
@@ -171,9 +171,9 @@ impl Job<'_> {
                 let was_made = made.dirs.contains_key(&spot.path);
                 let xattrs = self.xattrs_of(then, at, ino, (!was_made).then_some(now))?;
                 if !xattrs.is_empty() {
-                    self.client.change_at_server(xattrs)?;
+                    self.client.change_at_server(self.caller, xattrs)?;
                 }
-                self.client.setattr(ino, self.attributes(then))?;
+                self.client.setattr(self.caller, ino, self.attributes(then))?;
                 made.forget([Invalidate::Inode(ino)]);
             }
         }
@@ -191,7 +191,7 @@ impl Job<'_> {
         if let Some(&ino) = made.files.get(&then.ino) {
             // A hard link then is a hard link again, of a file that may still wait.
             self.finish(made)?;
-            self.client.link(ino, dir, &spot.name)?;
+            self.client.link(self.caller, ino, dir, &spot.name)?;
             return Ok(());
         }
         let ino = match then.kind {
@@ -228,13 +228,13 @@ impl Job<'_> {
                     rdev: then.rdev,
                     target,
                 };
-                let ino = self.client.create(dir, &spot.name, new)?.ino;
+                let ino = self.client.create(self.caller, dir, &spot.name, new)?.ino;
                 if kind == FileKind::Directory {
                     // Its attributes follow when it is filled.
                     made.dirs.insert(spot.path.clone(), ino);
                     return Ok(());
                 }
-                self.client.setattr(ino, self.attributes(then))?;
+                self.client.setattr(self.caller, ino, self.attributes(then))?;
                 ino
             }
         };

@@ -368,9 +368,9 @@ impl Server for Memory {
         Ok(Status::default())
     }
 
-    fn administer_all(&self, ops: Vec<Op>) -> Result<Stamp, FsError> {
+    fn administer_all(&self, _: Option<u32>, ops: Vec<Op>) -> Result<Stamp, FsError> {
         let (session, seq, count) = (SessionId(0), BatchSeq(0), ops.len() as u32);
-        let batch = Batch { session, seq, epoch: 0, ops }.encode();
+        let batch = Batch { session, seq, epoch: 0, by: Vec::new(), ops }.encode();
         let (tell, told) = sync_channel(2);
         let failed = tell.clone();
         self.propose(

@@ -1,5 +1,6 @@
 //! A client and the model side by side, under random calls.
 
+use super::CALLER;
 use crate::client::OWNER;
 use crate::client::fsync;
 use crate::client::model;
@@ -180,7 +181,7 @@ impl World {
         let target = bytes::Bytes::from_static(target);
         let new = New { kind, mode: 0o640, uid: 0, gid: 0, rdev: 0, target };
         let free = !self.tree.entries(dir).contains_key(&name);
-        let result = self.client.create(dir, &name, new);
+        let result = self.client.create(CALLER, dir, &name, new);
         if let Some(attr) = self.done(format!("create {kind:?} {dir}/{name:?}"), free, result) {
             self.tree.create(dir, &name, attr.ino, body, 0o640);
         }
@@ -190,7 +191,7 @@ impl World {
         let Some(ino) = self.file() else { return };
         let (dir, name) = (self.dir(), self.name());
         let free = !self.tree.entries(dir).contains_key(&name);
-        let result = self.client.link(ino, dir, &name);
+        let result = self.client.link(CALLER, ino, dir, &name);
         if self.done(format!("link {ino} {dir}/{name:?}"), free, result).is_some() {
             self.tree.link(ino, dir, &name);
         }
@@ -201,8 +202,11 @@ impl World {
         let Some(&ino) = self.tree.entries(dir).get(&name) else { return };
         let is_dir = self.tree.is_dir(ino);
         let can = !is_dir || self.tree.entries(ino).is_empty();
-        let result =
-            if is_dir { self.client.rmdir(dir, &name) } else { self.client.unlink(dir, &name) };
+        let result = if is_dir {
+            self.client.rmdir(CALLER, dir, &name)
+        } else {
+            self.client.unlink(CALLER, dir, &name)
+        };
         if self.done(format!("remove {dir}/{name:?} ({ino})"), can, result).is_some() {
             self.tree.remove(dir, &name);
         }
@@ -215,14 +219,14 @@ impl World {
             [RenameHow::Replace, RenameHow::Replace, RenameHow::NoReplace, RenameHow::Exchange];
         let how = self.random.pick(&hows).unwrap();
         let can = self.tree.rename((from, &name), (to, &new_name), how);
-        let result = self.client.rename(from, &name, to, &new_name, how);
+        let result = self.client.rename(CALLER, from, &name, to, &new_name, how);
         self.done(format!("rename {from}/{name:?} {to}/{new_name:?} {how:?}"), can, result);
     }
 
     fn open(&mut self) {
         let Some(ino) = self.file() else { return };
         if self.handles.len() < 6 {
-            let result = self.client.open_file(ino, true);
+            let result = self.client.open_file(CALLER, ino, true);
             let handle = self.done(format!("open {ino}"), true, result).unwrap();
             self.handles.push((handle, ino));
         }
@@ -261,7 +265,7 @@ impl World {
         let to = [0, self.random.below(size + 1), size + self.random.below(2_000_000)]
             [self.random.below(3)];
         let set = SetAttr { size: Some(to as u64), ..SetAttr::default() };
-        let result = self.client.setattr(ino, set);
+        let result = self.client.setattr(CALLER, ino, set);
         let attr = self.done(format!("truncate {ino} {size} to {to}"), true, result).unwrap();
         assert_eq!(attr.size, to as u64);
         self.tree.contents_mut(ino).resize(to, 0);
@@ -294,7 +298,8 @@ impl World {
     fn set_mode(&mut self) {
         let (dir, mode) = (self.dir(), self.random.below(0o1000) as u32);
         let ino = self.file().filter(|_| self.random.below(2) == 0).unwrap_or(dir);
-        let result = self.client.setattr(ino, SetAttr { mode: Some(mode), ..SetAttr::default() });
+        let result =
+            self.client.setattr(CALLER, ino, SetAttr { mode: Some(mode), ..SetAttr::default() });
         self.done(format!("chmod {ino}"), true, result);
         self.tree.node(ino).mode = mode;
     }
@@ -304,11 +309,11 @@ impl World {
         let name = [b"user.".to_vec(), self.name()].concat();
         if self.random.below(3) == 0 {
             let there = self.tree.node(ino).xattrs.remove(&name).is_some();
-            let result = self.client.removexattr(ino, &name);
+            let result = self.client.removexattr(CALLER, ino, &name);
             self.done(format!("removexattr {ino}"), there, result);
         } else {
             let value = vec![9; self.random.below(3000)];
-            let result = self.client.setxattr(ino, &name, &value, XattrHow::Set);
+            let result = self.client.setxattr(CALLER, ino, &name, &value, XattrHow::Set);
             self.done(format!("setxattr {ino}"), true, result);
             self.tree.node(ino).xattrs.insert(name, value);
         }

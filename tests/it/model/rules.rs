@@ -496,7 +496,7 @@ fn a_batch_is_applied_once_and_only_in_its_turn() {
     let (session, seq) = (fs.world.session, fs.world.seq);
     let append = |fs: &mut Fs, seq, epoch| {
         let unlink = Op::Unlink { dir: ROOT, name: name("a"), keep_open: false, time: fs.time() };
-        let batch = Batch { session, seq: BatchSeq(seq), epoch, ops: vec![unlink] };
+        let batch = Batch { session, seq: BatchSeq(seq), epoch, by: Vec::new(), ops: vec![unlink] };
         let stamp = Stamp(fs.world.last.0 + 1);
         fs.world.append(stamp, &batch).0
     };

@@ -287,7 +287,7 @@ impl Model {
         self.marked = false;
     }
 
-    fn cut(&mut self) {
+    pub(super) fn cut(&mut self) {
         self.end_step();
         self.stamp.0 += 1;
     }

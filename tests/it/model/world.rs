@@ -13,6 +13,7 @@ use tsfs::meta::extents::Source;
 use tsfs::meta::key;
 use tsfs::meta::key::StateKey;
 use tsfs::meta::op::Batch;
+use tsfs::meta::op::By;
 use tsfs::meta::op::Op;
 use tsfs::meta::op::Outcome;
 use tsfs::meta::read;
@@ -96,16 +97,28 @@ impl World {
         self.epoch = Grant::from_row(&StateKey::Grant.encode(), &grant).unwrap().epoch;
     }
 
-    /// A batch of the session.
+    /// A batch of the session, all of it root's.
     pub(super) fn submit(&mut self, stamp: Stamp, ops: Vec<Op>) -> Told {
+        let by = vec![By { uid: 0, ops: ops.len() as u32 }];
+        self.submit_of(stamp, by, ops)
+    }
+
+    /// A batch of the session, of these users.
+    pub(super) fn submit_of(&mut self, stamp: Stamp, by: Vec<By>, ops: Vec<Op>) -> Told {
         self.seq.0 += 1;
-        let batch = Batch { session: self.session, seq: self.seq, epoch: self.epoch, ops };
-        self.append(stamp, &batch)
+        let (session, seq, epoch) = (self.session, self.seq, self.epoch);
+        self.append(stamp, &Batch { session, seq, epoch, by, ops })
     }
 
     /// A batch of the server's own.
     pub(super) fn administer(&mut self, stamp: Stamp, op: Op) -> Told {
-        let batch = Batch { session: SessionId(0), seq: BatchSeq(0), epoch: 0, ops: vec![op] };
+        let batch = Batch {
+            session: SessionId(0),
+            seq: BatchSeq(0),
+            epoch: 0,
+            by: Vec::new(),
+            ops: vec![op],
+        };
         let told = self.append(stamp, &batch);
         assert_eq!(told.0, Outcome::Applied, "{batch:?}");
         told
