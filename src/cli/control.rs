@@ -11,7 +11,6 @@ use crate::wire::control::Answer;
 use crate::wire::control::Ask;
 use crate::wire::control::Done;
 use crate::wire::control::Failure;
-use crate::wire::control::Horizon;
 use crate::wire::control::Raw;
 use crate::wire::control::Request;
 use anyhow::Context as _;
@@ -143,7 +142,7 @@ impl Place {
 
 /// What went wrong, with instants in the user's time zone.
 fn said(failure: &Failure) -> String {
-    let Some(Horizon { asked, oldest }) = failure.horizon else { return failure.message.clone() };
+    let Some((asked, oldest)) = failure.horizon else { return failure.message.clone() };
     let zone = TimeZone::system();
     format!(
         "{} is before the oldest instant kept, {}",

@@ -40,6 +40,8 @@ struct Row<'a> {
     from: String,
     /// Null for what is there now.
     to: Option<String>,
+    /// When the name was deleted or led elsewhere; null where it is there.
+    gone: Option<String>,
     what: &'a [&'static str],
     kind: &'static str,
     size: u64,
@@ -67,8 +69,8 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
         if let Answer::Version(version) = answer {
             if let Some(newer) = &newer {
                 print(newer, Some(&version))?;
-            } else if version.to != Stamp::MAX && limit > 0 {
-                deleted(version.to, context)?;
+            } else if version.named.1 != Stamp::MAX && limit > 0 {
+                deleted(version.named.1, context)?;
             }
             newer = Some(version);
         }
@@ -86,6 +88,7 @@ fn show(version: &VersionRow, older: Option<&VersionRow>, context: &Context) -> 
     context.out.object(&Row {
         from: from.clone(),
         to: when::show_end(version.to, &context.zone),
+        gone: when::show_end(version.named.1, &context.zone),
         what: &what,
         kind: output::kind(version.kind),
         size: version.size,
@@ -109,10 +112,14 @@ fn show(version: &VersionRow, older: Option<&VersionRow>, context: &Context) -> 
         what.join(", ")
     ))?;
     // A time in which the name named nothing stands between two versions.
-    if let Some(older) = older.filter(|older| older.to < version.from && !version.begins) {
-        deleted(older.to, context)?;
+    if let Some(older) = older.filter(|older| was_gone(older, version) && !version.begins) {
+        deleted(older.named.1, context)?;
     }
     Ok(())
+}
+
+fn was_gone(older: &VersionRow, version: &VersionRow) -> bool {
+    older.named.1 < version.named.0
 }
 
 fn deleted(at: Stamp, context: &Context) -> anyhow::Result<()> {
@@ -126,7 +133,7 @@ fn changes(version: &VersionRow, older: Option<&VersionRow>) -> Vec<&'static str
     if version.begins {
         return vec!["history begins"];
     }
-    let Some(older) = older.filter(|older| older.to == version.from) else {
+    let Some(older) = older.filter(|older| !was_gone(older, version)) else {
         return vec!["created"];
     };
     if older.ino != version.ino {
@@ -162,6 +169,7 @@ mod tests {
     fn version(from: u64, to: u64) -> VersionRow {
         VersionRow {
             begins: false,
+            named: (Stamp(from), Stamp(to)),
             from: Stamp(from),
             to: Stamp(to),
             ino: Ino::ROOT,
@@ -181,6 +189,13 @@ mod tests {
         assert_eq!(changes(&version(1, 2), None), ["created"]);
         assert_eq!(changes(&version(9, 10), Some(&older)), ["created"], "it was gone from 2 to 9");
         assert_eq!(changes(&version(2, 3), Some(&older)), ["attributes"]);
+        // Between them it was being written: no version, but there.
+        let named = (Stamp(1), Stamp(10));
+        let (older_named, rewritten) = (
+            VersionRow { named, ..version(1, 2) },
+            VersionRow { named, mtime_ns: 2, ..version(9, 10) },
+        );
+        assert_eq!(changes(&rewritten, Some(&older_named)), ["contents"]);
         let grown = VersionRow { size: 6, mode: 0o600, ..version(2, 3) };
         assert_eq!(changes(&grown, Some(&older)), ["contents", "mode"]);
         let other = VersionRow { ino: Ino::new(7).unwrap(), ..version(2, 3) };

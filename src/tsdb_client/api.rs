@@ -187,6 +187,8 @@ pub struct FileVersion {
     /// The instant that ended it; [`Stamp::MAX`] for what is now.
     pub until: Stamp,
     pub attr: Attr,
+    /// For how long the name led to this inode.
+    pub named: (Stamp, Stamp),
 }
 
 /// A name that is no more.

@@ -145,8 +145,8 @@ impl Client {
             return Err(FsError::NotFound);
         }
         let versions = versions.into_iter().map(|version| {
-            let read::FileVersion { ino, stamp, until, inode } = version;
-            FileVersion { stamp, until, attr: inode.attr(ino) }
+            let read::FileVersion { ino, stamp, until, inode, named } = version;
+            FileVersion { stamp, until, attr: inode.attr(ino), named }
         });
         Ok(versions.collect())
     }

@@ -163,7 +163,7 @@ pub enum Ask {
     Deleted {
         path: Raw,
     },
-    /// Names the present, for whoever may write in the directory at `path` (or in that of the file there).
+    /// Names the present, for whoever may write in the directory at `path`.
     Mark {
         name: Raw,
         note: String,
@@ -258,8 +258,9 @@ pub struct Progress {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VersionRow {
     /// What the name was before this version is not kept any more.
-    #[serde(default)]
     pub begins: bool,
+    /// From when until when the name led to this inode: only between two such times it was gone.
+    pub named: (Stamp, Stamp),
     pub from: Stamp,
     /// [`Stamp::MAX`] for what holds now.
     pub to: Stamp,
@@ -358,15 +359,9 @@ pub struct Failure {
     pub kind: FailureKind,
     /// A sentence that says what to do.
     pub message: String,
-    /// Where an instant is gone: so that the command can say it in the user's time zone.
+    /// Where an instant is gone: it and the oldest one, so that the command can say both in the user's time zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub horizon: Option<Horizon>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Horizon {
-    pub asked: Stamp,
-    pub oldest: Stamp,
+    pub horizon: Option<(Stamp, Stamp)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -401,11 +396,11 @@ impl From<&FsError> for Failure {
             }
             _ => FailureKind::Invalid,
         };
-        let horizon = match *error {
-            FsError::BeforeHorizon { asked, oldest } => Some(Horizon { asked, oldest }),
-            _ => None,
-        };
-        Failure { horizon, ..Failure::new(kind, error.to_string()) }
+        let mut failure = Failure::new(kind, error.to_string());
+        if let FsError::BeforeHorizon { asked, oldest } = *error {
+            failure.horizon = Some((asked, oldest));
+        }
+        failure
     }
 }
 

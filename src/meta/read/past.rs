@@ -24,6 +24,9 @@ pub struct FileVersion {
     pub until: Stamp,
     /// As of `stamp`.
     pub inode: Inode,
+    /// For how long the name led to this inode. States that were never finished are no versions, so two versions may have
+    /// a time between them in which the name was there all the same.
+    pub named: (Stamp, Stamp),
 }
 
 /// The versions of a *name* that could be seen in `[since, until]`, newest first: what was finished (closed after a write,
@@ -57,14 +60,15 @@ pub fn file_versions(
                 stamp,
                 until: state.to.min(entry.to),
                 inode,
+                named: (entry.from, entry.to),
             });
         }
         for version in finished(states) {
             match versions.last_mut() {
                 // The same contents under the same name, around a change of the entry alone.
                 Some(newer) if same_contents(newer, &version) && newer.stamp == version.until => {
-                    let until = newer.until;
-                    *newer = FileVersion { until, ..version };
+                    let named = (version.named.0, newer.named.1);
+                    *newer = FileVersion { until: newer.until, named, ..version };
                 }
                 _ => versions.push(version),
             }

@@ -17,6 +17,7 @@ use crate::meta::record::Retention;
 use crate::series::changes;
 use crate::tsdb_client::Caller;
 use crate::tsdb_client::Client;
+use crate::tsdb_client::FileVersion;
 use crate::tsdb_client::control::path::READ;
 use crate::tsdb_client::control::path::SEARCH;
 use crate::tsdb_client::control::path::WRITE;
@@ -238,11 +239,10 @@ impl Job<'_> {
             }
             count += 1;
             // Where the horizon cut something off, nobody knows whether the name was there.
-            let follows = versions.get(n + 1).is_some_and(|older| older.until == version.stamp);
-            let row = version_row(version.stamp, version.until, &version.attr);
+            let follows = versions.get(n + 1).is_some_and(|older| older.named.1 >= version.named.0);
             let begins = !follows && version.stamp < oldest;
             let by = self.who(version.stamp)?;
-            self.say(Answer::Version(VersionRow { begins, by, ..row }))?;
+            self.say(Answer::Version(VersionRow { by, ..version_row(version, begins) }))?;
         }
         Ok(Done { changed: count, ..Done::default() })
     }
@@ -348,11 +348,13 @@ impl Job<'_> {
     }
 }
 
-fn version_row(from: Stamp, to: Stamp, attr: &Attr) -> VersionRow {
+fn version_row(version: &FileVersion, begins: bool) -> VersionRow {
+    let attr = &version.attr;
     VersionRow {
-        begins: false,
-        from,
-        to,
+        begins,
+        named: version.named,
+        from: version.stamp,
+        to: version.until,
         ino: attr.ino,
         kind: attr.kind,
         mode: attr.mode,
