@@ -12,6 +12,7 @@ mod disk;
 
 use disk::Disk;
 use disk::Edit;
+pub(crate) use disk::Kept;
 use disk::Kind;
 use disk::Node;
 use disk::PAGE_BYTES;
@@ -60,9 +61,26 @@ pub(crate) struct Lost {
     pub(crate) names: u64,
 }
 
+/// A disk at one moment: what was seen on it, and what was safe.
+pub(crate) struct Shot {
+    /// As it was passed last.
+    pub(crate) moment: u64,
+    /// The change was one that makes others safe.
+    pub(crate) synced: bool,
+    disk: Disk,
+}
+
+/// The disk, and what was recorded of it.
+struct Drive {
+    disk: Disk,
+    recording: bool,
+    moment: u64,
+    shots: Vec<Shot>,
+}
+
 /// A mounted file system that can crash. Dropped, it is unmounted, and everything in it is gone.
 pub(crate) struct CrashFs {
-    disk: Arc<Mutex<Disk>>,
+    drive: Arc<Mutex<Drive>>,
     dir: PathBuf,
     session: Option<JoinHandle<()>>,
 }
@@ -83,8 +101,9 @@ impl CrashFs {
         let data = std::ffi::CStr::from_bytes_with_nul(data.as_bytes()).unwrap();
         let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
         rustix::mount::mount("crashfs", &dir, "fuse.crashfs", flags, data).unwrap();
-        let disk = Arc::new(Mutex::new(Disk::new()));
-        let (served, mut config) = (Door(disk.clone()), fuser::Config::default());
+        let drive = Drive { disk: Disk::new(), recording: false, moment: 0, shots: Vec::new() };
+        let drive = Arc::new(Mutex::new(drive));
+        let (served, mut config) = (Door(drive.clone()), fuser::Config::default());
         config.n_threads = Some(2);
         let (device, acl) = (device.into(), fuser::SessionACL::All);
         let session = std::thread::spawn(move || {
@@ -92,7 +111,7 @@ impl CrashFs {
             // It ends when the mount goes; the error says no more than that.
             let _ = session.run();
         });
-        CrashFs { disk, dir, session: Some(session) }
+        CrashFs { drive, dir, session: Some(session) }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -102,7 +121,40 @@ impl CrashFs {
     /// Cuts the power. Whoever used it must be dead by now: what a process still holds open or mapped would show the
     /// time before.
     pub(crate) fn crash(&self, random: &mut Random) -> Lost {
-        self.disk.lock().unwrap().crash(random)
+        self.drive.lock().unwrap().disk.crash(Kept::Some, random)
+    }
+
+    /// How it is now.
+    pub(crate) fn shot(&self) -> Shot {
+        let drive = self.drive.lock().unwrap();
+        Shot { moment: drive.moment, synced: true, disk: drive.disk.clone() }
+    }
+
+    /// From now on every change is remembered, with the disk as it was after it.
+    pub(crate) fn record(&self) {
+        let mut drive = self.drive.lock().unwrap();
+        (drive.recording, drive.moment) = (true, 0);
+        drive.shots.clear();
+    }
+
+    /// What happens on the disk from here on happens at this moment or later, as whoever drives it counts.
+    pub(crate) fn pass(&self) -> impl Fn(u64) + Send + use<> {
+        let drive = self.drive.clone();
+        move |moment| drive.lock().unwrap().moment = moment
+    }
+
+    /// Ends the recording: the disk after each change.
+    pub(crate) fn recorded(&self) -> Vec<Shot> {
+        let mut drive = self.drive.lock().unwrap();
+        drive.recording = false;
+        std::mem::take(&mut drive.shots)
+    }
+
+    /// The disk is as it was, and then the power was cut. Whoever used it must be gone by now.
+    pub(crate) fn cut_at(&self, shot: &Shot, how: Kept, random: &mut Random) -> Lost {
+        let mut drive = self.drive.lock().unwrap();
+        drive.disk.become_as(&shot.disk);
+        drive.disk.crash(how, random)
     }
 }
 
@@ -120,11 +172,31 @@ impl Drop for CrashFs {
 const NO_TIME: Duration = Duration::ZERO;
 
 /// Requests of the kernel, translated.
-struct Door(Arc<Mutex<Disk>>);
+struct Door(Arc<Mutex<Drive>>);
 
 impl Door {
     fn with<T>(&self, run: impl FnOnce(&mut Disk) -> T) -> T {
-        run(&mut self.0.lock().unwrap())
+        run(&mut self.0.lock().unwrap().disk)
+    }
+
+    /// For what changes it.
+    fn change<T>(&self, run: impl FnOnce(&mut Disk) -> T) -> T {
+        self.changed(false, run)
+    }
+
+    /// For what makes changes safe.
+    fn sync<T>(&self, run: impl FnOnce(&mut Disk) -> T) -> T {
+        self.changed(true, run)
+    }
+
+    fn changed<T>(&self, synced: bool, run: impl FnOnce(&mut Disk) -> T) -> T {
+        let drive = &mut *self.0.lock().unwrap();
+        let result = run(&mut drive.disk);
+        if drive.recording {
+            let (moment, disk) = (drive.moment, drive.disk.clone());
+            drive.shots.push(Shot { moment, synced, disk });
+        }
+        result
     }
 
     fn attr(ino: u64, node: &Node) -> FileAttr {
@@ -153,7 +225,7 @@ impl Door {
 
     fn make(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, kind: Kind) -> FileAttr {
         let (uid, gid, time) = (req.uid(), req.gid(), now());
-        self.with(|disk| {
+        self.change(|disk| {
             let node = Node { kind, mode: mode & 0o7777, uid, gid, time, opens: 0 };
             let ino = disk.add(node);
             disk.edit(vec![Edit { dir: dir.0, name: name.to_owned(), node: Some(ino) }]);
@@ -162,7 +234,7 @@ impl Door {
     }
 
     fn remove(&self, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.with(|disk| disk.edit(vec![Edit { dir: dir.0, name: name.to_owned(), node: None }]));
+        self.change(|disk| disk.edit(vec![Edit { dir: dir.0, name: name.to_owned(), node: None }]));
         reply.ok();
     }
 }
@@ -205,7 +277,7 @@ impl Filesystem for Door {
         _: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.with(|disk| {
+        self.change(|disk| {
             let Some(node) = disk.nodes.get_mut(&ino.0) else { return reply.error(Errno::ENOENT) };
             node.mode = mode.map_or(node.mode, |mode| mode & 0o7777);
             node.uid = uid.unwrap_or(node.uid);
@@ -260,7 +332,7 @@ impl Filesystem for Door {
         if !flags.is_empty() {
             return reply.error(Errno::EINVAL);
         }
-        self.with(|disk| {
+        self.change(|disk| {
             let Some((ino, _)) = disk.lookup(parent.0, name) else {
                 return reply.error(Errno::ENOENT);
             };
@@ -345,7 +417,7 @@ impl Filesystem for Door {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.with(|disk| match disk.file(ino.0) {
+        self.change(|disk| match disk.file(ino.0) {
             Some(file) => {
                 file.write(offset, data);
                 reply.written(data.len() as u32);
@@ -359,7 +431,7 @@ impl Filesystem for Door {
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.with(|disk| match disk.file(ino.0) {
+        self.sync(|disk| match disk.file(ino.0) {
             Some(file) => {
                 file.sync();
                 reply.ok();
@@ -369,7 +441,7 @@ impl Filesystem for Door {
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.with(|disk| disk.sync_dir(ino.0));
+        self.sync(|disk| disk.sync_dir(ino.0));
         reply.ok();
     }
 
@@ -414,7 +486,7 @@ impl Filesystem for Door {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.with(|disk| match disk.file(ino.0) {
+        self.change(|disk| match disk.file(ino.0) {
             Some(file) if mode & libc::FALLOC_FL_PUNCH_HOLE != 0 => {
                 file.punch(offset, length);
                 reply.ok();

@@ -29,6 +29,8 @@ mod mount;
 mod past;
 /// pjdfstest and fsx on a mount.
 mod posix;
+/// The power cut at every step of every small workload.
+mod power;
 /// git, rsync, tar, SQLite and others on a mount.
 mod programs;
 /// Damage that can be repaired.

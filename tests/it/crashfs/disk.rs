@@ -20,7 +20,7 @@ type Page = Arc<[u8; PAGE_BYTES]>;
 type Pages = BTreeMap<u64, Page>;
 
 /// A file: what is seen, and what a crash leaves. Pages that are equal are shared.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct File {
     pub(super) len: u64,
     pub(super) pages: Pages,
@@ -30,17 +30,19 @@ pub(super) struct File {
     dirty: BTreeSet<u64>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Dir {
     pub(super) names: BTreeMap<OsString, u64>,
     durable: BTreeMap<OsString, u64>,
 }
 
+#[derive(Clone)]
 pub(super) enum Kind {
     File(File),
     Dir(Dir),
 }
 
+#[derive(Clone)]
 pub(super) struct Node {
     pub(super) kind: Kind,
     pub(super) mode: u32,
@@ -51,12 +53,14 @@ pub(super) struct Node {
 }
 
 /// A name that comes to name a node, or goes.
+#[derive(Clone)]
 pub(super) struct Edit {
     pub(super) dir: u64,
     pub(super) name: OsString,
     pub(super) node: Option<u64>,
 }
 
+#[derive(Clone)]
 pub(super) struct Disk {
     pub(super) nodes: BTreeMap<u64, Node>,
     next: u64,
@@ -65,15 +69,15 @@ pub(super) struct Disk {
 }
 
 /// How much of something a crash leaves: often all or nothing, for these are the likely cases.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kept {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kept {
     All,
     Nothing,
     Some,
 }
 
 impl Kept {
-    fn choose(random: &mut Random) -> Kept {
+    pub(super) fn choose(random: &mut Random) -> Kept {
         match random.below(4) {
             0 => Kept::All,
             1 => Kept::Nothing,
@@ -157,8 +161,7 @@ impl File {
     }
 
     /// Keeps of the unsynced pages whole ones, sectors, or none; and one of the two lengths.
-    fn crash(&mut self, random: &mut Random) -> u64 {
-        let kept = Kept::choose(random);
+    fn crash(&mut self, kept: Kept, random: &mut Random) -> u64 {
         let mut lost = 0;
         for number in std::mem::take(&mut self.dirty) {
             let zero = Arc::new([0; PAGE_BYTES]);
@@ -195,6 +198,12 @@ impl Disk {
         let kind = Kind::Dir(Dir::default());
         let root = Node { kind, mode: 0o755, uid: 0, gid: 0, time, opens: 0 };
         Disk { nodes: BTreeMap::from([(ROOT, root)]), next: ROOT + 1, journal: Vec::new() }
+    }
+
+    /// Becomes what it was, or another one. Numbers given since are not given again.
+    pub(super) fn become_as(&mut self, other: &Disk) {
+        let next = self.next.max(other.next);
+        *self = Disk { next, ..other.clone() };
     }
 
     /// A node that has no name yet. Numbers are never used twice, so the kernel cannot take a new file for an old one.
@@ -268,9 +277,14 @@ impl Disk {
         }
     }
 
-    pub(super) fn crash(&mut self, random: &mut Random) -> Lost {
+    /// `how` much of everything is kept; some: chosen for the names and for each file.
+    pub(super) fn crash(&mut self, how: Kept, random: &mut Random) -> Lost {
+        let choose = |random: &mut Random| match how {
+            Kept::Some => Kept::choose(random),
+            kept => kept,
+        };
         let changes = self.journal.len() as u64;
-        let kept = match Kept::choose(random) {
+        let kept = match choose(random) {
             Kept::All => changes,
             Kept::Nothing => 0,
             Kept::Some => random.below(changes + 1),
@@ -281,7 +295,10 @@ impl Disk {
         for node in self.nodes.values_mut() {
             node.opens = 0;
             match &mut node.kind {
-                Kind::File(file) => lost.pages += file.crash(random),
+                Kind::File(file) => {
+                    let kept = choose(random);
+                    lost.pages += file.crash(kept, random);
+                }
                 Kind::Dir(dir) => dir.names = dir.durable.clone(),
             }
         }
