@@ -48,7 +48,7 @@ const PAIRS_SHORT: usize = 40;
 /// A short run checks the whole store after so many cuts.
 const FSCK_SHORT: u64 = 16;
 /// Of the many steps of closing, a short run cuts at one in so many.
-const CLOSING_SHORT: usize = 24;
+const CLOSING_SHORT: usize = 6;
 
 type Change = fn(&Client) -> Result<(), FsError>;
 
