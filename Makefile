@@ -58,8 +58,8 @@ bench: deps ## Measure, with baselines beside it; prints a table (ARGS="--quick 
 posix: deps ## The POSIX suites (pjdfstest, fsx with many seeds) on a mount, with their figures
 	TSFS_TEST_FSX_SEEDS=$${SEEDS:-25} $(CARGO) test --locked --test it posix:: -- --nocapture
 
-crash: deps ## Kill -9 and lost writes, for minutes instead of seconds
-	TSFS_TEST_CRASH_SECONDS=$${SECONDS_EACH:-180} $(CARGO) test --locked --test it crash:: -- --nocapture
+crash: deps ## Kill -9, lost writes, and the power cut at every step of small workloads: an hour instead of seconds
+	TSFS_TEST_CRASH_SECONDS=$${SECONDS_EACH:-180} $(CARGO) test --locked --test it -- crash:: power:: --nocapture
 
 fixture: deps ## A store of the present format for tests/fixtures: once for each format, before its release
 	$(CARGO) test --locked --test it format::make -- --ignored
