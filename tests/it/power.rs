@@ -25,6 +25,7 @@ use tsfs::env::SystemClock;
 use tsfs::meta::record::Retention;
 use tsfs::store::disk::RealDisk;
 use tsfs::tsdb_client::Allocate;
+use tsfs::tsdb_client::Caller;
 use tsfs::tsdb_client::Client;
 use tsfs::tsdb_client::Handle;
 use tsfs::tsdb_client::New;
@@ -49,6 +50,9 @@ const PAIRS_SHORT: usize = 40;
 const FSCK_SHORT: u64 = 16;
 /// Of the many steps of closing, a short run cuts at one in so many.
 const CLOSING_SHORT: usize = 6;
+
+/// Who makes the changes.
+const CALLER: Caller = Caller { uid: 7, gid: 8, pid: 0 };
 
 type Change = fn(&Client) -> Result<(), FsError>;
 
@@ -77,7 +81,7 @@ fn find(client: &Client, path: &str) -> Result<Ino, FsError> {
 fn make(client: &Client, dir: Ino, name: &str, kind: FileKind) -> Result<Ino, FsError> {
     let target = if kind == FileKind::Symlink { "some/where".into() } else { Bytes::new() };
     let new = New { kind, mode: 0o750, uid: 7, gid: 8, rdev: 0, target };
-    Ok(client.create(dir, name.as_bytes(), new)?.ino)
+    Ok(client.create(CALLER, dir, name.as_bytes(), new)?.ino)
 }
 
 fn with_open(
@@ -85,7 +89,7 @@ fn with_open(
     ino: Ino,
     run: impl FnOnce(Handle) -> Result<(), FsError>,
 ) -> Result<(), FsError> {
-    let handle = client.open_file(ino, true)?;
+    let handle = client.open_file(CALLER, ino, true)?;
     let done = run(handle).and_then(|()| client.flush(handle));
     client.release(handle);
     done
@@ -101,7 +105,7 @@ fn write(client: &Client, ino: Ino, offset: u64, bytes: &[u8]) -> Result<(), FsE
 
 fn resize(client: &Client, path: &str, size: u64) -> Result<(), FsError> {
     let set = SetAttr { size: Some(size), ..SetAttr::default() };
-    client.setattr(find(client, path)?, set).map(drop)
+    client.setattr(CALLER, find(client, path)?, set).map(drop)
 }
 
 fn rename(client: &Client, from: &str, to: &str, how: RenameHow) -> Result<(), FsError> {
@@ -112,7 +116,7 @@ fn rename(client: &Client, from: &str, to: &str, how: RenameHow) -> Result<(), F
         }
     };
     let ((dir, name), (new_dir, new_name)) = (split(from)?, split(to)?);
-    client.rename(dir, name.as_bytes(), new_dir, new_name.as_bytes(), how)
+    client.rename(CALLER, dir, name.as_bytes(), new_dir, new_name.as_bytes(), how)
 }
 
 /// What every workload begins with, synced.
@@ -127,7 +131,7 @@ fn furnish(client: &Client) -> Result<(), FsError> {
     write(client, make(client, dir, "inner", FileKind::File)?, 0, b"inside")?;
     make(client, Ino::ROOT, "empty", FileKind::Directory)?;
     make(client, Ino::ROOT, "symlink", FileKind::Symlink)?;
-    client.setxattr(find(client, "text")?, b"user.old", b"value", XattrHow::Set)
+    client.setxattr(CALLER, find(client, "text")?, b"user.old", b"value", XattrHow::Set)
 }
 
 /// One of each kind, on files that others change too. One that cannot be done changes nothing.
@@ -143,29 +147,31 @@ const CHANGES: &[(&str, Change)] = &[
     ("truncate", |c| resize(c, "text", 1234)),
     ("truncate to nothing", |c| resize(c, "large", 0)),
     ("extend", |c| resize(c, "tiny", 10_000)),
-    ("unlink", |c| c.unlink(Ino::ROOT, b"tiny")),
+    ("unlink", |c| c.unlink(CALLER, Ino::ROOT, b"tiny")),
     ("rename", |c| rename(c, "text", "moved", RenameHow::NoReplace)),
     ("rename over", |c| rename(c, "tiny", "text", RenameHow::Replace)),
     ("rename to another directory", |c| rename(c, "dir/inner", "inner", RenameHow::Replace)),
     ("exchange", |c| rename(c, "text", "dir", RenameHow::Exchange)),
     ("rename a directory over one", |c| rename(c, "dir", "empty", RenameHow::Replace)),
-    ("link", |c| c.link(find(c, "text")?, find(c, "dir")?, b"link").map(drop)),
+    ("link", |c| c.link(CALLER, find(c, "text")?, find(c, "dir")?, b"link").map(drop)),
     ("mkdir", |c| make(c, Ino::ROOT, "made", FileKind::Directory).map(drop)),
-    ("rmdir", |c| c.rmdir(Ino::ROOT, b"empty")),
+    ("rmdir", |c| c.rmdir(CALLER, Ino::ROOT, b"empty")),
     ("symlink", |c| make(c, Ino::ROOT, "other", FileKind::Symlink).map(drop)),
     ("chmod", |c| {
         let set = SetAttr { mode: Some(0o4711), uid: Some(9), ..SetAttr::default() };
-        c.setattr(find(c, "text")?, set).map(drop)
+        c.setattr(CALLER, find(c, "text")?, set).map(drop)
     }),
-    ("setxattr", |c| c.setxattr(find(c, "text")?, b"user.new", &noise(4, 2000), XattrHow::Set)),
-    ("removexattr", |c| c.removexattr(find(c, "text")?, b"user.old")),
+    ("setxattr", |c| {
+        c.setxattr(CALLER, find(c, "text")?, b"user.new", &noise(4, 2000), XattrHow::Set)
+    }),
+    ("removexattr", |c| c.removexattr(CALLER, find(c, "text")?, b"user.old")),
     ("punch a hole", |c| {
         with_open(c, find(c, "large")?, |handle| {
             c.fallocate(handle, Allocate::PunchHole, 10_000, 100_000)
         })
     }),
     ("share blocks", |c| {
-        let from = c.open_file(find(c, "large")?, false)?;
+        let from = c.open_file(CALLER, find(c, "large")?, false)?;
         let shared =
             with_open(c, find(c, "tiny")?, |to| c.copy_range(from, 4096, to, 0, 200_000).map(drop));
         c.release(from);
@@ -173,7 +179,7 @@ const CHANGES: &[(&str, Change)] = &[
     }),
     ("write to what is unlinked", |c| {
         with_open(c, find(c, "text")?, |handle| {
-            c.unlink(Ino::ROOT, b"text")?;
+            c.unlink(CALLER, Ino::ROOT, b"text")?;
             c.write(handle, 0, b"for nobody", false, false, Wait::Allowed).map(drop)
         })
     }),
