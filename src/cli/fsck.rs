@@ -79,6 +79,7 @@ struct SummaryRow {
 
 pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     let dir = store::find(&args.store, false)?;
+    store::check_owner(&dir)?;
     store::keep_private();
     let settings = context.settings(&dir)?;
     let options = store::options("checked by 'tsfs fsck'".to_owned(), &settings);

@@ -59,6 +59,7 @@ fn ask(path: &Path, context: &Context) -> anyhow::Result<Status> {
 /// A store that is in use is asked through its mount; one that is not is opened for a moment.
 fn of_store(given: &Path, context: &Context) -> anyhow::Result<Status> {
     let store = store::find(given, false)?;
+    store::check_owner(&store)?;
     store::keep_private();
     if holder::who(&store).is_some()
         && let Some(row) = table::all()?

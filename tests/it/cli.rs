@@ -552,6 +552,13 @@ fn a_store_is_closed_to_other_users() {
     done(Path::new("/"), &["umount", mnt.to_str().unwrap()]);
     done(Path::new("/"), &["fsck", "--repair", store.to_str().unwrap()]);
     assert_eq!(sh(&store, "find . -perm /077"), "");
+    sh(&store, "chown -R 65534:65534 .");
+    for command in ["fsck", "status"] {
+        let (root, store) = (Path::new("/"), store.to_str().unwrap());
+        let code = if command == "fsck" { 8 } else { 1 };
+        refused(root, &[command, store], code, "belongs to user 65534");
+    }
+    assert_eq!(sh(&store, "find . ! -user 65534"), "", "nothing was made as root");
 }
 
 #[test]

@@ -15,6 +15,8 @@ use crate::tsdb_server::open;
 use crate::types::FsError;
 use anyhow::bail;
 use rustix::fs::Mode;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +28,21 @@ const ROOT_MODE: u32 = 0o755;
 /// the files say, so nobody else may look into its segments and tables.
 pub(in crate::cli) fn keep_private() {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
+}
+
+/// Root must not work on another user's store: what it makes there would lock that user out.
+///
+/// # Errors
+/// A sentence with how to do it.
+pub(in crate::cli) fn check_owner(dir: &Path) -> anyhow::Result<()> {
+    let owner = fs::metadata(dir.join(label::FILE))?.uid();
+    if rustix::process::geteuid().is_root() && owner != 0 {
+        bail!(
+            "{} belongs to user {owner}, who could not mount it any more; run this as that user: 'sudo -u \\#{owner} tsfs …'",
+            dir.display()
+        );
+    }
+    Ok(())
 }
 
 /// Whether a directory is a store, of whatever format.
