@@ -26,6 +26,7 @@ mod names;
 mod overlay;
 mod past;
 mod pending;
+pub mod permission;
 mod pool;
 mod ranges;
 mod reader;

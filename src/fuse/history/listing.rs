@@ -5,7 +5,6 @@ use crate::fuse::history::History;
 use crate::fuse::history::lookup::alone;
 use crate::fuse::history::lookup::below;
 use crate::fuse::history::lookup::stamp_name;
-use crate::fuse::history::permission::Want;
 use crate::fuse::history::permission::Way;
 use crate::fuse::history::permission::may;
 use crate::fuse::history::permission::may_walk;
@@ -24,6 +23,7 @@ use crate::tsdb_client::Deleted;
 use crate::tsdb_client::FileVersion;
 use crate::tsdb_client::Marked;
 use crate::tsdb_client::Wait;
+use crate::tsdb_client::permission::READ;
 use crate::types::AsOf;
 use crate::types::Attr;
 use crate::types::FileKind;
@@ -213,7 +213,7 @@ impl History {
         let items = match &view {
             View::Past(past) => {
                 may_walk(&self.client, request, &way)?;
-                may(&self.client, request, past.ino, AsOf::Now, Want::Read)?;
+                may(&self.client, request, past.ino, AsOf::Now, READ)?;
                 None
             }
             // As long as the directory itself, so it is read in pieces like it.

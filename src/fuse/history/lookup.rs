@@ -4,7 +4,6 @@ use crate::fuse::history::A_MOMENT;
 use crate::fuse::history::FOR_EVER;
 use crate::fuse::history::History;
 use crate::fuse::history::permission::Step;
-use crate::fuse::history::permission::Want;
 use crate::fuse::history::permission::Way;
 use crate::fuse::history::permission::may;
 use crate::fuse::history::permission::may_walk;
@@ -19,6 +18,7 @@ use crate::fuse::vfs::Stop;
 use crate::tsdb_client::Deleted;
 use crate::tsdb_client::FileVersion;
 use crate::tsdb_client::Wait;
+use crate::tsdb_client::permission::SEARCH;
 use crate::types::AsOf;
 use crate::types::Attr;
 use crate::types::FsError;
@@ -180,7 +180,7 @@ impl History {
 
     fn in_past(&self, request: &Request, past: &Past, way: &Way, name: &[u8]) -> Answer<Lookup> {
         may_walk(&self.client, request, way)?;
-        may(&self.client, request, past.ino, AsOf::Now, Want::Search)?;
+        may(&self.client, request, past.ino, AsOf::Now, SEARCH)?;
         if name == b".." {
             let parent = self.client.parent(past.ino, AsOf::At(past.at))?;
             let view = View::Past(past.beside(parent));

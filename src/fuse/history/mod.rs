@@ -21,7 +21,6 @@ mod view;
 
 use crate::fuse::history::control::Session;
 use crate::fuse::history::listing::Begun;
-use crate::fuse::history::permission::Want;
 use crate::fuse::history::permission::Way;
 use crate::fuse::history::permission::may;
 use crate::fuse::history::permission::may_walk;
@@ -46,6 +45,7 @@ use crate::fuse::vfs::Stop;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::SeekFor;
 use crate::tsdb_client::Wait;
+use crate::tsdb_client::permission::READ;
 use crate::types::AsOf;
 use crate::types::Attr;
 use crate::types::FileKind;
@@ -193,7 +193,7 @@ impl History {
             View::Past(_) if flags.writes() => Err(FsError::ReadOnly.into()),
             View::Past(past) => {
                 may_walk(&self.client, request, &way)?;
-                may(&self.client, request, past.ino, AsOf::Now, Want::Read)?;
+                may(&self.client, request, past.ino, AsOf::Now, READ)?;
                 Ok(Opened { handle: NOTHING_OPEN, cache: Cache::Keep, flush: false })
             }
             View::Control(dir) => {

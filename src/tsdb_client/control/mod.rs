@@ -18,10 +18,9 @@ use crate::series::changes;
 use crate::tsdb_client::Caller;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::FileVersion;
-use crate::tsdb_client::control::path::READ;
-use crate::tsdb_client::control::path::SEARCH;
-use crate::tsdb_client::control::path::WRITE;
-use crate::tsdb_client::control::path::may;
+use crate::tsdb_client::permission::READ;
+use crate::tsdb_client::permission::SEARCH;
+use crate::tsdb_client::permission::WRITE;
 use crate::types::AsOf;
 use crate::types::Attr;
 use crate::types::FileKind;
@@ -232,7 +231,7 @@ impl Job<'_> {
             // Who could not look into the directory then is not told now what was in it.
             if self.caller.uid != 0 {
                 match self.client.getattr(dir, AsOf::At(version.stamp)) {
-                    Ok(attr) if !may(self.caller, &attr, SEARCH) => continue,
+                    Ok(attr) if !self.caller.may(&attr, SEARCH) => continue,
                     Ok(_) | Err(FsError::NotFound | FsError::Stale) => {}
                     Err(error) => return Err(error.into()),
                 }

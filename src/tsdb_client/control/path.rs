@@ -3,10 +3,11 @@
 //! The kernel checks permissions of ordinary calls; a request arrives as one write to the control file, so the
 //! directories on its way are checked here.
 
-use crate::tsdb_client::Caller;
 use crate::tsdb_client::control::End;
 use crate::tsdb_client::control::Job;
 use crate::tsdb_client::control::refuse;
+use crate::tsdb_client::permission::SEARCH;
+use crate::tsdb_client::permission::WRITE;
 use crate::types::AsOf;
 use crate::types::Attr;
 use crate::types::FileKind;
@@ -15,23 +16,6 @@ use crate::types::Ino;
 use crate::wire::control::FailureKind;
 use crate::wire::control::Raw;
 use bytes::Bytes;
-
-/// Permission bits, as in the lowest three of a mode.
-pub(super) const READ: u32 = 4;
-pub(super) const WRITE: u32 = 2;
-pub(super) const SEARCH: u32 = 1;
-
-/// Whether `caller` has all of `want` on a file by its mode.
-pub(super) fn may(caller: Caller, attr: &Attr, want: u32) -> bool {
-    let shift = match caller {
-        Caller { uid: 0, .. } => return true,
-        Caller { uid, .. } if uid == attr.uid => 6,
-        Caller { gid, .. } if gid == attr.gid => 3,
-        _ if caller.groups().is_some_and(|groups| groups.contains(&attr.gid)) => 3,
-        _ => 0,
-    };
-    (attr.mode >> shift) & want == want
-}
 
 /// The path of a request in a message. The empty one is the directory of the control file, which only the top of a mount needs.
 pub(super) fn shown(path: &Raw) -> String {
@@ -42,7 +26,7 @@ impl Job<'_> {
     /// # Errors
     /// A refusal that names `what`.
     pub(super) fn need(&self, attr: &Attr, want: u32, what: &Raw) -> Result<(), End> {
-        if may(self.caller, attr, want) {
+        if self.caller.may(attr, want) {
             return Ok(());
         }
         let verb = match want {
@@ -143,38 +127,5 @@ impl Job<'_> {
         // For what is looked up in it.
         self.need(&at, SEARCH, &Raw::from(path))?;
         Ok(at.ino)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::Time;
-
-    #[test]
-    fn modes_are_read_like_the_kernel_reads_them() {
-        let time = Time::default();
-        let attr = Attr {
-            ino: Ino::ROOT,
-            kind: FileKind::File,
-            mode: 0o4640,
-            uid: 7,
-            gid: 8,
-            nlink: 1,
-            size: 0,
-            allocated: 0,
-            rdev: 0,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            btime: time,
-        };
-        let caller = |uid, gid| Caller { uid, gid, pid: 0 };
-        assert!(may(caller(0, 0), &attr, WRITE));
-        assert!(may(caller(7, 1), &attr, READ | WRITE));
-        assert!(!may(caller(7, 8), &attr, SEARCH), "the owner's bits count, not the group's");
-        assert!(may(caller(1, 8), &attr, READ));
-        assert!(!may(caller(1, 8), &attr, WRITE));
-        assert!(!may(caller(1, 1), &attr, READ));
     }
 }
