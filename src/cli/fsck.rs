@@ -134,7 +134,7 @@ fn advice(summary: &Summary) -> &'static str {
         false if !summary.owners.is_empty() => {
             "what is there now is whole, only versions are damaged"
         }
-        false => "put a backup of the store in its place, or of the files named above",
+        false => "copy what can still be read, and put a backup in its place",
     }
 }
 

@@ -11,6 +11,7 @@ mod owners;
 mod state;
 mod tree;
 
+pub use blocks::payload_blocks;
 pub use blocks::segment_blocks;
 pub use owners::Owner;
 pub use owners::owners;

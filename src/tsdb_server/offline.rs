@@ -13,6 +13,7 @@ use crate::meta::check::Owner;
 use crate::meta::op::Batch;
 use crate::series;
 use crate::series::table::Family;
+use crate::series::table::Rows;
 use crate::store::block::BlockStore;
 use crate::store::disk::Access;
 use crate::store::disk::Disk;
@@ -29,6 +30,7 @@ use crate::tsdb_server::replica::Progress as Applied;
 use crate::types::BlockId;
 use crate::types::FsError;
 use crate::types::LogIndex;
+use crate::types::frame;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -251,7 +253,8 @@ impl Pass<'_> {
             progress(&format!("reading {family:?}"), bytes, None, "bytes");
         })?;
         let readable = damage.is_empty();
-        for what in damage {
+        let payload_alone = damage.iter().all(|(family, _)| *family == Family::Payload);
+        for (_, what) in damage {
             self.fault(Part::Table, what, Remedy::None);
         }
         match (Applied::read(&*table), last) {
@@ -263,10 +266,23 @@ impl Pass<'_> {
         }
         if !readable {
             // Rules would only repeat what is missing, row by row.
-            return Ok(());
+            return if payload_alone { self.payload(&table) } else { Ok(()) };
         }
         self.rules(&table)?;
         self.blocks(&table)
+    }
+
+    /// The files whose contents are in payload that cannot be read, one block at a time.
+    fn payload(&mut self, table: &Arc<RocksTable>) -> Result<(), FsError> {
+        let mut damaged = HashSet::new();
+        check::payload_blocks(&**table, &mut |block| {
+            let row = table.get(Family::Payload, &block.to_bytes());
+            if !matches!(row, Ok(Some(row)) if frame::verify(&row).is_ok()) {
+                damaged.insert(block);
+            }
+        })?;
+        self.summary.owners = check::owners(&**table, &damaged)?;
+        Ok(())
     }
 
     fn rules(&mut self, table: &Arc<RocksTable>) -> Result<(), FsError> {

@@ -528,6 +528,28 @@ fn fsck_finds_a_clean_store_clean_and_a_damaged_one_damaged() {
     assert_eq!(owner["now"], false);
 }
 
+#[test]
+fn fsck_names_files_whose_contents_are_in_the_table_as_well() {
+    let world = World::new();
+    let mount = world.mount();
+    // Of a size that travels inside the log and then lies in the table.
+    sh(mount.dir(), "mkdir d; for n in 1 2 3; do head -c 20000 /dev/urandom >d/noise$n; done");
+    mount.close();
+    let payload = fs::read_dir(world.store().join("table")).unwrap().map(|e| e.unwrap().path());
+    let payload = payload.filter(|path| path.extension().is_some_and(|kind| kind == "blob"));
+    for path in payload {
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x10;
+        fs::write(&path, bytes).unwrap();
+    }
+    let store = world.store();
+    let (code, out, err) = tsfs_in(Path::new("/"), &["fsck", store.to_str().unwrap()]);
+    assert_eq!(code, 4, "{out}{err}");
+    assert!(out.contains("damaged file: d/noise2\n"), "{out}");
+    assert!(!out.contains("d/noise1") && !out.contains("d/noise3"), "only what is: {out}");
+}
+
 fn flip_a_byte_of_the_largest(dir: &Path) {
     let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let largest = files.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();

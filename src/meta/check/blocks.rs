@@ -60,6 +60,19 @@ pub fn segment_blocks(rows: &dyn Rows, visit: &mut dyn FnMut(BlockId)) -> Result
     Ok(())
 }
 
+/// Tells each block that travelled inside an op and that some row names, present or past, once.
+///
+/// # Errors
+/// `Damaged`, `Io`.
+pub fn payload_blocks(rows: &dyn Rows, visit: &mut dyn FnMut(BlockId)) -> Result<(), FsError> {
+    let series = Series::new(rows, key::GROUPS, Readable::default());
+    let tally = count(&series, &mut |fault| Err(FsError::Damaged(fault.to_string())), &mut || {})?;
+    for (session, number) in tally.payload.iter() {
+        visit(BlockId { session: SessionId(session), number });
+    }
+    Ok(())
+}
+
 /// Counts the lives of all blocks: the runs of adjacent versions of a row that name them.
 fn count(
     series: &Series<'_>,

@@ -160,7 +160,7 @@ impl RocksTable {
     pub fn verify_checksums(
         &self,
         progress: &mut dyn FnMut(Family, u64),
-    ) -> Result<Vec<String>, FsError> {
+    ) -> Result<Vec<(Family, String)>, FsError> {
         let mut damage = Vec::new();
         let mut bytes = 0;
         for family in Family::ALL {
@@ -180,7 +180,7 @@ impl RocksTable {
             progress(family, bytes);
             match iterator.status().map_err(|error| self.fault(reading(family), &error)) {
                 Ok(()) => {}
-                Err(FsError::Damaged(what)) => damage.push(what),
+                Err(FsError::Damaged(what)) => damage.push((family, what)),
                 Err(other) => return Err(other),
             }
         }
