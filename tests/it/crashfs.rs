@@ -1,8 +1,8 @@
 //! A file system in memory that loses what was not synced, on command: a power cut for real programs.
 //!
 //! Mount it, keep a store on it, kill the store's server, call [`CrashFs::crash`], start the server again. What was
-//! synced is there. Of what was not: any sectors of any page of file contents, any of the lengths a file had, and a
-//! beginning of the changes of names – in the order they were made, as a journal of metadata keeps them; syncing a file
+//! synced is there. Of what was not: any sectors of any page of file contents, any of the lengths a file had (a longer one with
+//! what it covers), and a beginning of the changes of names – in the order they were made, as a journal of metadata keeps them; syncing a file
 //! does not make its name durable, only syncing its directory does.
 //!
 //! It talks to the kernel through fuser, not through `tsfs::fuse`: a harness does not rest on what it tests.

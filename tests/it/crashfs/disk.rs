@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::ffi::OsString;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -28,6 +29,8 @@ pub(super) struct File {
     durable: Pages,
     /// Pages that differ, or may.
     dirty: BTreeSet<u64>,
+    /// What was written behind the end and is not synced.
+    appended: Vec<Range<u64>>,
 }
 
 #[derive(Clone, Default)]
@@ -122,7 +125,10 @@ impl File {
             data = &data[part..];
             at += part as u64;
         }
-        self.len = self.len.max(at);
+        if at > self.len {
+            self.appended.push(self.len..at);
+            self.len = at;
+        }
     }
 
     pub(super) fn set_len(&mut self, len: u64) {
@@ -158,10 +164,15 @@ impl File {
             };
         }
         self.durable_len = self.len;
+        self.appended.clear();
     }
 
-    /// Keeps of the unsynced pages whole ones, sectors, or none; and one of the two lengths.
+    /// Keeps of the unsynced pages whole ones, sectors, or none; and one of the two lengths. A file that was
+    /// appended to shows its new length only with what was appended, as on ext4 (data=ordered), XFS and btrfs: they note a
+    /// length once what it covers is written. Space taken ahead is another matter: there a length comes alone.
     fn crash(&mut self, kept: Kept, random: &mut Random) -> u64 {
+        let grows = kept.keep(random);
+        let covered = if grows { std::mem::take(&mut self.appended) } else { Vec::new() };
         let mut lost = 0;
         for number in std::mem::take(&mut self.dirty) {
             let zero = Arc::new([0; PAGE_BYTES]);
@@ -173,14 +184,14 @@ impl File {
                 Arc::make_mut(&mut left).chunks_mut(SECTOR_BYTES).zip(new.chunks(SECTOR_BYTES))
             {
                 let keep = if kept == Kept::Some { page.keep(random) } else { kept == Kept::All };
-                if keep {
+                if keep || covered.iter().any(|range| meets(number, range)) {
                     left.copy_from_slice(new);
                 }
             }
             lost += u64::from(left != new);
             self.durable.insert(number, left);
         }
-        if kept.keep(random) {
+        if grows {
             self.durable_len = self.len;
         }
         self.len = self.durable_len;
@@ -190,6 +201,12 @@ impl File {
         self.sync();
         lost
     }
+}
+
+/// Whether a page has bytes of a range.
+fn meets(page: u64, range: &Range<u64>) -> bool {
+    let start = page * PAGE_BYTES as u64;
+    start < range.end && range.start < start + PAGE_BYTES as u64
 }
 
 impl Disk {
