@@ -33,6 +33,7 @@ use crate::types::REGION_BYTES;
 use crate::types::Region;
 use crate::types::Time;
 use bytes::Bytes;
+use std::time::Duration;
 
 /// What room rows need beside the bytes of a write.
 const WRITE_ROOM_BYTES: u64 = 4096;
@@ -53,6 +54,9 @@ struct Target {
     /// The open batch is to be closed for it.
     drive: bool,
 }
+
+/// How often somebody looks who waits for a while only.
+const SETTLE_LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Open files and their contents.
 impl Client {
@@ -191,6 +195,21 @@ impl Core {
         }
         self.journal.wait_room(bytes_max);
         true
+    }
+
+    /// Returns once everything done so far on this mount is applied, unless that takes longer.
+    pub(super) fn settle_within(&self, limit: Duration) {
+        let Ok(target) = self.change(|change| change.sync(None)) else { return };
+        // Left to the flusher: sending may have to wait as well.
+        self.enter().flusher_asked = true;
+        self.work.notify_one();
+        let until = self.clock.steady() + limit;
+        while self.journal.applied() < target.seq
+            && self.journal.check().is_ok()
+            && self.clock.steady() < until
+        {
+            self.pause(SETTLE_LOOK_EVERY);
+        }
     }
 
     /// Everything done so far on this mount is in a closed batch, which is on its way.

@@ -70,6 +70,9 @@ fn no_mark<T>(name: &Raw) -> Result<T, End> {
 /// More stamps than one batch has.
 const BATCH_STAMPS_MAX: u64 = 1 << 16;
 
+/// How long the figures of a store wait for what was done just before.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
+
 /// One request being worked on.
 struct Job<'a> {
     client: &'a Client,
@@ -126,8 +129,8 @@ impl Job<'_> {
             Ask::History { path, keep } => self.history(path, *keep),
             Ask::Retention { set } => self.retention(set.as_ref()),
             Ask::Status => {
-                // Its figures count what was done just before. A store that cannot take it has more to tell than that.
-                let _ = self.client.present();
+                // Its figures count what was done just before; but on a full disk that may take for ever, and the answer says why.
+                self.client.core.settle_within(SETTLED_WITHIN);
                 self.say(Answer::Status(Box::new(self.client.server().status()?)))?;
                 Ok(Done::default())
             }
