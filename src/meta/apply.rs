@@ -151,7 +151,7 @@ struct Step {
     marked: bool,
 }
 
-/// Changes of [`Totals`].
+/// Changes of `record::Totals`.
 #[derive(Default)]
 struct Delta {
     files: i64,
