@@ -29,6 +29,8 @@ use writer::Entry;
 /// How long the writers may take to reach the moment of a kill.
 const ROUND_LIMIT: Duration = Duration::from_secs(120);
 const WRITERS: usize = 2;
+/// Of a state that fits nowhere, how many comparisons a failure shows.
+const DIFFERENCES_SHOWN: usize = 6;
 /// How many earlier instants are read back after a kill.
 const INSTANTS_READ: usize = 6;
 
@@ -134,18 +136,27 @@ impl Account {
     /// Replays the changes on `model` until they give what was found, not stopping before `least`.
     fn survived(&self, mut model: Model, least: usize, found: &Tree) -> Result<Survived, String> {
         let mut fit: Option<Survived> = None;
-        let mut nearest = None;
+        let mut differences = Vec::new();
         for n in 0..=self.entries.len() + 1 {
+            let change = writer::change(self.seed, n as u64);
             if n >= least {
-                match tree::difference(&model.tree(), found) {
-                    None => {
-                        let shortest = fit.map_or(n, |fit| fit.shortest);
-                        fit = Some(Survived { shortest, longest: n, model: model.clone() });
-                    }
-                    Some(how) => nearest = Some(how),
+                let beginnings = change.beginnings(&model).into_iter().map(|beginning| {
+                    let mut model = model.clone();
+                    // One that fails changes nothing.
+                    let _ = beginning.apply(&mut model);
+                    model
+                });
+                let mut states = std::iter::once(model.clone()).chain(beginnings);
+                let how = tree::difference(&model.tree(), found);
+                if let Some(model) =
+                    states.find(|state| tree::difference(&state.tree(), found).is_none())
+                {
+                    let shortest = fit.map_or(n, |fit| fit.shortest);
+                    fit = Some(Survived { shortest, longest: n, model });
+                } else if let Some(how) = how {
+                    differences.push(format!("before change {n} {change:.60?}: {how}"));
                 }
             }
-            let change = writer::change(self.seed, n as u64);
             let expected =
                 change.apply(&mut model).map_or_else(|errno| errno.raw_os_error(), |()| 0);
             if let Some(entry) = self.entries.get(n)
@@ -158,8 +169,11 @@ impl Account {
             }
         }
         fit.ok_or_else(|| {
-            let (done, nearest) = (self.entries.len(), nearest.unwrap_or_default());
-            format!("what is left is no prefix of at least {least} of {done} changes; at the last: {nearest}")
+            let done = self.entries.len();
+            differences.truncate(DIFFERENCES_SHOWN);
+            format!(
+                "what is left is no prefix of at least {least} of {done} changes: {differences:#?}"
+            )
         })
     }
 }

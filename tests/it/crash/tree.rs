@@ -65,11 +65,15 @@ fn read_below(
     tree: &mut Tree,
     inodes: &mut Inodes,
 ) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(top.join(below))? {
-        let entry = entry?;
+    let dir = top.join(below);
+    let at = |path: &Path, error: std::io::Error| {
+        std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    };
+    for entry in std::fs::read_dir(&dir).map_err(|error| at(&dir, error))? {
+        let entry = entry.map_err(|error| at(&dir, error))?;
         let name = format!("{below}{}", entry.file_name().to_string_lossy());
         let path = entry.path();
-        let meta = std::fs::symlink_metadata(&path)?;
+        let meta = std::fs::symlink_metadata(&path).map_err(|error| at(&path, error))?;
         let seen = if meta.is_dir() {
             read_below(top, &format!("{name}/"), tree, inodes)?;
             Seen::Directory
@@ -82,7 +86,7 @@ fn read_below(
                 Err(Errno::NODATA) => Vec::new(),
                 Err(errno) => return Err(errno.into()),
             };
-            let bytes = std::fs::read(&path)?;
+            let bytes = std::fs::read(&path).map_err(|error| at(&path, error))?;
             inodes.entry(meta.ino()).or_default().insert(name.clone());
             let (mode, links) = (meta.mode() & 0o7777, meta.nlink());
             Seen::File { first: String::new(), mode, links, note, bytes }
@@ -177,6 +181,14 @@ impl Model {
         self.files.insert(self.next, Contents { mode, links: 1, ..Contents::default() });
         self.names.insert(name.to_owned(), Node::File(self.next));
         Ok(())
+    }
+
+    /// Bytes of a file, if that is what the name is.
+    pub(super) fn len(&self, name: &str) -> Option<usize> {
+        match self.names.get(name) {
+            Some(Node::File(number)) => self.files.get(number).map(|file| file.bytes.len()),
+            _ => None,
+        }
     }
 
     pub(super) fn write(&mut self, name: &str, offset: usize, data: &[u8]) -> Result<(), Errno> {

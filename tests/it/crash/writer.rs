@@ -2,7 +2,8 @@
 //!
 //! Which change is the n-th follows from a seed, so whoever checks can replay it on a model. The ledger lies on another
 //! file system: it says which changes returned, with what, and when. Each change is one request to the file system,
-//! because what survives a crash is a prefix of requests.
+//! because what survives a crash is a prefix of requests; only a write may become several, for the kernel may cut it where a
+//! page ends, and then a crash may leave its beginning alone ([`Change::beginnings`]).
 
 use super::tree::Model;
 use super::tree::NOTE;
@@ -107,6 +108,24 @@ impl Change {
         }
     }
 
+    /// What a crash may leave of it alone, on `model`, which has not seen it yet: of a write, what lies before the end of a page.
+    pub(super) fn beginnings(&self, model: &Model) -> Vec<Change> {
+        const PAGE: usize = 4096;
+        let cuts = |start: usize, len: usize| (PAGE - start % PAGE..len).step_by(PAGE);
+        match self {
+            Change::Write(name, offset, data) => cuts(*offset, data.len())
+                .map(|cut| Change::Write(name.clone(), *offset, data[..cut].to_vec()))
+                .collect(),
+            Change::Append(name, data) => {
+                let Some(end) = model.len(name) else { return Vec::new() };
+                cuts(end, data.len())
+                    .map(|cut| Change::Append(name.clone(), data[..cut].to_vec()))
+                    .collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Does it to a real directory, as one changing system call.
     fn perform(&self, top: &Path) -> Result<(), Errno> {
         let open = |name: &str, flags: OFlags| -> Result<OwnedFd, Errno> {
@@ -123,13 +142,11 @@ impl Change {
             }
             Change::Write(name, offset, data) => {
                 let done = rustix::io::pwrite(open(name, OFlags::empty())?, data, *offset as u64)?;
-                assert_eq!(done, data.len(), "a write was cut short");
-                Ok(())
+                whole(done, data)
             }
             Change::Append(name, data) => {
                 let done = rustix::io::write(open(name, OFlags::APPEND)?, data)?;
-                assert_eq!(done, data.len(), "a write was cut short");
-                Ok(())
+                whole(done, data)
             }
             Change::Truncate(name, len) => {
                 rustix::fs::ftruncate(open(name, OFlags::empty())?, *len as u64)
@@ -185,6 +202,11 @@ impl Entry {
         };
         bytes.chunks_exact(Entry::BYTES).map(entry).collect()
     }
+}
+
+/// A write is cut short by nothing but the server's end.
+fn whole(done: usize, data: &[u8]) -> Result<(), Errno> {
+    if done == data.len() { Ok(()) } else { Err(Errno::NOTCONN) }
 }
 
 /// What a program is told once the server is gone.
