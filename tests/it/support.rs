@@ -115,6 +115,9 @@ impl Drop for Running {
     }
 }
 
+/// What statfs(2) answers on any FUSE mount.
+const FUSE_MAGIC: rustix::fs::FsWord = 0x6573_5546;
+
 /// The file system type mounted exactly at `dir`, if one is.
 pub(crate) fn mounted(dir: &Path) -> Option<String> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -192,10 +195,10 @@ impl Mount {
             if let Some(status) = mount.server.0.try_wait().unwrap() {
                 panic!("the mount ended with {status}:\n{}", mount.logged());
             }
-            // The mount of a server that was killed is in the table too, but does not answer. This question is always
-            // asked of the server; attributes the kernel would know by itself.
-            mounted(mount.dir()).is_some_and(|kind| kind.starts_with("fuse"))
-                && rustix::fs::statfs(mount.dir()).is_ok()
+            // The mount of a server that was killed is in the table too until the next one takes its place, and does not
+            // answer; in between the bare directory does. This question is always asked of the server; attributes the
+            // kernel would know by itself.
+            rustix::fs::statfs(mount.dir()).is_ok_and(|fs| fs.f_type == FUSE_MAGIC)
         });
         mount
     }
