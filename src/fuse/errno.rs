@@ -29,6 +29,7 @@ pub fn errno(error: &FsError) -> i32 {
         FsError::BeforeHorizon { .. } => libc::ENODATA,
         FsError::BadInstant(_) | FsError::Refused(_) => libc::EINVAL,
         FsError::Fenced | FsError::Closing => libc::EIO,
+        FsError::NotLeader { .. } | FsError::Unreachable(_) => libc::EIO,
         FsError::Lost(_) | FsError::Damaged(_) | FsError::Io(_) => libc::EIO,
     }
 }

@@ -11,6 +11,7 @@ mod batch;
 mod clone;
 mod create;
 mod lives;
+mod own;
 mod purge;
 mod remove;
 mod rename;
@@ -99,7 +100,9 @@ impl Rules {
         match apply.enter(batch)? {
             Entry::Next => {}
             Entry::Repeated => return Ok(Outcome::Repeated),
-            Entry::Refused(why) => return Ok(Outcome::Refused { op: 0, why: why.to_owned() }),
+            Entry::Refused(why) => {
+                return Ok(Outcome::Refused { op: 0, error: FsError::Refused(why.to_owned()) });
+            }
         }
         let mut by = batch.by.iter();
         let mut left = 0;
@@ -115,7 +118,7 @@ impl Rules {
                 Ok(()) => {}
                 Err(error) if error.kind() == Kind::Damage => return Err(error),
                 Err(error) => {
-                    return Ok(Outcome::Refused { op: n as u32, why: error.to_string() });
+                    return Ok(Outcome::Refused { op: n as u32, error });
                 }
             }
         }
@@ -214,6 +217,8 @@ impl<'a> Apply<'a> {
             Op::OpenSession { session, client } => self.open_session(*session, client),
             Op::EndSession { session } => self.end_session(*session),
             Op::GrantInos { session, count } => self.grant_inos(*session, *count),
+            Op::Yield { inos, whole } => self.yield_back(inos, *whole),
+            Op::GrantWhole { session } => self.grant_whole(*session),
             Op::SetHistory { ino, keep, time } => self.set_history(*ino, *keep, *time),
             Op::Format { .. } => self.format(op),
         }

@@ -12,6 +12,7 @@
 //! | State | `s` | [`record::Store`](crate::meta::record::Store) |
 //! | | `n` | [`record::Next`](crate::meta::record::Next) |
 //! | | `g` | [`record::Grant`](crate::meta::record::Grant) on the root |
+//! | | `G` ino8 | [`record::Shared`](crate::meta::record::Shared): nobody owns it |
 //! | | `S` session8 | [`record::Session`](crate::meta::record::Session) |
 //! | | `O` session8 ino8 | nothing: an orphan of the session |
 //! | | `C` block16 | [`record::Lives`](crate::meta::record::Lives), where there are two or more |
@@ -267,6 +268,7 @@ pub enum StateKey {
     Store,
     Next,
     Grant,
+    Shared { ino: Ino },
     Session { session: SessionId },
     Orphan { session: SessionId, ino: Ino },
     Lives { block: BlockId },
@@ -294,6 +296,7 @@ impl StateKey {
     pub fn encode(&self) -> Vec<u8> {
         let mut key = vec![self.kind()];
         match self {
+            StateKey::Shared { ino } => key.extend(ino.get().to_be_bytes()),
             StateKey::Session { session } => key.extend(session.0.to_be_bytes()),
             StateKey::Orphan { session, ino } => {
                 key.extend(session.0.to_be_bytes());
@@ -338,6 +341,7 @@ impl StateKey {
             StateKey::Store => b's',
             StateKey::Next => b'n',
             StateKey::Grant => b'g',
+            StateKey::Shared { .. } => b'G',
             StateKey::Session { .. } => b'S',
             StateKey::Orphan { .. } => b'O',
             StateKey::Lives { .. } => b'C',
@@ -359,6 +363,7 @@ impl StateKey {
             b's' => StateKey::Store,
             b'n' => StateKey::Next,
             b'g' => StateKey::Grant,
+            b'G' => StateKey::Shared { ino: parts.ino()? },
             b'S' => StateKey::Session { session: SessionId(parts.u64()?) },
             b'O' => StateKey::Orphan { session: SessionId(parts.u64()?), ino: parts.ino()? },
             b'C' => StateKey::Lives { block: BlockId::from_bytes(parts.take(BlockId::BYTES)?)? },
@@ -384,6 +389,11 @@ impl StateKey {
             _ => return None,
         };
         parts.end(key)
+    }
+
+    /// All inodes that were given back.
+    pub fn shared() -> KeyRange {
+        KeyRange::prefix(b"G")
     }
 
     /// All rows of sessions.

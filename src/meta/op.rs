@@ -16,6 +16,8 @@ use crate::types::Time;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::Serialize;
+use siphasher::sip::SipHasher13;
+use std::borrow::Cow;
 
 /// A name in a directory: any bytes but `/` and NUL, 1 to [`crate::types::NAME_BYTES_MAX`] of them.
 pub type Name = Bytes;
@@ -181,6 +183,16 @@ pub enum Op {
         ino: Ino,
         time: Time,
     },
+    /// The session gives back what it owns: these inodes are shared from now on; with `whole`, so is every inode that it
+    /// did not make itself. Comes behind everything that rested on owning them.
+    Yield {
+        inos: Vec<Ino>,
+        whole: bool,
+    },
+    /// The session owns every inode that no other session owns, as it is the only one. The leader proposes it.
+    GrantWhole {
+        session: SessionId,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -238,7 +250,7 @@ impl Piece {
 }
 
 /// Ops that enter the log as one entry and are applied as one.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Batch {
     pub session: SessionId,
     /// Applied only if it is the session's last number plus one. Zero for the server's own batches (purge,
@@ -249,6 +261,29 @@ pub struct Batch {
     /// Whose ops they are: the first so many are of the first user, and so on. None are anybody's where the store makes them.
     pub by: Vec<By>,
     pub ops: Vec<Op>,
+    /// Of a *direct* batch, whose session need not own what it changes: the rows that its ops were decided on. It is applied
+    /// only if they are still so and nobody owns them; else it leaves nothing but its number. See
+    /// `docs/decisions/0012-who-owns-an-inode.md`.
+    pub direct: Option<Vec<Seen>>,
+}
+
+/// A row as somebody saw it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Seen {
+    pub key: Bytes,
+    /// [`Seen::hash`] of its value; none where there was no row.
+    pub value: Option<u64>,
+}
+
+impl Seen {
+    pub fn new(key: Bytes, value: Option<&[u8]>) -> Seen {
+        Seen { key, value: value.map(Seen::hash) }
+    }
+
+    /// SipHash-1-3 under the key zero. Nobody gains by a collision: a batch is decided on what its own session reads.
+    pub fn hash(value: &[u8]) -> u64 {
+        SipHasher13::new().hash(value)
+    }
 }
 
 /// Ops of one user, one behind the other.
@@ -258,30 +293,62 @@ pub struct By {
     pub ops: u32,
 }
 
+/// A batch as it was before there were direct ones, and as all others still are.
 const BATCH_VERSION: u8 = 1;
+/// A direct batch: what it saw follows.
+const BATCH_VERSION_DIRECT: u8 = 2;
+
+/// The bytes of version 1; those of version 2 are these and [`Batch::direct`] behind them.
+#[derive(Serialize, Deserialize)]
+struct Plain<'a> {
+    session: SessionId,
+    seq: BatchSeq,
+    epoch: u64,
+    by: Cow<'a, [By]>,
+    ops: Cow<'a, [Op]>,
+}
 
 impl Batch {
     /// The bytes of a log entry: a version byte, then postcard.
     pub fn encode(&self) -> Bytes {
         let payload: usize = self.ops.iter().map(Op::payload_bytes).sum();
         let mut bytes = Vec::with_capacity(64 + self.ops.len() * 64 + payload);
-        bytes.push(BATCH_VERSION);
-        postcard::to_extend(self, bytes).expect("ops have nothing unserializable").into()
+        let Batch { session, seq, epoch, by, ops, direct } = self;
+        let (session, seq, epoch) = (*session, *seq, *epoch);
+        let plain = Plain { session, seq, epoch, by: Cow::from(by), ops: Cow::from(ops) };
+        match direct {
+            None => {
+                bytes.push(BATCH_VERSION);
+                postcard::to_extend(&plain, bytes)
+            }
+            Some(seen) => {
+                bytes.push(BATCH_VERSION_DIRECT);
+                postcard::to_extend(&(plain, seen), bytes)
+            }
+        }
+        .expect("ops have nothing unserializable")
+        .into()
     }
 
     /// # Errors
     /// `Damaged` where the bytes are not a batch of a version that this program knows.
     pub fn decode(bytes: &[u8]) -> Result<Batch, FsError> {
         let damaged = |why: String| FsError::Damaged(format!("batch in the log: {why}"));
-        match bytes.split_first() {
-            Some((&BATCH_VERSION, rest)) => match postcard::take_from_bytes(rest) {
-                Ok((batch, [])) => Ok(batch),
-                Ok((_, tail)) => Err(damaged(format!("{} bytes follow it", tail.len()))),
-                Err(error) => Err(damaged(error.to_string())),
-            },
-            Some((version, _)) => Err(damaged(format!("unknown version {version}"))),
-            None => Err(damaged("it is empty".to_owned())),
+        let (version, rest) =
+            bytes.split_first().ok_or_else(|| damaged("it is empty".to_owned()))?;
+        let read = match *version {
+            BATCH_VERSION => postcard::take_from_bytes::<Plain<'_>>(rest)
+                .map(|(plain, tail)| (plain, None, tail)),
+            BATCH_VERSION_DIRECT => postcard::take_from_bytes::<(Plain<'_>, Vec<Seen>)>(rest)
+                .map(|((plain, seen), tail)| (plain, Some(seen), tail)),
+            version => return Err(damaged(format!("unknown version {version}"))),
+        };
+        let (plain, direct, tail) = read.map_err(|error| damaged(error.to_string()))?;
+        if !tail.is_empty() {
+            return Err(damaged(format!("{} bytes follow it", tail.len())));
         }
+        let Plain { session, seq, epoch, by, ops } = plain;
+        Ok(Batch { session, seq, epoch, by: by.into_owned(), ops: ops.into_owned(), direct })
     }
 }
 
@@ -309,11 +376,15 @@ pub enum Outcome {
     Applied,
     /// Its number was applied before: a replay. Nothing was done.
     Repeated,
-    /// Refused, and everything that follows from this session with it. Says which op and why.
+    /// Says which op and why. Unless the batch is a direct one, everything that follows from this session is refused with it.
     Refused {
         op: u32,
-        why: String,
+        error: FsError,
     },
+    /// Of a direct batch: another session owns this inode. Its number is used up, nothing else was done.
+    Held(Ino),
+    /// Of a direct batch: a row is not as it was seen. Its number is used up, nothing else was done.
+    Conflict,
 }
 
 #[cfg(test)]
@@ -333,13 +404,27 @@ mod tests {
         let unlink = Op::Unlink { dir: ino, name, keep_open: false, time };
         let ops = vec![write, unlink, Op::Version { ino }];
         let by = vec![By { uid: 1000, ops: 2 }, By { uid: 0, ops: 1 }];
-        let batch = Batch { session: SessionId(3), seq: BatchSeq(7), epoch: 2, by, ops };
+        let seen =
+            vec![Seen::new(Bytes::from_static(b"k"), Some(b"v")), Seen::new(Bytes::new(), None)];
+        for direct in [None, Some(seen)] {
+            comes_back(&Batch {
+                session: SessionId(3),
+                seq: BatchSeq(7),
+                epoch: 2,
+                by: by.clone(),
+                ops: ops.clone(),
+                direct,
+            });
+        }
+    }
+
+    fn comes_back(batch: &Batch) {
         let bytes = batch.encode();
-        assert_eq!(Batch::decode(&bytes), Ok(batch));
+        assert_eq!(Batch::decode(&bytes).as_ref(), Ok(batch));
         for cut in 0..bytes.len() {
             assert!(Batch::decode(&bytes[..cut]).is_err(), "cut at {cut}");
         }
-        assert!(Batch::decode(&[&[2], &bytes[1..]].concat()).is_err(), "a later version");
+        assert!(Batch::decode(&[&[3], &bytes[1..]].concat()).is_err(), "a later version");
         assert!(Batch::decode(&[&bytes[..], &[0]].concat()).is_err(), "a tail");
     }
 }

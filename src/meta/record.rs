@@ -84,10 +84,19 @@ pub struct Next {
     pub epoch: u64,
 }
 
-/// Who may change the tree. One grant, on the root.
+/// Who owns every inode that nobody else does.
+///
+/// See `docs/decisions/0012-who-owns-an-inode.md`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Grant {
     pub session: SessionId,
+    pub epoch: u64,
+}
+
+/// An inode that its owner gave back. It counts only while no grant of the whole came after it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Shared {
+    /// Of the next grant of the whole, when it was given back.
     pub epoch: u64,
 }
 
@@ -148,6 +157,7 @@ impl Record for Dirent {}
 impl Record for Store {}
 impl Record for Next {}
 impl Record for Grant {}
+impl Record for Shared {}
 impl Record for Session {}
 impl Record for Lives {}
 impl Record for Mark {}

@@ -32,7 +32,7 @@ use bytes::Bytes;
 use std::ops::ControlFlow;
 
 /// Which way a scan goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub enum Direction {
     Forward,
     Backward,

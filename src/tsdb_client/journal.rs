@@ -143,8 +143,11 @@ impl Journal {
                 progress.applied = progress.applied.max(seq);
                 self.applied.store(progress.applied.0, Release);
             }
-            Ok((Outcome::Refused { op, why }, _)) => {
-                self.lose(&format!("the store refused change {op} of batch {}: {why}", seq.0));
+            Ok((Outcome::Refused { op, error }, _)) => {
+                self.lose(&format!("the store refused change {op} of batch {}: {error}", seq.0));
+            }
+            Ok((Outcome::Held(_) | Outcome::Conflict, _)) => {
+                self.lose("the store took a batch for a direct one");
             }
             Err(error) => self.lose(&error.to_string()),
         }

@@ -133,7 +133,7 @@ impl Core {
             return;
         }
         let count = u32::try_from(ops.len()).expect("a batch has a bounded number of ops");
-        let batch = Batch { session: self.session, seq, epoch: self.epoch, by, ops };
+        let batch = Batch { session: self.session, seq, epoch: self.epoch, by, ops, direct: None };
         let proposal = Proposal { session: self.session, seq, ops: count, batch: batch.encode() };
         CLIENT_BATCHES.add(1);
         let (for_durable, for_applied) = (self.journal.clone(), self.journal.clone());

@@ -17,6 +17,7 @@ mod control;
 mod core;
 mod crowd;
 mod dirty;
+mod ear;
 mod files;
 mod journal;
 mod lane;
@@ -60,6 +61,7 @@ use crate::meta::key::StateKey;
 use crate::meta::op::Op;
 use crate::series::KeyRange;
 use crate::tsdb_client::core::Core;
+use crate::tsdb_client::ear::Ear;
 use crate::tsdb_client::lane::Driver;
 use crate::types::FsError;
 use crate::types::Ino;
@@ -106,8 +108,10 @@ impl Client {
         clock: Arc<dyn Clock>,
         options: Options,
     ) -> Result<Arc<Client>, FsError> {
-        let welcome = server.open_session(&options.name)?;
+        let ear = Arc::new(Ear::default());
+        let welcome = server.open_session(&options.name, ear.clone())?;
         let core = Arc::new(Core::new(server, clock, options, welcome)?);
+        let _ = ear.0.set(Arc::downgrade(&core));
         core.refill_inos()?;
         let for_flusher = core.clone();
         let flusher = start("tsfs-flush", move || for_flusher.flush_until_stopped())?;

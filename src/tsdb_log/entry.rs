@@ -7,9 +7,11 @@ use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::types::Term;
 use bytes::Bytes;
+use serde::Deserialize;
+use serde::Serialize;
 
 /// What an entry is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum EntryKind {
     /// Proposed by a driver: a header and a body that the log does not look into. Both empty: a new leader's first
     /// entry, which commits what its predecessors left.
@@ -17,7 +19,7 @@ pub enum EntryKind {
 }
 
 /// One entry of the log.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Entry {
     pub index: LogIndex,
     pub term: Term,
@@ -27,7 +29,7 @@ pub struct Entry {
 }
 
 /// What a member must not forget between two answers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct HardState {
     pub term: Term,
     /// Whom it voted for in this term; node 0 is nobody.
@@ -37,7 +39,7 @@ pub struct HardState {
 }
 
 /// Who takes part. Stored with the log: a member learns it from its disk, not from its settings.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Members {
     pub voters: Vec<NodeId>,
     pub learners: Vec<NodeId>,
@@ -51,7 +53,7 @@ impl Members {
 }
 
 /// What a message between members is. The engine's local messages never travel, so they are not here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum MessageKind {
     Propose,
     Append,
@@ -69,7 +71,7 @@ pub enum MessageKind {
 }
 
 /// A message between members. Which fields mean something depends on the kind, as in the Raft paper.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Message {
     pub kind: MessageKind,
     pub from: NodeId,

@@ -56,6 +56,7 @@ use crate::types::Time;
 use crate::types::frame::Frame;
 use crate::wire::Applied;
 use crate::wire::Durable;
+use crate::wire::Listener;
 use crate::wire::Page;
 use crate::wire::Proposal;
 use crate::wire::Server;
@@ -305,7 +306,8 @@ impl Drop for Node {
 }
 
 impl Server for Node {
-    fn open_session(&self, client: &str) -> Result<Welcome, FsError> {
+    /// The one client in this process never has to give anything back: it is alone.
+    fn open_session(&self, client: &str, _: Arc<dyn Listener>) -> Result<Welcome, FsError> {
         self.end_sessions()?;
         let session = self.must::<Next>(&StateKey::Next)?.session;
         self.administer(Op::OpenSession { session, client: client.to_owned() })?;
@@ -317,6 +319,7 @@ impl Server for Node {
         Ok(Welcome {
             session,
             epoch: grant.epoch,
+            whole: true,
             hash_key: store.hash_key,
             store: self.label.to_string(),
         })
@@ -464,11 +467,14 @@ impl Server for Node {
     fn administer_all(&self, by: Option<u32>, ops: Vec<Op>) -> Result<Stamp, FsError> {
         let (session, seq, count) = (SessionId(0), BatchSeq(0), ops.len() as u32);
         let by = by.map(|uid| By { uid, ops: count }).into_iter().collect();
-        let batch = Batch { session, seq, epoch: 0, by, ops }.encode();
+        let batch = Batch { session, seq, epoch: 0, by, ops, direct: None }.encode();
         let (outcome, stamp) = self.replica.apply(Proposal { session, seq, ops: count, batch })?;
         match outcome {
             Outcome::Applied | Outcome::Repeated => Ok(stamp),
-            Outcome::Refused { why, .. } => Err(FsError::Refused(why)),
+            Outcome::Refused { error, .. } => Err(FsError::Refused(error.to_string())),
+            Outcome::Held(_) | Outcome::Conflict => {
+                unreachable!("only direct batches are answered so")
+            }
         }
     }
 }

@@ -3,6 +3,9 @@
 //! Modules below may have errors of their own; they become one of these where they leave the module.
 //! The number a program sees (`errno`) is chosen in `fuse/errno.rs`, nowhere else.
 
+mod told;
+
+use crate::types::NodeId;
 use crate::types::Stamp;
 use crate::types::instant;
 
@@ -70,6 +73,13 @@ pub enum FsError {
     Refused(String),
     #[error("another client holds the right to change this")]
     Fenced,
+    /// The node that was asked cannot take changes. Of what it had taken before, it does not know what becomes: whoever asks
+    /// the next leader the same again, with the same number, learns it.
+    #[error("this node does not lead{}", leader.map_or(String::new(), |node| format!("; node {} does", node.0)))]
+    NotLeader { leader: Option<NodeId> },
+    /// No majority of the nodes, or none at all, answered in time.
+    #[error("{0}")]
+    Unreachable(String),
     #[error("the store is closing")]
     Closing,
     /// An earlier write that this call covers was lost. Told once per open file.
@@ -86,7 +96,10 @@ impl FsError {
     pub fn kind(&self) -> Kind {
         match self {
             FsError::Lost(_) | FsError::Damaged(_) | FsError::Io(_) => Kind::Damage,
-            FsError::Closing | FsError::NoSpace => Kind::Retry,
+            FsError::Closing
+            | FsError::NoSpace
+            | FsError::NotLeader { .. }
+            | FsError::Unreachable(_) => Kind::Retry,
             _ => Kind::Answer,
         }
     }

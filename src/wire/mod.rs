@@ -4,6 +4,7 @@
 //! process; in a cluster, `net` implements the same trait with messages.
 
 pub mod control;
+pub mod message;
 
 use crate::meta::op::Op;
 use crate::meta::op::Outcome;
@@ -14,21 +15,55 @@ use crate::types::AsOf;
 use crate::types::BatchSeq;
 use crate::types::BlockId;
 use crate::types::FsError;
+use crate::types::Ino;
 use crate::types::SessionId;
 use crate::types::Stamp;
 use crate::types::frame::Frame;
 use bytes::Bytes;
+use serde::Deserialize;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// What a client is told when its session begins.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Welcome {
     pub session: SessionId,
-    /// Fencing number of the grant on the root, which an embedded mount always gets.
+    /// Of its grant of the whole, or of the next one to be given.
     pub epoch: u64,
+    /// It owns every inode that no other session owns. An embedded mount always does.
+    pub whole: bool,
     /// Key of the hash that orders directory entries (SipHash-1-3).
     pub hash_key: [u8; 16],
     /// The store's identity, for people and logs.
     pub store: String,
+}
+
+/// What a session is to give back.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Recall {
+    /// These, where it owns them.
+    Inodes(Vec<Ino>),
+    /// Every inode that it did not make itself.
+    Whole,
+}
+
+/// What a server tells a client unasked, on any thread. None of it may wait, nor call the server.
+pub trait Listener: Send + Sync {
+    /// Somebody else wants what this session owns: it flushes, tells the kernel, and puts `Op::Yield` behind all that rested on
+    /// it. Told again while the op has not been applied.
+    fn recall(&self, what: Recall);
+
+    /// Somebody reads an instant that may not have reached the server yet: `done` is called once everything that programs did
+    /// up to now is applied, or lost.
+    fn flush(&self, done: Box<dyn FnOnce() + Send>);
+
+    /// From now on the session owns every inode that no other session owns. What it knows of them may be old.
+    fn whole(&self, epoch: u64);
+
+    /// The session is over on the server's side: it owns nothing any more, and what it has not sent is lost.
+    fn ended(&self, why: &str);
 }
 
 /// A batch on its way into the log: encoded once, by the client.
@@ -48,7 +83,7 @@ pub type Durable = Box<dyn FnOnce(Result<Stamp, FsError>) + Send>;
 pub type Applied = Box<dyn FnOnce(Result<(Outcome, Stamp), FsError>) + Send>;
 
 /// Rows of one answer to a scan.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Page {
     pub rows: Vec<(Bytes, Bytes)>,
     /// More rows follow in the range, after the last one here.
@@ -56,7 +91,7 @@ pub struct Page {
 }
 
 /// Space and health, as `statfs` and `tsfs status` show them. Sizes in bytes.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
     pub store: String,
     pub path: String,
@@ -84,7 +119,7 @@ pub struct Status {
     /// Empty where all is well; else a sentence for each thing that is not.
     pub health: Vec<String>,
     /// Every counter of `telemetry`, by name.
-    pub counters: std::collections::BTreeMap<String, u64>,
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// A server as its clients see it. Calls that wait for a disk or a majority say so; all others answer at once.
@@ -93,7 +128,13 @@ pub trait Server: Send + Sync {
     ///
     /// # Errors
     /// `NoSpace`, `Io`, `Closing`.
-    fn open_session(&self, client: &str) -> Result<Welcome, FsError>;
+    fn open_session(&self, client: &str, listener: Arc<dyn Listener>) -> Result<Welcome, FsError>;
+
+    /// Until when, by the steady clock, the session may answer from what it owns. `Duration::MAX` where the server is in this
+    /// process. Cheap: asked for every call.
+    fn lease(&self) -> Duration {
+        Duration::MAX
+    }
 
     /// A fresh range of `count` inode numbers: its first. Waits until it is in the log.
     ///
@@ -111,6 +152,14 @@ pub trait Server: Send + Sync {
     /// # Errors
     /// `BeforeHorizon`, `Damaged`, `Io`.
     fn get(&self, key: &[u8], at: AsOf) -> Result<Option<Bytes>, FsError>;
+
+    /// Rows of the present, as [`Server::get`] would tell them one by one, of one moment.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn get_all(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, FsError> {
+        keys.iter().map(|key| self.get(key, AsOf::Now)).collect()
+    }
 
     /// At most `limit` rows of a range, as applied so far.
     ///

@@ -44,6 +44,7 @@ fn states() -> Vec<StateKey> {
         StateKey::Store,
         StateKey::Next,
         StateKey::Grant,
+        StateKey::Shared { ino: Ino::ROOT },
         StateKey::Session { session },
         StateKey::Orphan { session, ino: ino(5) },
         StateKey::Lives { block: BlockId { session, number: 3 } },

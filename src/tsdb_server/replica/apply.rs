@@ -182,8 +182,8 @@ impl Applier {
         if (batch.session, batch.seq) != (header.session, header.seq)
             || batch.ops.len() > header.stamps as usize
         {
-            let why = "the batch is not what it was proposed as".to_owned();
-            return Ok((Outcome::Refused { op: 0, why }, header.stamp));
+            let error = FsError::Refused("the batch is not what it was proposed as".to_owned());
+            return Ok((Outcome::Refused { op: 0, error }, header.stamp));
         }
         let rules = self.rules()?;
         let origin = Origin { stamp: header.stamp, session: header.session, seq: header.seq };

@@ -110,7 +110,14 @@ impl World {
 }
 
 fn proposal(session: SessionId, seq: u64, op: Op) -> Proposal {
-    let batch = Batch { session, seq: BatchSeq(seq), epoch: 1, by: Vec::new(), ops: vec![op] };
+    let batch = Batch {
+        session,
+        seq: BatchSeq(seq),
+        epoch: 1,
+        by: Vec::new(),
+        ops: vec![op],
+        direct: None,
+    };
     Proposal { session, seq: BatchSeq(seq), ops: 1, batch: batch.encode() }
 }
 

@@ -40,6 +40,7 @@ use tsfs::types::Stamp;
 use tsfs::types::frame::Frame;
 use tsfs::wire::Applied;
 use tsfs::wire::Durable;
+use tsfs::wire::Listener;
 use tsfs::wire::Page;
 use tsfs::wire::Proposal;
 use tsfs::wire::Server;
@@ -229,7 +230,7 @@ fn collect(page: &mut Page, limit: usize, key: &[u8], row: &[u8]) -> ControlFlow
 }
 
 impl Server for Memory {
-    fn open_session(&self, client: &str) -> Result<Welcome, FsError> {
+    fn open_session(&self, client: &str, _: Arc<dyn Listener>) -> Result<Welcome, FsError> {
         while let Some((key, _)) = self.page(Family::State, &StateKey::sessions(), 1)?.rows.pop() {
             let Some(StateKey::Session { session }) = StateKey::decode(&key) else { panic!() };
             self.administer(Op::EndSession { session })?;
@@ -237,7 +238,7 @@ impl Server for Memory {
         let session = self.record::<Next>(&StateKey::Next)?.unwrap().session;
         self.administer(Op::OpenSession { session, client: client.to_owned() })?;
         let epoch = self.record::<Grant>(&StateKey::Grant)?.unwrap().epoch;
-        Ok(Welcome { session, epoch, hash_key: HASH_KEY, store: "memory".to_owned() })
+        Ok(Welcome { session, epoch, whole: true, hash_key: HASH_KEY, store: "memory".to_owned() })
     }
 
     fn grant_inos(&self, session: SessionId, count: u64) -> Result<u64, FsError> {
@@ -370,7 +371,7 @@ impl Server for Memory {
 
     fn administer_all(&self, _: Option<u32>, ops: Vec<Op>) -> Result<Stamp, FsError> {
         let (session, seq, count) = (SessionId(0), BatchSeq(0), ops.len() as u32);
-        let batch = Batch { session, seq, epoch: 0, by: Vec::new(), ops }.encode();
+        let batch = Batch { session, seq, epoch: 0, by: Vec::new(), ops, direct: None }.encode();
         let (tell, told) = sync_channel(2);
         let failed = tell.clone();
         self.propose(
@@ -383,7 +384,7 @@ impl Server for Memory {
             Box::new(move |result| drop(tell.send(result))),
         );
         match told.recv().unwrap_or(Err(FsError::Closing))? {
-            (Outcome::Refused { why, .. }, _) => Err(FsError::Refused(why)),
+            (Outcome::Refused { error, .. }, _) => Err(FsError::Refused(error.to_string())),
             (_, stamp) => Ok(stamp),
         }
     }

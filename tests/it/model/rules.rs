@@ -496,7 +496,14 @@ fn a_batch_is_applied_once_and_only_in_its_turn() {
     let (session, seq) = (fs.world.session, fs.world.seq);
     let append = |fs: &mut Fs, seq, epoch| {
         let unlink = Op::Unlink { dir: ROOT, name: name("a"), keep_open: false, time: fs.time() };
-        let batch = Batch { session, seq: BatchSeq(seq), epoch, by: Vec::new(), ops: vec![unlink] };
+        let batch = Batch {
+            session,
+            seq: BatchSeq(seq),
+            epoch,
+            by: Vec::new(),
+            ops: vec![unlink],
+            direct: None,
+        };
         let stamp = Stamp(fs.world.last.0 + 1);
         fs.world.append(stamp, &batch).0
     };
@@ -522,7 +529,7 @@ fn a_batch_with_a_refused_op_leaves_nothing() {
         Op::Rmdir { dir: ROOT, name: name("a"), keep_open: false, time },
     ];
     let (outcome, _) = fs.try_batch(ops);
-    assert_eq!(outcome, Outcome::Refused { op: 1, why: "not a directory".to_owned() });
+    assert_eq!(outcome, Outcome::Refused { op: 1, error: FsError::NotDirectory });
     assert_eq!(fs.world.dump(), before);
     // Nor does anything after it, for it would build on what is not there.
     let link = Op::Link { ino: file, dir: ROOT, name: name("b"), time };

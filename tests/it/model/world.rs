@@ -107,7 +107,7 @@ impl World {
     pub(super) fn submit_of(&mut self, stamp: Stamp, by: Vec<By>, ops: Vec<Op>) -> Told {
         self.seq.0 += 1;
         let (session, seq, epoch) = (self.session, self.seq, self.epoch);
-        self.append(stamp, &Batch { session, seq, epoch, by, ops })
+        self.append(stamp, &Batch { session, seq, epoch, by, ops, direct: None })
     }
 
     /// A batch of the server's own.
@@ -118,6 +118,7 @@ impl World {
             epoch: 0,
             by: Vec::new(),
             ops: vec![op],
+            direct: None,
         };
         let told = self.append(stamp, &batch);
         assert_eq!(told.0, Outcome::Applied, "{batch:?}");

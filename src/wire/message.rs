@@ -1,0 +1,199 @@
+//! The messages between clients and nodes, and among nodes: what the meta part of a packet holds, in postcard.
+//!
+//! Variants are only ever added at the end. Bytes that are long already travel in the packet's tail, untouched: batches and
+//! frames. Not here: how packets are told apart in a stream (`packet`).
+
+use crate::meta::op::Op;
+use crate::meta::op::Outcome;
+use crate::series::Direction;
+use crate::series::KeyRange;
+use crate::series::Version;
+use crate::tsdb_log::entry::Message;
+use crate::types::AsOf;
+use crate::types::BatchSeq;
+use crate::types::BlockId;
+use crate::types::FsError;
+use crate::types::NodeId;
+use crate::types::SessionId;
+use crate::types::Stamp;
+use crate::wire::Page;
+use crate::wire::Recall;
+use crate::wire::Status;
+use crate::wire::Welcome;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// What both sides say first, besides the version of the protocol.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// The store that the caller belongs to.
+    pub store: [u8; 16],
+    /// Which node, where it is one.
+    pub node: Option<NodeId>,
+    /// Drawn when the process started: what it had not made durable is gone where this is another.
+    pub boot: u64,
+    /// What rows and ops the program knows.
+    pub features: u32,
+}
+
+/// A node and where it listens.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NodeAt {
+    pub node: NodeId,
+    /// `HOST:PORT`.
+    pub address: String,
+}
+
+/// The cluster as one node sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct View {
+    pub leader: Option<NodeId>,
+    pub term: u64,
+    pub nodes: Vec<NodeAt>,
+}
+
+/// How long a session's rights last from when they were asked for, and what it owns besides what it made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Renewed {
+    pub lease_ms: u64,
+    /// The epoch of its grant of the whole, if it has it.
+    pub whole: Option<u64>,
+    /// Bytes that may still be written.
+    pub space: u64,
+}
+
+/// What is asked. A session's number goes along where the answer depends on who asks.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Between members of the log. Not answered.
+    Log(Vec<Message>),
+    View,
+    OpenSession {
+        client: String,
+    },
+    /// What the server has to tell this session comes over this connection from now on. Also a renewal.
+    Attend {
+        session: SessionId,
+    },
+    Renew {
+        session: SessionId,
+    },
+    GrantInos {
+        session: SessionId,
+        count: u64,
+    },
+    /// The tail is the batch. Answered twice: `Durable`, then `Applied`.
+    Propose {
+        session: SessionId,
+        seq: BatchSeq,
+        ops: u32,
+    },
+    Get {
+        session: SessionId,
+        keys: Vec<Bytes>,
+        at: AsOf,
+    },
+    Scan {
+        session: SessionId,
+        range: KeyRange,
+        at: AsOf,
+        direction: Direction,
+        limit: u32,
+    },
+    Versions {
+        key: Bytes,
+        since: Stamp,
+        until: Stamp,
+        limit: u32,
+    },
+    Ended {
+        range: KeyRange,
+        since: Stamp,
+        until: Stamp,
+        limit: u32,
+    },
+    State {
+        range: KeyRange,
+        limit: u32,
+    },
+    Changes {
+        since: Stamp,
+        until: Stamp,
+        limit: u32,
+    },
+    Barrier {
+        session: SessionId,
+    },
+    /// The tail is the frame.
+    PutBlock {
+        block: BlockId,
+    },
+    SyncBlocks,
+    /// The answer's tail is the frame.
+    Block {
+        block: BlockId,
+    },
+    Status,
+    Administer {
+        by: Option<u32>,
+        ops: Vec<Op>,
+    },
+    /// The answer to `Told::Flush`, with its number.
+    Flushed {
+        session: SessionId,
+        number: u64,
+    },
+}
+
+/// What is answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Response {
+    Failed(FsError),
+    Done,
+    View(View),
+    Opened {
+        welcome: Welcome,
+        lease_ms: u64,
+    },
+    Renewed(Renewed),
+    First(u64),
+    Durable(Stamp),
+    Applied {
+        outcome: Outcome,
+        stamp: Stamp,
+    },
+    Rows(Vec<Option<Bytes>>),
+    Page(Page),
+    Versions(Vec<Version>),
+    Ended(Vec<(Bytes, Version)>),
+    Stamp(Stamp),
+    /// The frame is in the tail.
+    Frame,
+    Status(Box<Status>),
+}
+
+/// What a node tells a session unasked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Told {
+    Recall(Recall),
+    Flush { number: u64 },
+    Whole { epoch: u64 },
+    Ended { why: String },
+}
+
+/// The meta part of a packet.
+pub fn encode(message: &impl Serialize) -> Bytes {
+    postcard::to_stdvec(message).expect("messages have nothing unserializable").into()
+}
+
+/// # Errors
+/// `Io` where the bytes are no such message, which a program of the same protocol never sends.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FsError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((message, [])) => Ok(message),
+        Ok(_) => Err(FsError::Io("a message has bytes behind its end".to_owned())),
+        Err(error) => Err(FsError::Io(format!("a message cannot be read: {error}"))),
+    }
+}
