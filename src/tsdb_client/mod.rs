@@ -31,6 +31,7 @@ pub mod permission;
 mod pool;
 mod ranges;
 mod reader;
+pub mod remote;
 mod rows;
 mod seal;
 mod view;

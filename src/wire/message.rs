@@ -25,6 +25,11 @@ use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// The kinds of packets, by what their meta part holds: a [`Request`], a [`Response`], a [`Told`].
+pub const REQUEST: u16 = 1;
+pub const RESPONSE: u16 = 2;
+pub const TOLD: u16 = 3;
+
 /// What both sides say first, besides the version of the protocol.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hello {

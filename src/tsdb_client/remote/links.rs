@@ -1,0 +1,431 @@
+//! The connections to the nodes, and which of them leads.
+//!
+//! A thread for each node keeps its two connections up, so that a node which cannot be reached holds up nobody; a thread for
+//! all of them (`seek`) finds the leader, attends it and renews the lease. Not here: what is asked over a connection.
+
+use crate::env::Clock;
+use crate::net::Connection;
+use crate::net::DialSecurity;
+use crate::net::Keep;
+use crate::net::Line;
+use crate::net::Net;
+use crate::net::NetError;
+use crate::net::Pair;
+use crate::net::Service;
+use crate::telemetry::counter::CLIENT_FAILOVERS;
+use crate::tsdb_client::remote::ELECTION;
+use crate::tsdb_client::remote::Lane;
+use crate::tsdb_client::remote::Options;
+use crate::tsdb_client::remote::WhenDown;
+use crate::tsdb_client::remote::hear::Hear;
+use crate::tsdb_client::remote::stream::Stream;
+use crate::types::FsError;
+use crate::types::NodeId;
+use crate::types::SessionId;
+use crate::wire::Listener;
+use crate::wire::Welcome;
+use crate::wire::message;
+use crate::wire::message::Hello;
+use crate::wire::message::NodeAt;
+use crate::wire::message::Renewed;
+use crate::wire::message::Response;
+use bytes::Bytes;
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::Duration;
+
+/// Nodes that a client keeps connections to. A cluster has a handful; a list that is longer is not one.
+const NODES_MAX: usize = 64;
+/// What clocks may drift apart within a lease: a hundredth of it.
+const DRIFT: u32 = 100;
+
+/// The connections to one node, as whoever uses them has them.
+#[derive(Clone)]
+pub(super) struct Link {
+    pair: Arc<Pair>,
+    /// Counts the links: what is said of an old one does not touch the next.
+    pub(super) generation: u64,
+    pub(super) node: NodeId,
+    /// Drawn by the node when it started.
+    pub(super) boot: u64,
+}
+
+impl Link {
+    /// `None` where the other side did not say who it is.
+    fn new(pair: Arc<Pair>) -> Option<Link> {
+        let Hello { node, boot, .. } = message::decode(&pair.welcome).ok()?;
+        Some(Link { generation: pair.generation, node: node?, boot, pair })
+    }
+
+    pub(super) fn connection(&self, lane: Lane) -> &Connection {
+        match lane {
+            Lane::Control => &self.pair.control,
+            Lane::Bulk => &self.pair.bulk,
+        }
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// Why there is none: it may have been done all the same.
+    pub(super) fn call(
+        &self,
+        lane: Lane,
+        meta: Bytes,
+        tail: Bytes,
+        patience: Duration,
+    ) -> Result<(Response, Bytes), NetError> {
+        let packet = self.connection(lane).call(message::REQUEST, meta, tail, patience)?;
+        let response = message::decode(&packet.meta)
+            .map_err(|error| NetError::Failed(error.to_string()))?;
+        Ok((response, packet.tail))
+    }
+
+    fn is_up(&self) -> bool {
+        self.pair.is_up()
+    }
+}
+
+struct State {
+    nodes: Vec<Keep>,
+    /// The one that leads and knows our session.
+    leader: Option<Link>,
+    /// Who is said to lead.
+    hint: Option<NodeId>,
+    /// Who they are, as a node that leads said.
+    members: Vec<NodeId>,
+    session: Option<Member>,
+    /// The lease is to be renewed before it is time.
+    renew: bool,
+    /// Since when nobody leads, as far as this client knows.
+    down_since: Option<Duration>,
+    closed: bool,
+}
+
+/// Our membership.
+#[derive(Clone)]
+pub(super) struct Member {
+    pub(super) session: SessionId,
+    pub(super) listener: Arc<dyn Listener>,
+    pub(super) whole: Option<u64>,
+}
+
+pub(super) struct Links {
+    net: Arc<Net>,
+    options: Options,
+    hello: Hello,
+    clock: Arc<dyn Clock>,
+    pub(super) stream: Arc<Stream>,
+    state: Mutex<State>,
+    /// Anything of it changed.
+    changed: Condvar,
+    /// Until when our session may answer by itself, on the steady clock, in nanoseconds.
+    lease: AtomicU64,
+    /// How long a lease is, in nanoseconds; zero before there is one.
+    pub(super) lease_length: AtomicU64,
+    /// Bytes that may still be written, as the leader last said, less what was sent since.
+    pub(super) space: AtomicU64,
+}
+
+impl Links {
+    pub(super) fn start(
+        net: Arc<Net>,
+        options: Options,
+        hello: Hello,
+        clock: Arc<dyn Clock>,
+        stream: Arc<Stream>,
+    ) -> Result<Arc<Links>, FsError> {
+        let addresses = options.addresses.clone();
+        let state = State {
+            nodes: Vec::new(),
+            leader: None,
+            hint: None,
+            members: Vec::new(),
+            session: None,
+            renew: false,
+            down_since: Some(clock.steady()),
+            closed: false,
+        };
+        let links = Arc::new(Links {
+            net,
+            options,
+            hello,
+            clock,
+            stream,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            lease: AtomicU64::new(0),
+            lease_length: AtomicU64::new(0),
+            space: AtomicU64::new(0),
+        });
+        for address in addresses {
+            links.know(&address)?;
+        }
+        let seeker = Arc::downgrade(&links);
+        start("tsfs-leader", move || {
+            while let Some(links) = seeker.upgrade() {
+                if !links.seek() {
+                    return;
+                }
+            }
+        })?;
+        Ok(links)
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.clock.steady()
+    }
+
+    pub(super) fn when_down(&self) -> WhenDown {
+        self.options.when_down
+    }
+
+    /// Until when a call that begins now waits for a leader; `None`: as long as it takes.
+    pub(super) fn until(&self) -> Option<Duration> {
+        let now = self.now();
+        match self.options.when_down {
+            WhenDown::Wait => None,
+            WhenDown::Eio(time) => Some(now + time.max(ELECTION)),
+            WhenDown::Stale => Some(now + ELECTION),
+        }
+    }
+
+    /// The leader's link; waits for one.
+    ///
+    /// # Errors
+    /// `Unreachable` with what is wrong with each node, `Closing`.
+    pub(super) fn link(&self, until: Option<Duration>) -> Result<Link, FsError> {
+        let mut state = self.state.lock();
+        loop {
+            if state.closed {
+                return Err(FsError::Closing);
+            }
+            if let Some(link) = state.leader.as_ref().filter(|link| link.is_up()) {
+                return Ok(link.clone());
+            }
+            let Some(until) = until else {
+                self.changed.wait(&mut state);
+                continue;
+            };
+            let left = until.saturating_sub(self.now());
+            if left.is_zero() {
+                return Err(FsError::Unreachable(state.trouble()));
+            }
+            self.changed.wait_for(&mut state, left);
+        }
+    }
+
+    /// The links to all nodes that can be reached.
+    pub(super) fn all(&self) -> Vec<Link> {
+        self.state.lock().nodes.iter().filter_map(Keep::pair).filter_map(Link::new).collect()
+    }
+
+    /// The nodes of the cluster; none before one of them has said so.
+    pub(super) fn members(&self) -> Vec<NodeId> {
+        self.state.lock().members.clone()
+    }
+
+    /// The lease is renewed without waiting for its time.
+    pub(super) fn renew_soon(&self) {
+        self.state.lock().renew = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn take_renew(&self) -> bool {
+        std::mem::take(&mut self.state.lock().renew)
+    }
+
+    /// Waits until some connection changes, at most so long.
+    pub(super) fn wait_for_change(&self, most: Duration) {
+        let mut state = self.state.lock();
+        if !state.closed {
+            self.changed.wait_for(&mut state, most);
+        }
+    }
+
+    /// This link does not lead, or is gone. Waits for nothing.
+    pub(super) fn lost(&self, generation: u64, leader: Option<NodeId>) {
+        let mut state = self.state.lock();
+        if state.leader.as_ref().is_some_and(|link| link.generation == generation) {
+            state.leader = None;
+            state.hint = leader;
+            state.down_since = Some(self.now());
+            self.changed.notify_all();
+        }
+    }
+
+    /// This link leads, and knows our session.
+    pub(super) fn found(&self, link: Link) {
+        let mut state = self.state.lock();
+        if let Some(since) = state.down_since.take() {
+            CLIENT_FAILOVERS.add(1);
+            let took_ms = self.now().saturating_sub(since).as_millis() as u64;
+            tracing::info!(node = link.node.0, took_ms, "this node leads");
+        }
+        state.leader = Some(link);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn leader(&self) -> Option<Link> {
+        self.state.lock().leader.clone().filter(Link::is_up)
+    }
+
+    pub(super) fn hint(&self) -> Option<NodeId> {
+        self.state.lock().hint
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.leader = None;
+        let nodes = std::mem::take(&mut state.nodes);
+        drop(state);
+        // Their ends are told, which asks for the lock.
+        drop(nodes);
+        self.changed.notify_all();
+    }
+}
+
+impl State {
+    /// What is wrong with each node.
+    fn trouble(&self) -> String {
+        let each = self.nodes.iter().map(|node| match node.trouble() {
+            Some(why) => why,
+            None if node.pair().is_some() => format!("{} answers, but does not lead", node.address()),
+            None => format!("{} was not reached yet", node.address()),
+        });
+        let each: Vec<String> = each.collect();
+        format!("no majority of the nodes answers: {}", each.join("; "))
+    }
+}
+
+/// Our session and its lease.
+impl Links {
+    pub(super) fn session(&self) -> Option<SessionId> {
+        self.state.lock().session.as_ref().map(|member| member.session)
+    }
+
+    pub(super) fn member(&self) -> Option<Member> {
+        self.state.lock().session.clone()
+    }
+
+    /// A session was opened; `asked` is when it was asked for.
+    pub(super) fn begin_session(
+        &self,
+        welcome: &Welcome,
+        listener: Arc<dyn Listener>,
+        asked: Duration,
+        lease_ms: u64,
+    ) {
+        let whole = welcome.whole.then_some(welcome.epoch);
+        let mut state = self.state.lock();
+        state.session = Some(Member { session: welcome.session, listener, whole });
+        // It is to be attended: until then nothing reaches us that is told unasked.
+        state.leader = None;
+        drop(state);
+        self.leased(asked, lease_ms);
+        self.changed.notify_all();
+    }
+
+    /// The lease was renewed by somebody who was asked at `asked`.
+    pub(super) fn renewed(&self, asked: Duration, renewed: &Renewed) {
+        self.leased(asked, renewed.lease_ms);
+        self.space.store(renewed.space, Relaxed);
+        let mut state = self.state.lock();
+        let Some(member) = &mut state.session else { return };
+        if member.whole != renewed.whole {
+            member.whole = renewed.whole;
+            let listener = member.listener.clone();
+            drop(state);
+            if let Some(epoch) = renewed.whole {
+                listener.whole(epoch);
+            }
+        }
+    }
+
+    fn leased(&self, asked: Duration, lease_ms: u64) {
+        let length = Duration::from_millis(lease_ms);
+        let until = asked + length - length / DRIFT;
+        self.lease_length.store(length.as_nanos() as u64, Relaxed);
+        self.lease.fetch_max(until.as_nanos() as u64, Relaxed);
+    }
+
+    /// Our session is over.
+    pub(super) fn ended(&self, why: &str) {
+        self.lease.store(0, Relaxed);
+        let member = self.state.lock().session.take();
+        self.stream.give_up(why);
+        if let Some(member) = member {
+            member.listener.ended(why);
+        }
+    }
+
+    pub(super) fn lease(&self) -> Duration {
+        Duration::from_nanos(self.lease.load(Relaxed))
+    }
+
+    pub(super) fn spend(&self, bytes: u64) {
+        // A lower bound between two renewals: nobody is refused for it who would not be soon.
+        let _ = self.space.fetch_update(Relaxed, Relaxed, |space| Some(space.saturating_sub(bytes)));
+    }
+}
+
+/// Keeping the connections up.
+impl Links {
+    /// Keeps connections to this node as well.
+    ///
+    /// # Errors
+    /// `Io` where there can be no more threads.
+    pub(super) fn know(self: &Arc<Links>, address: &str) -> Result<(), FsError> {
+        let mut state = self.state.lock();
+        let known = state.nodes.iter().any(|node| node.address() == address);
+        if known || state.closed || state.nodes.len() >= NODES_MAX {
+            return Ok(());
+        }
+        let (for_service, for_change) = (Arc::downgrade(self), Arc::downgrade(self));
+        let line = Line {
+            address: address.to_owned(),
+            hello: message::encode(&self.hello),
+            security: DialSecurity::Tls(self.options.credentials.clone(), None),
+            service: Box::new(move || Arc::new(Hear::new(for_service.clone())) as Arc<dyn Service>),
+            changed: Arc::new(move || {
+                if let Some(links) = for_change.upgrade() {
+                    // Whoever waits has looked under this lock.
+                    drop(links.state.lock());
+                    links.changed.notify_all();
+                }
+            }),
+        };
+        state.nodes.push(Keep::start(&self.net, line)?);
+        Ok(())
+    }
+
+    /// The nodes are these, as one of them said.
+    pub(super) fn meet(self: &Arc<Links>, nodes: &[NodeAt]) {
+        let members: Vec<NodeId> = nodes.iter().map(|node| node.node).collect();
+        if !members.is_empty() {
+            self.state.lock().members = members;
+        }
+        for node in nodes {
+            if let Err(error) = self.know(&node.address) {
+                tracing::warn!(%error, address = %node.address, "a node is not used");
+            }
+        }
+    }
+}
+
+fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), FsError> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map(drop)
+        .map_err(|error| FsError::io(format_args!("start the thread {name}"), &error))
+}

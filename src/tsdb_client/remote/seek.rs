@@ -1,0 +1,137 @@
+//! Finding who leads, being known there, and renewing the lease.
+//!
+//! Not here: the connections themselves (`links`).
+
+use crate::tsdb_client::remote::Lane;
+use crate::tsdb_client::remote::links::Link;
+use crate::tsdb_client::remote::links::Links;
+use crate::net::Wait;
+use crate::types::FsError;
+use crate::types::NodeId;
+use crate::wire::message;
+use crate::wire::message::Request;
+use crate::wire::message::Response;
+use crate::wire::message::View;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long the nodes are given to say who leads. One that lives says so in less than a millisecond.
+const ANSWER: Duration = Duration::from_millis(300);
+/// Between two rounds of asking while nobody leads: an election takes a few of them.
+const ROUND: Duration = Duration::from_millis(20);
+/// Being attended waits for the leader to be sure that it leads.
+const ATTEND: Duration = Duration::from_secs(2);
+/// A lease is renewed so many times before it would end.
+const RENEWALS: u32 = 3;
+/// Without a lease nothing is to be renewed, but the leader is looked at all the same.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl Links {
+    /// One step; false at the end.
+    pub(super) fn seek(self: &Arc<Links>) -> bool {
+        if self.is_closed() {
+            return false;
+        }
+        match self.leader() {
+            Some(link) => self.hold(&link),
+            None => {
+                self.stream.let_go();
+                match self.who_leads() {
+                    Some(link) => self.attach(link),
+                    None => self.wait_for_change(ROUND),
+                }
+            }
+        }
+        true
+    }
+
+    /// Renews the lease when it is time.
+    fn hold(self: &Arc<Links>, link: &Link) {
+        let length = Duration::from_nanos(self.lease_length.load(Relaxed));
+        let every = if length.is_zero() { LOOK } else { length / RENEWALS };
+        let due = self.lease().saturating_sub(length - every.min(length));
+        let left = due.saturating_sub(self.now());
+        if !left.is_zero() && !self.take_renew() {
+            return self.wait_for_change(left.min(every));
+        }
+        let Some(member) = self.member() else { return self.wait_for_change(every) };
+        let asked = self.now();
+        let request = message::encode(&Request::Renew { session: member.session });
+        match link.call(Lane::Control, request, Bytes::new(), every.min(ATTEND)) {
+            Ok((Response::Renewed(renewed), _)) => self.renewed(asked, &renewed),
+            Ok((Response::Failed(FsError::NotLeader { leader }), _)) => {
+                self.lost(link.generation, leader);
+            }
+            Ok((Response::Failed(FsError::Fenced), _)) => self.over(),
+            Ok((Response::Failed(error), _)) => {
+                tracing::warn!(%error, "the lease was not renewed");
+                self.wait_for_change(ROUND);
+            }
+            Ok(_) | Err(_) => self.lost(link.generation, None),
+        }
+    }
+
+    fn over(&self) {
+        self.ended("the cluster ended this mount's session, for it was not heard of for longer than its lease");
+    }
+
+    /// Makes our session known to the leader, and sends it what was not applied.
+    fn attach(self: &Arc<Links>, link: Link) {
+        let Some(member) = self.member() else { return self.found(link) };
+        let asked = self.now();
+        let request = message::encode(&Request::Attend { session: member.session });
+        match link.call(Lane::Control, request, Bytes::new(), ATTEND) {
+            Ok((Response::Renewed(renewed), _)) => {
+                self.renewed(asked, &renewed);
+                self.stream.take_up(self, &link);
+                self.found(link);
+            }
+            Ok((Response::Failed(FsError::Fenced), _)) => self.over(),
+            Ok((Response::Failed(FsError::NotLeader { .. }), _)) => self.wait_for_change(ROUND),
+            other => {
+                tracing::debug!(?other, "a node that says it leads does not take us up");
+                self.wait_for_change(ROUND);
+            }
+        }
+    }
+
+    /// The node that says of itself that it leads: all are asked at once, and the first such answer counts.
+    fn who_leads(self: &Arc<Links>) -> Option<Link> {
+        let mut links = self.all();
+        let hint = self.hint();
+        links.sort_by_key(|link| Some(link.node) != hint);
+        let (tell, told) = mpsc::sync_channel::<(NodeId, View)>(links.len());
+        let request = message::encode(&Request::View);
+        for link in &links {
+            let (tell, node) = (tell.clone(), link.node);
+            let on_answer = move |answer: crate::net::Answer| {
+                let view = answer.ok().and_then(|packet| message::decode(&packet.meta).ok());
+                if let Some(Response::View(view)) = view {
+                    // Whoever asked has its answer by now.
+                    let _ = tell.try_send((node, view));
+                }
+            };
+            let (kind, tail) = (message::REQUEST, Bytes::new());
+            // One that cannot be asked does not lead for us.
+            let _ = link.connection(Lane::Control).ask(
+                kind,
+                request.clone(),
+                tail,
+                ANSWER,
+                Wait::Never,
+                Box::new(on_answer),
+            );
+        }
+        drop(tell);
+        while let Ok((node, view)) = told.recv_timeout(ANSWER) {
+            if view.leader == Some(node) {
+                self.meet(&view.nodes);
+                return links.into_iter().find(|link| link.node == node);
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,186 @@
+//! What each request is answered. May wait.
+//!
+//! Not here: on which thread (`serve`).
+
+use crate::meta::key::Key;
+use crate::meta::key::StateKey;
+use crate::series::KeyRange;
+use crate::tsdb_server::door::Door;
+use crate::tsdb_server::door::push::Push;
+use crate::types::AsOf;
+use crate::types::FsError;
+use crate::types::Ino;
+use crate::types::SessionId;
+use crate::types::frame::Frame;
+use crate::wire::Page;
+use crate::wire::Server;
+use crate::wire::message::Request;
+use crate::wire::message::Response;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Rows that one answer has at most, whatever was asked for.
+const ROWS_MAX: usize = 4096;
+/// Keys that one question may have.
+const KEYS_MAX: usize = 4096;
+/// How long a question waits for others to give back what it is about: they have a lease to do it in, and are evicted then.
+const TOUCH: Duration = Duration::from_secs(22);
+/// For a leader to be sure that it leads: an election and a half.
+const SURE: Duration = Duration::from_secs(3);
+
+/// The inodes that a question about the present is about.
+pub(super) fn inodes(request: &Request) -> Vec<Ino> {
+    match request {
+        Request::Get { keys, at: AsOf::Now, .. } => {
+            let mut inos: Vec<Ino> = keys.iter().filter_map(|key| Key::inode_of(key)).collect();
+            inos.dedup();
+            inos
+        }
+        Request::Scan { range, at: AsOf::Now, .. } => {
+            Key::inode_of(&range.start).into_iter().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+impl Door {
+    /// `push` is there where a session is to be attended; `from_node`: who asks is a node.
+    pub(super) fn answer(
+        &self,
+        request: Request,
+        tail: Bytes,
+        from_node: bool,
+        push: Option<Arc<Push>>,
+    ) -> (Response, Bytes) {
+        match self.try_answer(request, tail, from_node, push) {
+            Ok(answer) => answer,
+            Err(error) => (Response::Failed(error), Bytes::new()),
+        }
+    }
+
+    fn try_answer(
+        &self,
+        request: Request,
+        tail: Bytes,
+        from_node: bool,
+        push: Option<Arc<Push>>,
+    ) -> Result<(Response, Bytes), FsError> {
+        let response = match request {
+            Request::View => Response::View(self.node.view()),
+            Request::PutBlock { block } => {
+                self.node.put_block(block, Frame::from_bytes(&tail)?)?;
+                Response::Done
+            }
+            Request::SyncBlocks => {
+                self.node.sync_blocks()?;
+                Response::Done
+            }
+            Request::Block { block } => return Ok((Response::Frame, self.node.block(block)?)),
+            Request::OpenSession { .. }
+            | Request::Attend { .. }
+            | Request::Renew { .. }
+            | Request::GrantInos { .. }
+            | Request::Barrier { .. } => self.of_session(request, push)?,
+            Request::Administer { by, ops } => {
+                self.node.lead(SURE)?;
+                Response::Stamp(self.node.administer_all(by, ops)?)
+            }
+            Request::Status => Response::Status(Box::new(self.node.status()?)),
+            Request::Log(_) | Request::Propose { .. } | Request::Flushed { .. } => {
+                return Err(FsError::Invalid("this is told, or proposed, and not asked"));
+            }
+            reading => self.of_rows(&reading, from_node)?,
+        };
+        Ok((response, Bytes::new()))
+    }
+
+    fn of_session(
+        &self,
+        request: Request,
+        push: Option<Arc<Push>>,
+    ) -> Result<Response, FsError> {
+        match request {
+            Request::OpenSession { client } => {
+                self.node.lead(SURE)?;
+                let (welcome, lease) = self.locks.open_session(&client)?;
+                let lease_ms = lease.as_millis() as u64;
+                Ok(Response::Opened { welcome, lease_ms })
+            }
+            Request::Attend { session } => {
+                self.node.lead(SURE)?;
+                let push = push.ok_or(FsError::Invalid("the connection is not open yet"))?;
+                Ok(Response::Renewed(self.locks.attend(session, push)?))
+            }
+            Request::Renew { session } => {
+                self.node.lead(Duration::ZERO)?;
+                Ok(Response::Renewed(self.locks.renew(session)?))
+            }
+            Request::GrantInos { session, count } => {
+                self.node.lead(SURE)?;
+                Ok(Response::First(self.node.grant_inos(session, count)?))
+            }
+            Request::Barrier { session } => {
+                self.node.lead(SURE)?;
+                Ok(Response::Stamp(self.locks.settle(session)?))
+            }
+            _ => Err(FsError::Invalid("this is asked of no session")),
+        }
+    }
+
+    fn of_rows(&self, request: &Request, from_node: bool) -> Result<Response, FsError> {
+        match request {
+            Request::Get { session, keys, at } => {
+                if keys.len() > KEYS_MAX {
+                    return Err(FsError::Invalid("one question has at most 4096 keys"));
+                }
+                self.ready(*session, request, *at)?;
+                let rows = keys.iter().map(|key| self.node.get(key, *at));
+                Ok(Response::Rows(rows.collect::<Result<_, _>>()?))
+            }
+            Request::Scan { session, range, at, direction, limit } => {
+                self.ready(*session, request, *at)?;
+                Ok(Response::Page(self.node.scan(range, *at, *direction, few(*limit))?))
+            }
+            Request::Versions { key, since, until, limit } => {
+                let found = self.node.versions(key, *since, *until, few(*limit))?;
+                Ok(Response::Versions(found))
+            }
+            Request::Ended { range, since, until, limit } => {
+                Ok(Response::Ended(self.node.ended(range, *since, *until, few(*limit))?))
+            }
+            Request::State { range, limit } => {
+                self.node.lead(SURE)?;
+                let page = self.node.state(range, few(*limit))?;
+                Ok(Response::Page(if from_node { page } else { without_secrets(page, range) }))
+            }
+            Request::Changes { since, until, limit } => {
+                Ok(Response::Page(self.node.changes(*since, *until, few(*limit))?))
+            }
+            _ => Err(FsError::Invalid("this asks for no rows")),
+        }
+    }
+
+    /// Returns once what was committed when the question came can be read here, and nobody else owns what it is about.
+    fn ready(&self, session: SessionId, request: &Request, at: AsOf) -> Result<(), FsError> {
+        match at {
+            AsOf::At(stamp) => self.node.has_reached(stamp),
+            AsOf::Now => {
+                self.locks.touch(session, &inodes(request), TOUCH)?;
+                self.node.lead(SURE)
+            }
+        }
+    }
+}
+
+fn few(limit: u32) -> usize {
+    (limit as usize).clamp(1, ROWS_MAX)
+}
+
+/// What clients may read of the rows of state.
+fn without_secrets(page: Page, _: &KeyRange) -> Page {
+    let open = |(key, _): &(Bytes, Bytes)| {
+        StateKey::decode(key).is_some_and(|key| !key.is_for_nodes_only())
+    };
+    Page { rows: page.rows.into_iter().filter(open).collect(), more: page.more }
+}

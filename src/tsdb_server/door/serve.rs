@@ -1,0 +1,147 @@
+//! Requests off one connection: on which thread each is answered.
+//!
+//! What takes a lock and a look at the table is answered on the thread that reads the connection; what may wait for another
+//! session, a disk or a majority is given to the pool. Proposals stay in their order on the reading thread, which may be used to
+//! write the log and which waits where too much is not yet applied: that is what slows down a client that is too fast.
+
+use crate::net::Connection;
+use crate::net::Identity;
+use crate::net::NetError;
+use crate::net::Reply;
+use crate::net::Service;
+use crate::tsdb_server::door::Door;
+use crate::tsdb_server::door::push::Push;
+use crate::types::AsOf;
+use crate::types::FsError;
+use crate::types::SessionId;
+use crate::wire::Proposal;
+use crate::wire::message;
+use crate::wire::message::Request;
+use crate::wire::message::Response;
+use crate::wire::packet::Packet;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// One connection's side of the door.
+pub(super) struct Serve {
+    door: Arc<Door>,
+    identity: Identity,
+    connection: OnceLock<Connection>,
+    /// The session that is told over this connection what it is told unasked.
+    attended: Mutex<Option<(SessionId, Arc<Push>)>>,
+}
+
+impl Serve {
+    pub(super) fn new(door: Arc<Door>, identity: Identity) -> Serve {
+        Serve { door, identity, connection: OnceLock::new(), attended: Mutex::default() }
+    }
+
+    fn is_node(&self) -> bool {
+        matches!(self.identity, Identity::Node { .. })
+    }
+
+    fn propose(&self, proposal: Proposal, reply: Reply) {
+        let reply = Arc::new(Mutex::new(Some(reply)));
+        let for_durable = Arc::clone(&reply);
+        let durable = move |result: Result<_, FsError>| {
+            let reply = for_durable.lock();
+            // A failure is told once, by what is told of its being applied.
+            if let (Some(reply), Ok(stamp)) = (&*reply, result) {
+                let meta = message::encode(&Response::Durable(stamp));
+                // Where there is no room the last answer says it too.
+                let _ = reply.more(message::RESPONSE, meta, Bytes::new(), Duration::ZERO);
+            }
+        };
+        let applied = move |result: Result<_, FsError>| {
+            let Some(reply) = reply.lock().take() else { return };
+            let response = match result {
+                Ok((outcome, stamp)) => Response::Applied { outcome, stamp },
+                Err(error) => Response::Failed(error),
+            };
+            reply.answer(message::RESPONSE, message::encode(&response), Bytes::new());
+        };
+        self.door.node.propose_remote(proposal, Box::new(durable), Box::new(applied));
+    }
+
+    /// Whether a read of these rows can be answered without waiting for anybody.
+    fn is_ready(&self, request: &Request) -> bool {
+        match request {
+            Request::Get { at: AsOf::At(_), .. } | Request::Scan { at: AsOf::At(_), .. } => true,
+            Request::Get { session, .. } | Request::Scan { session, .. } => {
+                self.door.node.is_read_ready()
+                    && !self.door.locks.would_wait(*session, &super::answer::inodes(request))
+            }
+            Request::View | Request::Renew { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Takes up a session: what it is told unasked goes over this connection.
+    fn attend(&self, session: SessionId) -> Option<Arc<Push>> {
+        let push = Arc::new(Push::new(self.connection.get()?.clone()));
+        *self.attended.lock() = Some((session, push.clone()));
+        Some(push)
+    }
+}
+
+impl Service for Serve {
+    fn opened(&self, connection: &Connection) {
+        // Called once.
+        let _ = self.connection.set(connection.clone());
+    }
+
+    fn asked(&self, packet: Packet, reply: Reply) {
+        let request = match message::decode::<Request>(&packet.meta) {
+            Ok(request) => request,
+            Err(error) => return reply.fail(&error.to_string()),
+        };
+        let tail = packet.tail;
+        if let Request::Propose { session, seq, ops } = request {
+            return self.propose(Proposal { session, seq, ops, batch: tail }, reply);
+        }
+        let push = match request {
+            Request::Attend { session } => match self.attend(session) {
+                Some(push) => Some(push),
+                None => return reply.fail("the connection is not open yet"),
+            },
+            _ => None,
+        };
+        let ready = self.is_ready(&request);
+        let (door, node) = (Arc::clone(&self.door), self.is_node());
+        let answer = move || {
+            let (response, tail) = door.answer(request, tail, node, push);
+            reply.answer(message::RESPONSE, message::encode(&response), tail);
+        };
+        if ready {
+            return answer();
+        }
+        // Where it is not taken the reply is dropped, which says so to whoever asked.
+        if let Err(error) = self.door.pool.run(answer) {
+            tracing::warn!(%error, "a request was not taken");
+        }
+    }
+
+    fn told(&self, packet: Packet) {
+        match message::decode::<Request>(&packet.meta) {
+            Ok(Request::Log(messages)) if self.is_node() => self.door.node.step(messages),
+            Ok(Request::Flushed { number, .. }) => {
+                let attended = self.attended.lock().as_ref().map(|(_, push)| push.clone());
+                if let Some(push) = attended {
+                    push.flushed(number);
+                }
+            }
+            Ok(other) => tracing::warn!(?other, "somebody told what is to be asked"),
+            Err(error) => tracing::warn!(%error, "somebody told something else"),
+        }
+    }
+
+    fn closed(&self, why: &NetError) {
+        if let Some((session, _)) = self.attended.lock().take() {
+            tracing::debug!(session = session.0, %why, "the connection of a session ended");
+            self.door.locks.unattend(session);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The way to the other nodes: what the log says to its members, and blocks that this node lacks.
+//!
+//! Every node keeps connections of its own to each other node and asks over these only. Not here: who the nodes are (the
+//! store's rows say), what the messages mean.
+
+use crate::net::Credentials;
+use crate::net::DialSecurity;
+use crate::net::Keep;
+use crate::net::Line;
+use crate::net::Net;
+use crate::net::NetError;
+use crate::net::Pair;
+use crate::net::Reply;
+use crate::net::Service;
+use crate::tsdb_log::entry::Message;
+use crate::tsdb_server::replica::Outbound;
+use crate::types::BlockId;
+use crate::types::FsError;
+use crate::types::NodeId;
+use crate::types::frame;
+use crate::wire::message;
+use crate::wire::message::Hello;
+use crate::wire::message::NodeAt;
+use crate::wire::message::Request;
+use crate::wire::message::Response;
+use crate::wire::packet::Packet;
+use bytes::Bytes;
+use parking_lot::RwLock;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// How long another node is waited for that is asked for a block.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Told when the log cannot bring a node up to date, from under the log's locks: it must not wait.
+type OnBehind = Box<dyn Fn(NodeId) + Send + Sync>;
+/// Told that what was sent to a node may be lost, likewise.
+type OnBroken = Box<dyn Fn(NodeId) + Send + Sync>;
+
+pub struct Peers {
+    net: Arc<Net>,
+    credentials: Arc<Credentials>,
+    hello: Hello,
+    nodes: RwLock<BTreeMap<NodeId, Keep>>,
+    on_behind: OnceLock<OnBehind>,
+    on_broken: Arc<OnceLock<OnBroken>>,
+}
+
+impl Peers {
+    /// `hello` is what this node says of itself.
+    pub fn new(net: Arc<Net>, credentials: Arc<Credentials>, hello: Hello) -> Arc<Peers> {
+        Arc::new(Peers {
+            net,
+            credentials,
+            hello,
+            nodes: RwLock::default(),
+            on_behind: OnceLock::new(),
+            on_broken: Arc::default(),
+        })
+    }
+
+    /// The first call counts.
+    pub fn on_behind(&self, call: impl Fn(NodeId) + Send + Sync + 'static) {
+        let _ = self.on_behind.set(Box::new(call));
+    }
+
+    /// The first call counts.
+    pub fn on_broken(&self, call: impl Fn(NodeId) + Send + Sync + 'static) {
+        let _ = self.on_broken.set(Box::new(call));
+    }
+
+    /// The nodes are these, and no others. This one may be among them.
+    ///
+    /// # Errors
+    /// `Io` where there can be no more threads.
+    pub fn meet(&self, all: &[NodeAt]) -> Result<(), FsError> {
+        let others: Vec<&NodeAt> =
+            all.iter().filter(|at| Some(at.node) != self.hello.node).collect();
+        let mut gone = Vec::new();
+        {
+            let mut nodes = self.nodes.write();
+            let kept = |node: &NodeId, keep: &Keep| {
+                others.iter().any(|at| at.node == *node && at.address == keep.address())
+            };
+            let left: BTreeSet<NodeId> =
+                nodes.iter().filter(|(node, keep)| !kept(node, keep)).map(|(node, _)| *node).collect();
+            gone.extend(left.iter().filter_map(|node| nodes.remove(node)));
+            for at in others {
+                if !nodes.contains_key(&at.node) {
+                    nodes.insert(at.node, self.keep(at)?);
+                }
+            }
+        }
+        // Their ends are told, which may ask for the list.
+        drop(gone);
+        Ok(())
+    }
+
+    fn keep(&self, at: &NodeAt) -> Result<Keep, FsError> {
+        let (node, on_broken) = (at.node, Arc::clone(&self.on_broken));
+        let line = Line {
+            address: at.address.clone(),
+            hello: message::encode(&self.hello),
+            security: DialSecurity::Tls(self.credentials.clone(), Some(node)),
+            service: Box::new(|| Arc::new(Silent) as Arc<dyn Service>),
+            changed: Arc::new(move || {
+                if let Some(call) = on_broken.get() {
+                    call(node);
+                }
+            }),
+        };
+        Ok(Keep::start(&self.net, line)?)
+    }
+
+    /// The connections to another node, where they are up.
+    pub fn pair(&self, node: NodeId) -> Option<Arc<Pair>> {
+        self.nodes.read().get(&node).and_then(Keep::pair)
+    }
+
+    /// The nodes that can be reached, and why the others cannot.
+    pub fn reached(&self) -> Vec<(NodeId, Option<String>)> {
+        let nodes = self.nodes.read();
+        let why = |keep: &Keep| match keep.pair() {
+            Some(_) => None,
+            None => Some(keep.trouble().unwrap_or_else(|| "it was not reached yet".to_owned())),
+        };
+        nodes.iter().map(|(node, keep)| (*node, why(keep))).collect()
+    }
+
+    /// A block's frame, verified, from whichever other node has it; `None` where none of those that answer does.
+    ///
+    /// # Errors
+    /// `Unreachable` where nobody answers.
+    pub fn fetch(&self, block: BlockId) -> Result<Option<Bytes>, FsError> {
+        let nodes: Vec<NodeId> = self.nodes.read().keys().copied().collect();
+        let meta = message::encode(&Request::Block { block });
+        let mut answered = nodes.is_empty();
+        for pair in nodes.iter().filter_map(|node| self.pair(*node)) {
+            let answer = pair.bulk.call(message::REQUEST, meta.clone(), Bytes::new(), PATIENCE);
+            let Ok(packet) = answer else { continue };
+            answered = true;
+            if let Ok(Response::Frame) = message::decode(&packet.meta)
+                && frame::verify(&packet.tail).is_ok()
+            {
+                return Ok(Some(packet.tail));
+            }
+        }
+        match answered {
+            true => Ok(None),
+            false => Err(FsError::Unreachable("no other node answers".to_owned())),
+        }
+    }
+}
+
+impl Outbound for Peers {
+    fn send(&self, messages: Vec<Message>) {
+        let mut by_node: BTreeMap<NodeId, Vec<Message>> = BTreeMap::new();
+        for message in messages {
+            by_node.entry(message.to).or_default().push(message);
+        }
+        for (node, messages) in by_node {
+            let Some(pair) = self.pair(node) else { continue };
+            let meta = message::encode(&Request::Log(messages));
+            match pair.control.tell(message::REQUEST, meta, Bytes::new()) {
+                // What there is no room for is missed, and sent again.
+                Ok(()) | Err(NetError::Full | NetError::Closed(_)) => {}
+                Err(error) => tracing::warn!(node = node.0, %error, "a message was not sent"),
+            }
+        }
+    }
+
+    fn is_behind(&self, node: NodeId) {
+        if let Some(call) = self.on_behind.get() {
+            call(node);
+        }
+    }
+}
+
+/// Nobody asks over a connection that this node dialled.
+struct Silent;
+
+impl Service for Silent {
+    fn asked(&self, _: Packet, reply: Reply) {
+        reply.fail("ask over a connection of your own");
+    }
+
+    fn told(&self, _: Packet) {}
+}
