@@ -10,6 +10,7 @@
 mod batch;
 mod clone;
 mod create;
+mod direct;
 mod lives;
 mod own;
 mod purge;
@@ -20,6 +21,7 @@ mod setattr;
 mod write;
 mod xattr;
 
+pub use own::YIELD_INOS_MAX;
 pub use purge::is_pending;
 pub use session::FEATURES;
 pub use setattr::truncate_steps;
@@ -87,7 +89,9 @@ impl Rules {
         Apply::new(&self.names, present, session).op(op)
     }
 
-    /// Applies a batch, as a replica does. Unless it is `Applied`, the caller drops what was put.
+    /// Applies a batch, as a replica does. What is put then is to be written whatever the outcome: one that is not `Applied`
+    /// has left nothing, or of a direct batch the number and the outcome itself. A direct batch that was applied before is
+    /// answered as it was then.
     ///
     /// # Errors
     /// `Damaged` and `Io` only: the node must stop, for it cannot know what others reach.
@@ -97,33 +101,24 @@ impl Rules {
         batch: &Batch,
     ) -> Result<Outcome, FsError> {
         let mut apply = Apply::new(&self.names, present, batch.session);
-        match apply.enter(batch)? {
-            Entry::Next => {}
-            Entry::Repeated => return Ok(Outcome::Repeated),
+        let member = match apply.enter(batch)? {
+            Entry::Next(member) => member,
+            Entry::Told(outcome) => return Ok(outcome),
             Entry::Refused(why) => {
                 return Ok(Outcome::Refused { op: 0, error: FsError::Refused(why.to_owned()) });
             }
+        };
+        if let (Some(seen), Some(member)) = (&batch.direct, &member) {
+            return self.direct(present, batch, seen, member.clone());
         }
-        let mut by = batch.by.iter();
-        let mut left = 0;
-        for (n, op) in batch.ops.iter().enumerate() {
-            if left == 0
-                && let Some(next) = by.next()
-            {
-                left = next.ops;
-                apply.made_by(n, next.uid)?;
-            }
-            left = left.saturating_sub(1);
-            match apply.op(op) {
-                Ok(()) => {}
-                Err(error) if error.kind() == Kind::Damage => return Err(error),
-                Err(error) => {
-                    return Ok(Outcome::Refused { op: n as u32, error });
-                }
-            }
+        apply.member = member;
+        let outcome = apply.ops(batch)?;
+        if outcome == Outcome::Applied {
+            apply.leave(batch.seq, None)?;
+        } else if let Some(replica) = present.replica() {
+            replica.take_back();
         }
-        apply.leave(batch.seq)?;
-        Ok(Outcome::Applied)
+        Ok(outcome)
     }
 }
 
@@ -177,6 +172,27 @@ impl<'a> Apply<'a> {
         }
     }
 
+    /// One after the other, up to the first that is refused.
+    fn ops(&mut self, batch: &Batch) -> Result<Outcome, FsError> {
+        let mut by = batch.by.iter();
+        let mut left = 0;
+        for (n, op) in batch.ops.iter().enumerate() {
+            if left == 0
+                && let Some(next) = by.next()
+            {
+                left = next.ops;
+                self.made_by(n, next.uid)?;
+            }
+            left = left.saturating_sub(1);
+            match self.op(op) {
+                Ok(()) => {}
+                Err(error) if error.kind() == Kind::Damage => return Err(error),
+                Err(error) => return Ok(Outcome::Refused { op: n as u32, error }),
+            }
+        }
+        Ok(Outcome::Applied)
+    }
+
     fn op(&mut self, op: &Op) -> Result<(), FsError> {
         if self.step.marked {
             self.cut()?;
@@ -221,6 +237,7 @@ impl<'a> Apply<'a> {
             Op::GrantWhole { session } => self.grant_whole(*session),
             Op::SetHistory { ino, keep, time } => self.set_history(*ino, *keep, *time),
             Op::Format { .. } => self.format(op),
+            Op::Raise { features } => self.raise(*features),
         }
     }
 

@@ -8,6 +8,7 @@
 mod bits;
 mod blocks;
 mod owners;
+mod rights;
 mod state;
 mod tree;
 

@@ -12,7 +12,9 @@
 //! | State | `s` | [`record::Store`](crate::meta::record::Store) |
 //! | | `n` | [`record::Next`](crate::meta::record::Next) |
 //! | | `g` | [`record::Grant`](crate::meta::record::Grant) on the root |
-//! | | `G` ino8 | [`record::Shared`](crate::meta::record::Shared): nobody owns it |
+//! | | `G` epoch8 ino8 | nothing: nobody owns the inode, until there is a grant of the whole with this epoch or a later one |
+//! | | `R` last8 | [`record::Range`](crate::meta::record::Range) of inode numbers, by the last of them |
+//! | | `N` session8 last8 | nothing: the range that ends there is the session's |
 //! | | `S` session8 | [`record::Session`](crate::meta::record::Session) |
 //! | | `O` session8 ino8 | nothing: an orphan of the session |
 //! | | `C` block16 | [`record::Lives`](crate::meta::record::Lives), where there are two or more |
@@ -123,6 +125,16 @@ pub enum Key {
 }
 
 impl Key {
+    /// The inode that the row belongs to: an entry to its directory, contents and attributes to their file.
+    pub fn ino(&self) -> Ino {
+        match self {
+            Key::Dirent { dir: ino, .. }
+            | Key::Extents { ino, .. }
+            | Key::Inode { ino }
+            | Key::Xattr { ino, .. } => *ino,
+        }
+    }
+
     pub fn encode(&self) -> KeyBytes {
         match self {
             Key::Dirent { dir, hash, name } => dirent(*dir, *hash, name),
@@ -268,17 +280,46 @@ pub enum StateKey {
     Store,
     Next,
     Grant,
-    Shared { ino: Ino },
-    Session { session: SessionId },
-    Orphan { session: SessionId, ino: Ino },
-    Lives { block: BlockId },
-    Mark { name: Vec<u8> },
-    MarkAt { stamp: Stamp, name: Vec<u8> },
+    /// The epoch is the one that was next. The key has it, so that what is void lies together, before all that counts.
+    Shared {
+        epoch: u64,
+        ino: Ino,
+    },
+    Range {
+        last: Ino,
+    },
+    RangeOf {
+        session: SessionId,
+        last: Ino,
+    },
+    Session {
+        session: SessionId,
+    },
+    Orphan {
+        session: SessionId,
+        ino: Ino,
+    },
+    Lives {
+        block: BlockId,
+    },
+    Mark {
+        name: Vec<u8>,
+    },
+    MarkAt {
+        stamp: Stamp,
+        name: Vec<u8>,
+    },
     Retention,
     Horizon,
     Sweep(Sweep),
-    Kept { mark: Stamp, from: Stamp, key: Vec<u8> },
-    Unmarked { mark: Stamp },
+    Kept {
+        mark: Stamp,
+        from: Stamp,
+        key: Vec<u8>,
+    },
+    Unmarked {
+        mark: Stamp,
+    },
     Totals,
 }
 
@@ -296,7 +337,15 @@ impl StateKey {
     pub fn encode(&self) -> Vec<u8> {
         let mut key = vec![self.kind()];
         match self {
-            StateKey::Shared { ino } => key.extend(ino.get().to_be_bytes()),
+            StateKey::Shared { epoch, ino } => {
+                key.extend(epoch.to_be_bytes());
+                key.extend(ino.get().to_be_bytes());
+            }
+            StateKey::Range { last } => key.extend(last.get().to_be_bytes()),
+            StateKey::RangeOf { session, last } => {
+                key.extend(session.0.to_be_bytes());
+                key.extend(last.get().to_be_bytes());
+            }
             StateKey::Session { session } => key.extend(session.0.to_be_bytes()),
             StateKey::Orphan { session, ino } => {
                 key.extend(session.0.to_be_bytes());
@@ -342,6 +391,8 @@ impl StateKey {
             StateKey::Next => b'n',
             StateKey::Grant => b'g',
             StateKey::Shared { .. } => b'G',
+            StateKey::Range { .. } => b'R',
+            StateKey::RangeOf { .. } => b'N',
             StateKey::Session { .. } => b'S',
             StateKey::Orphan { .. } => b'O',
             StateKey::Lives { .. } => b'C',
@@ -363,7 +414,9 @@ impl StateKey {
             b's' => StateKey::Store,
             b'n' => StateKey::Next,
             b'g' => StateKey::Grant,
-            b'G' => StateKey::Shared { ino: parts.ino()? },
+            b'G' => StateKey::Shared { epoch: parts.u64()?, ino: parts.ino()? },
+            b'R' => StateKey::Range { last: parts.ino()? },
+            b'N' => StateKey::RangeOf { session: SessionId(parts.u64()?), last: parts.ino()? },
             b'S' => StateKey::Session { session: SessionId(parts.u64()?) },
             b'O' => StateKey::Orphan { session: SessionId(parts.u64()?), ino: parts.ino()? },
             b'C' => StateKey::Lives { block: BlockId::from_bytes(parts.take(BlockId::BYTES)?)? },
@@ -394,6 +447,34 @@ impl StateKey {
     /// All inodes that were given back.
     pub fn shared() -> KeyRange {
         KeyRange::prefix(b"G")
+    }
+
+    /// Those that were given back before the grant of the whole that `epoch` follows: nothing follows from them any more.
+    pub fn void(epoch: u64) -> KeyRange {
+        let end = [b"G".as_slice(), &epoch.to_be_bytes()].concat();
+        KeyRange { start: b"G".to_vec(), end }
+    }
+
+    /// The ranges of inode numbers that end with `ino` or behind it, in order.
+    pub fn ranges_from(ino: Ino) -> KeyRange {
+        let mut range = KeyRange::prefix(b"R");
+        range.start = StateKey::Range { last: ino }.encode();
+        range
+    }
+
+    /// All ranges of inode numbers.
+    pub fn ranges() -> KeyRange {
+        KeyRange::prefix(b"R")
+    }
+
+    /// The ranges of one session.
+    pub fn ranges_of(session: SessionId) -> KeyRange {
+        KeyRange::prefix(&[b"N".as_slice(), &session.0.to_be_bytes()].concat())
+    }
+
+    /// The ranges by sessions.
+    pub fn all_ranges_of() -> KeyRange {
+        KeyRange::prefix(b"N")
     }
 
     /// All rows of sessions.

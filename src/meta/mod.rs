@@ -8,6 +8,7 @@ pub mod check;
 pub mod extents;
 pub mod key;
 pub mod op;
+pub mod own;
 pub mod read;
 pub mod record;
 pub mod repair;

@@ -193,6 +193,10 @@ pub enum Op {
     GrantWhole {
         session: SessionId,
     },
+    /// From now on rows and ops may be what this feature level knows.
+    Raise {
+        features: u32,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ pub use inode::GENERATION_MAX;
 pub use inode::Inode;
 
 use crate::meta::key;
+use crate::meta::op::Outcome;
 use crate::types::BatchSeq;
 use crate::types::FileKind;
 use crate::types::FsError;
@@ -20,9 +21,15 @@ use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// A row's value. All records are at version 1.
+/// A row's value. A record whose fields became more has a higher version, and reads the former one.
 pub trait Record: Serialize + DeserializeOwned {
     const VERSION: u8 = 1;
+
+    /// Reads the version before this one, where there was one; what it has no field for gets the value that it had before
+    /// there was a choice.
+    fn from_former(_: &[u8]) -> Option<postcard::Result<(Self, &[u8])>> {
+        None
+    }
 
     fn to_row(&self) -> Bytes {
         // Nearly every record fits on the stack, so that a row costs one allocation of its exact length.
@@ -40,18 +47,18 @@ pub trait Record: Serialize + DeserializeOwned {
     /// `Damaged`, naming the row.
     fn from_row(key: &[u8], row: &[u8]) -> Result<Self, FsError> {
         let damaged = |what: String| FsError::Damaged(format!("{}: {what}", key::describe(key)));
-        match row.split_first() {
-            None => Err(damaged("the row is empty".to_owned())),
-            Some((&version, rest)) if version == Self::VERSION => {
-                match postcard::take_from_bytes(rest) {
-                    Ok((record, [])) => Ok(record),
-                    Ok((_, tail)) => {
-                        Err(damaged(format!("{} bytes follow the record", tail.len())))
-                    }
-                    Err(error) => Err(damaged(error.to_string())),
-                }
-            }
-            Some((version, _)) => Err(damaged(format!("unknown version {version} of the record"))),
+        let (version, rest) =
+            row.split_first().ok_or_else(|| damaged("the row is empty".to_owned()))?;
+        let read = match *version {
+            version if version == Self::VERSION => Some(postcard::take_from_bytes(rest)),
+            version if version + 1 == Self::VERSION => Self::from_former(rest),
+            _ => None,
+        };
+        match read {
+            Some(Ok((record, []))) => Ok(record),
+            Some(Ok((_, tail))) => Err(damaged(format!("{} bytes follow the record", tail.len()))),
+            Some(Err(error)) => Err(damaged(error.to_string())),
+            None => Err(damaged(format!("unknown version {version} of the record"))),
         }
     }
 }
@@ -91,13 +98,15 @@ pub struct Next {
 pub struct Grant {
     pub session: SessionId,
     pub epoch: u64,
+    /// The session's last batch when it was given. What later ones give back is given back of this grant.
+    pub after: BatchSeq,
 }
 
-/// An inode that its owner gave back. It counts only while no grant of the whole came after it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Shared {
-    /// Of the next grant of the whole, when it was given back.
-    pub epoch: u64,
+/// Inode numbers that were given to a session: from `first` to the one that the row's key ends with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Range {
+    pub first: Ino,
+    pub session: SessionId,
 }
 
 /// A client's membership.
@@ -110,6 +119,16 @@ pub struct Session {
     pub last: BatchSeq,
     /// Inode numbers it may still use, as `[first, end)`, rising. It uses them in order.
     pub inos: Vec<(u64, u64)>,
+    /// It was ended, and something that it left is still to go: it owns nothing and changes nothing.
+    pub ended: bool,
+    /// What came of its last batch, if that was a direct one: who sends it again is told the same.
+    pub told: Option<Outcome>,
+}
+
+impl Session {
+    pub fn is_open(&self) -> bool {
+        !self.ended
+    }
 }
 
 /// How many lives a block has, where there is more than one: see `docs/decisions/0003-counting-lives.md`.
@@ -156,14 +175,34 @@ impl Record for Inode {}
 impl Record for Dirent {}
 impl Record for Store {}
 impl Record for Next {}
-impl Record for Grant {}
-impl Record for Shared {}
-impl Record for Session {}
+impl Record for Range {}
 impl Record for Lives {}
 impl Record for Mark {}
 impl Record for Retention {}
 impl Record for Horizon {}
 impl Record for Totals {}
+
+impl Record for Grant {
+    const VERSION: u8 = 2;
+
+    fn from_former(row: &[u8]) -> Option<postcard::Result<(Grant, &[u8])>> {
+        Some(
+            postcard::take_from_bytes(row).map(|((session, epoch), tail)| {
+                (Grant { session, epoch, after: BatchSeq(0) }, tail)
+            }),
+        )
+    }
+}
+
+impl Record for Session {
+    const VERSION: u8 = 2;
+
+    fn from_former(row: &[u8]) -> Option<postcard::Result<(Session, &[u8])>> {
+        Some(postcard::take_from_bytes(row).map(|((client, opened, last, inos), tail)| {
+            (Session { client, opened, last, inos, ended: false, told: None }, tail)
+        }))
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -186,5 +225,26 @@ mod tests {
             let error = Inode::from_row(&key, bad).unwrap_err().to_string();
             assert!(error.contains(why) && error.contains("inode 1"), "{error}");
         }
+    }
+
+    #[test]
+    fn rows_of_a_former_version_read_as_they_meant() {
+        let session = Session {
+            client: "host".to_owned(),
+            opened: Stamp(77),
+            last: BatchSeq(3),
+            inos: vec![(5, 9)],
+            ended: false,
+            told: None,
+        };
+        let former = (1_u8, (&session.client, session.opened, session.last, &session.inos));
+        let former = postcard::to_stdvec(&former).expect("it fits");
+        assert_eq!(Session::from_row(b"S", &former), Ok(session.clone()));
+        assert_eq!(Session::from_row(b"S", &session.to_row()), Ok(session));
+        let grant = Grant { session: SessionId(4), epoch: 2, after: BatchSeq(0) };
+        let former = postcard::to_stdvec(&(1_u8, grant.session, grant.epoch)).expect("it fits");
+        assert_eq!(Grant::from_row(b"g", &former), Ok(grant.clone()));
+        assert_eq!(Grant::from_row(b"g", &grant.to_row()), Ok(grant));
+        assert!(Session::from_row(b"S", &[0]).is_err() && Session::from_row(b"S", &[3]).is_err());
     }
 }

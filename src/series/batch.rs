@@ -241,6 +241,11 @@ impl Present for Batch<'_> {
 }
 
 impl Replica for Batch<'_> {
+    fn take_back(&mut self) {
+        let fault = self.fault.take();
+        *self = Batch { fault, ..Batch::new(self.rows, self.groups, self.origin) };
+    }
+
     fn made_by(&mut self, uid: u32) {
         self.by.push((self.stamp, uid));
     }

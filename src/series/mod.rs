@@ -204,6 +204,9 @@ pub type Dropped<'a> = &'a mut dyn FnMut(Option<&[u8]>, &[u8], Option<&[u8]>);
 
 /// What only a replica has: old rows, block payloads, and the queues of what is to be done outside the log.
 pub trait Replica {
+    /// Takes back everything that was put since the batch began: it is as if nothing had been done.
+    fn take_back(&mut self);
+
     /// The stored frame of a block that travelled inside an op.
     fn payload_put(&mut self, block: crate::types::BlockId, frame: Bytes);
 

@@ -5,6 +5,7 @@
 use crate::tsdb_client::core::Core;
 use crate::wire::Listener;
 use crate::wire::Recall;
+use crate::wire::Whole;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::Weak;
@@ -28,8 +29,8 @@ impl Listener for Ear {
         done();
     }
 
-    fn whole(&self, epoch: u64) {
-        tracing::debug!(epoch, "owns the whole");
+    fn whole(&self, whole: Whole) {
+        tracing::debug!(whole.epoch, "owns the whole");
     }
 
     fn ended(&self, why: &str) {

@@ -5,6 +5,7 @@
 
 use crate::env;
 use crate::env::Clock;
+use crate::meta::apply::FEATURES;
 use crate::meta::key;
 use crate::meta::key::StateKey;
 use crate::meta::op::Batch;
@@ -184,7 +185,7 @@ impl Node {
 
     fn check_features(&self) -> Result<(), FsError> {
         let store: Store = self.must(&StateKey::Store)?;
-        if store.features > crate::meta::apply::FEATURES {
+        if store.features > FEATURES {
             return Err(FsError::NotSupported(
                 "a newer tsfs has used this store; use that version or a later one",
             ));
@@ -194,6 +195,11 @@ impl Node {
                 "the label and the table are of different stores: one was copied without the other"
                     .to_owned(),
             ));
+        }
+        if store.features < FEATURES {
+            self.administer(Op::Raise { features: FEATURES })?;
+            // An older program that replayed this would not know the op; from the row it learns what to say.
+            self.replica.flush()?;
         }
         Ok(())
     }

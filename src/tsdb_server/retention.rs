@@ -8,6 +8,7 @@ use crate::env::Clock;
 use crate::meta::key::StateKey;
 use crate::meta::op::Op;
 use crate::meta::record::Horizon;
+use crate::meta::record::Next;
 use crate::meta::record::Record;
 use crate::meta::record::Retention;
 use crate::series::KeyRange;
@@ -77,7 +78,9 @@ fn plan(node: &dyn Server, now: Stamp) -> Result<Option<Stamp>, FsError> {
             wanted = wanted.max(by_size(node, now)?);
         }
     }
+    let epoch = record::<Next>(node, &StateKey::Next)?.map_or(0, |next| next.epoch);
     let due = !node.changes(Stamp::ZERO, wanted, 1)?.rows.is_empty()
+        || !node.state(&StateKey::void(epoch), 1)?.rows.is_empty()
         || !node.state(&StateKey::sweeps(), 1)?.rows.is_empty()
         || !node.state(&StateKey::unmarked(), 1)?.rows.is_empty();
     Ok(due.then_some(wanted))

@@ -20,6 +20,7 @@ use crate::wire::Page;
 use crate::wire::Recall;
 use crate::wire::Status;
 use crate::wire::Welcome;
+use crate::wire::Whole;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::Serialize;
@@ -63,8 +64,8 @@ pub struct View {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Renewed {
     pub lease_ms: u64,
-    /// The epoch of its grant of the whole, if it has it.
-    pub whole: Option<u64>,
+    /// If it has it.
+    pub whole: Option<Whole>,
     /// Bytes that may still be written.
     pub space: u64,
 }
@@ -184,7 +185,7 @@ pub enum Response {
 pub enum Told {
     Recall(Recall),
     Flush { number: u64 },
-    Whole { epoch: u64 },
+    Whole(Whole),
     Ended { why: String },
 }
 

@@ -40,6 +40,16 @@ pub struct Welcome {
     pub store: String,
 }
 
+/// A grant of the whole: the session owns every inode that no other session owns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Whole {
+    /// Rises with every such grant.
+    pub epoch: u64,
+    /// The session's last batch when it was given. What it gave back in this one or before it owns again; what it gave back
+    /// later it gave back of this grant, even if it did not know of it yet.
+    pub after: BatchSeq,
+}
+
 /// What a session is to give back.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Recall {
@@ -59,8 +69,9 @@ pub trait Listener: Send + Sync {
     /// up to now is applied, or lost.
     fn flush(&self, done: Box<dyn FnOnce() + Send>);
 
-    /// From now on the session owns every inode that no other session owns. What it knows of them may be old.
-    fn whole(&self, epoch: u64);
+    /// The session owns every inode that no other session owns. What it knows of them may be old. May be told late, and more
+    /// than once.
+    fn whole(&self, whole: Whole);
 
     /// The session is over on the server's side: it owns nothing any more, and what it has not sent is lost.
     fn ended(&self, why: &str);

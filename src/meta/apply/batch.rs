@@ -6,7 +6,7 @@ use crate::meta::apply::Apply;
 use crate::meta::key::StateKey;
 use crate::meta::op::Batch;
 use crate::meta::op::Op;
-use crate::meta::record::Grant;
+use crate::meta::op::Outcome;
 use crate::meta::record::Session;
 use crate::meta::record::Totals;
 use crate::types::BatchSeq;
@@ -15,8 +15,10 @@ use crate::types::SessionId;
 
 /// Whether a batch may be applied.
 pub(super) enum Entry {
-    Next,
-    Repeated,
+    /// It may; its session as it is, where it is a session's.
+    Next(Option<Session>),
+    /// It was applied before: what to answer.
+    Told(Outcome),
     Refused(&'static str),
 }
 
@@ -27,34 +29,46 @@ impl Apply<'_> {
             return Ok(Entry::Refused("forgetting goes alone in a batch"));
         }
         if batch.seq == BatchSeq(0) {
-            return Ok(match batch.session {
-                SessionId(0) => Entry::Next,
+            return Ok(match (batch.session, &batch.direct) {
+                (SessionId(0), None) => Entry::Next(None),
+                (SessionId(0), Some(_)) => Entry::Refused("a direct batch is a session's"),
                 _ => Entry::Refused("batches of a session are numbered from 1"),
             });
         }
-        let Some(member) = self.state::<Session>(&StateKey::Session { session: batch.session })?
-        else {
+        let member = self.state::<Session>(&StateKey::Session { session: batch.session })?;
+        let Some(member) = member.filter(Session::is_open) else {
             return Ok(Entry::Refused("the session is not open"));
         };
         if batch.seq <= member.last {
-            return Ok(Entry::Repeated);
+            let told = member.told.filter(|_| batch.seq == member.last);
+            return Ok(Entry::Told(told.unwrap_or(Outcome::Repeated)));
         }
         if batch.seq.0 != member.last.0 + 1 {
             return Ok(Entry::Refused("an earlier batch of the session was refused or is missing"));
         }
-        let grant = self.state::<Grant>(&StateKey::Grant)?;
-        if grant.is_none_or(|grant| grant.session != batch.session || grant.epoch != batch.epoch) {
-            return Ok(Entry::Refused("another client holds the right to change this"));
+        // Whatever a session has a say in, it is not who else is there and what others own.
+        let leaders = |op: &Op| {
+            matches!(
+                op,
+                Op::OpenSession { .. }
+                    | Op::EndSession { .. }
+                    | Op::GrantInos { .. }
+                    | Op::GrantWhole { .. }
+                    | Op::Raise { .. }
+            )
+        };
+        if batch.ops.iter().any(leaders) {
+            return Ok(Entry::Refused("sessions and their rights are the leader's to change"));
         }
-        self.member = Some(member);
-        Ok(Entry::Next)
+        Ok(Entry::Next(Some(member)))
     }
 
-    pub(super) fn leave(&mut self, seq: BatchSeq) -> Result<(), FsError> {
+    /// The end of a batch that is applied. `told` is kept for who sends it again.
+    pub(super) fn leave(&mut self, seq: BatchSeq, told: Option<Outcome>) -> Result<(), FsError> {
         self.settle_lives()?;
         self.put_lives()?;
         if let Some(mut member) = self.member.take() {
-            member.last = seq;
+            (member.last, member.told) = (seq, told);
             self.put_state(&StateKey::Session { session: self.session }, &member);
         }
         if let Some(next) = self.next.take() {

@@ -1,7 +1,7 @@
 //! Forgetting: `Purge`, `Forget`.
 //!
 //! What is to be done stands in rows, so that each op does a bounded part and the next goes on where it ended. In this
-//! order: what nothing leads to any more (`Sweep`), what removed marks kept (`Unmarked`), what ended at or before the
+//! order: what nothing leads to any more (`Sweep`), marks of inodes that say nothing any more (`Shared`), what removed marks kept (`Unmarked`), what ended at or before the
 //! horizon (`changes`, the record of every batch). A version that a mark pins is noted under that mark.
 //!
 //! Sweeping changes present rows, forgetting takes past ones from between others; the lives of blocks are counted
@@ -17,6 +17,7 @@ use crate::meta::key::StateKey;
 use crate::meta::key::Sweep;
 use crate::meta::record::Horizon;
 use crate::meta::record::Inode;
+use crate::meta::record::Next;
 use crate::meta::record::Record;
 use crate::series::Direction;
 use crate::series::KeyRange;
@@ -38,7 +39,11 @@ use std::ops::ControlFlow;
 /// # Errors
 /// `Damaged`, `Io`.
 pub fn is_pending(rows: &dyn Rows, horizon: Stamp) -> Result<bool, FsError> {
+    let next = StateKey::Next.encode();
+    let next =
+        rows.get(Family::State, &next)?.map(|row| Next::from_row(&next, &row)).transpose()?;
     for (family, queue) in [
+        (Family::State, StateKey::void(next.map_or(0, |next| next.epoch))),
         (Family::State, StateKey::sweeps()),
         (Family::State, StateKey::unmarked()),
         (Family::Changes, batches_until(horizon)),
@@ -71,7 +76,7 @@ impl Apply<'_> {
         }
         // A version costs up to three rows: itself, its neighbour told anew, a count.
         let mut budget = (rows as usize).min(OP_REGIONS_MAX);
-        if self.sweep_some(&mut budget)? {
+        if self.sweep_some(&mut budget)? || self.sweep_void(&mut budget)? {
             return Ok(());
         }
         self.free_unmarked(&mut budget)?;

@@ -25,7 +25,9 @@ use crate::types::Stamp;
 use std::ops::ControlFlow;
 
 /// What rows and ops may contain, as this program knows them.
-pub const FEATURES: u32 = 1;
+///
+/// 1: the first. 2: several sessions, direct batches.
+pub const FEATURES: u32 = 2;
 /// Longest name of a client and longest note of a mark, in bytes.
 const TEXT_BYTES_MAX: usize = 1000;
 /// Most inode numbers given out at once.
@@ -58,25 +60,59 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// Opens a session and hands it the grant on the root; who held it before is fenced.
+    /// A store that an older program made: from here on that program must not open it any more.
+    pub(super) fn raise(&mut self, features: u32) -> Result<(), FsError> {
+        if features > FEATURES {
+            return Err(FsError::Damaged(format!(
+                "a newer tsfs raised the store to feature level {features}, and this one knows up to {FEATURES}: use that version or a later one"
+            )));
+        }
+        let Some(store) = self.state::<Store>(&StateKey::Store)? else {
+            return Err(FsError::NotFound);
+        };
+        if store.features < features {
+            self.put_state(&StateKey::Store, &Store { features, ..store });
+        }
+        Ok(())
+    }
+
+    /// Opens a session. Where it is alone, it owns the whole.
     pub(super) fn open_session(&mut self, session: SessionId, client: &str) -> Result<(), FsError> {
         let Some(opened) = self.present.stamp() else { return Ok(()) };
         check_text(client)?;
+        let alone = !self.is_another_session(session)?;
         let next = self.next()?;
         if session < next.session {
             return Err(FsError::Invalid("a session's number is never used twice"));
         }
         next.session = SessionId(session.0 + 1);
-        let epoch = next.epoch;
-        next.epoch += 1;
-        let member =
-            Session { client: client.to_owned(), opened, last: BatchSeq(0), inos: Vec::new() };
+        let (epoch, after) = (next.epoch, BatchSeq(0));
+        next.epoch += u64::from(alone);
+        let member = Session {
+            client: client.to_owned(),
+            opened,
+            last: BatchSeq(0),
+            inos: Vec::new(),
+            ended: false,
+            told: None,
+        };
         self.put_state(&StateKey::Session { session }, &member);
-        self.put_state(&StateKey::Grant, &Grant { session, epoch });
+        if alone {
+            self.put_state(&StateKey::Grant, &Grant { session, epoch, after });
+        }
         Ok(())
     }
 
+    /// Ends a session at once, as far as its rights go; what it leaves goes with this op and further ones of the same.
     pub(super) fn end_session(&mut self, session: SessionId) -> Result<(), FsError> {
+        let key = StateKey::Session { session };
+        if let Some(member) = self.state::<Session>(&key)?.filter(Session::is_open) {
+            self.put_state(&key, &Session { ended: true, ..member });
+        }
+        let grant = self.state::<Grant>(&StateKey::Grant)?;
+        if grant.is_some_and(|grant| grant.session == session) {
+            self.remove_state(&StateKey::Grant);
+        }
         let mut orphans = Vec::new();
         self.present.state_scan(&StateKey::orphans(session), &mut |key, _| {
             if let Some(StateKey::Orphan { ino, .. }) = StateKey::decode(key) {
@@ -87,27 +123,26 @@ impl Apply<'_> {
                 false => ControlFlow::Continue(()),
             }
         })?;
-        let more = orphans.len() > OP_REGIONS_MAX;
+        let mut more = orphans.len() > OP_REGIONS_MAX;
+        let left = OP_REGIONS_MAX.saturating_sub(orphans.len());
         for ino in orphans.into_iter().take(OP_REGIONS_MAX) {
             self.remove_state(&StateKey::Orphan { session, ino });
             if let Some(inode) = self.find_inode(ino)? {
                 self.keep_finished(ino)?;
                 self.remove_inode(ino, &inode);
+                self.remove_shared(ino)?;
             }
         }
+        more = more || self.remove_ranges(session, left)?;
         if !more {
-            self.remove_state(&StateKey::Session { session });
-            let grant = self.state::<Grant>(&StateKey::Grant)?;
-            if grant.is_some_and(|grant| grant.session == session) {
-                self.remove_state(&StateKey::Grant);
-            }
+            self.remove_state(&key);
         }
         Ok(())
     }
 
     pub(super) fn grant_inos(&mut self, session: SessionId, count: u64) -> Result<(), FsError> {
         let key = StateKey::Session { session };
-        let Some(mut member) = self.state::<Session>(&key)? else {
+        let Some(mut member) = self.state::<Session>(&key)?.filter(Session::is_open) else {
             return Err(FsError::Invalid("the session is not open"));
         };
         if count == 0 || count > GRANT_INOS_MAX {
@@ -117,13 +152,16 @@ impl Apply<'_> {
         let first = next.ino;
         let end = first.checked_add(count).filter(|end| *end < 1 << 63);
         let end = end.ok_or(FsError::NoSpace)?;
+        let (Some(first_ino), Some(last_ino)) = (Ino::new(first), Ino::new(end - 1)) else {
+            return Err(FsError::Damaged("inode number 0 is next".to_owned()));
+        };
         next.ino = end;
         match member.inos.last_mut() {
             Some((_, last)) if *last == first => *last = end,
             _ => member.inos.push((first, end)),
         }
         self.put_state(&key, &member);
-        Ok(())
+        self.put_range(session, first_ino, last_ino)
     }
 
     /// Names the instant of this step, which ends with it.

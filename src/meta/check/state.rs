@@ -4,7 +4,6 @@ use crate::meta::check::Check;
 use crate::meta::check::Counted;
 use crate::meta::key::StateKey;
 use crate::meta::read;
-use crate::meta::record::Grant;
 use crate::meta::record::Mark;
 use crate::meta::record::Next;
 use crate::meta::record::Record;
@@ -31,10 +30,11 @@ impl Check<'_> {
         self.numbers(counted)?;
         self.sums(counted)?;
         self.sessions()?;
+        self.rights()?;
         self.marks()
     }
 
-    fn record<T: Record>(&mut self, key: &StateKey) -> Result<Option<T>, FsError> {
+    pub(super) fn record<T: Record>(&mut self, key: &StateKey) -> Result<Option<T>, FsError> {
         let key = key.encode();
         let Some(row) = self.rows.get(Family::State, &key)? else { return Ok(None) };
         self.read(Family::State, &key, T::from_row(&key, &row))
@@ -99,9 +99,6 @@ impl Check<'_> {
                 );
             }
         }
-        if let Some(Grant { session, .. }) = self.record(&StateKey::Grant)? {
-            self.session_is_open(&StateKey::Grant.encode(), session)?;
-        }
         for (key, _) in self.state_rows(&StateKey::all_orphans())? {
             let Some(StateKey::Orphan { session, ino }) = StateKey::decode(&key) else { continue };
             self.session_is_open(&key, session)?;
@@ -121,7 +118,11 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn session_is_open(&mut self, key: &[u8], session: SessionId) -> Result<(), FsError> {
+    pub(super) fn session_is_open(
+        &mut self,
+        key: &[u8],
+        session: SessionId,
+    ) -> Result<(), FsError> {
         let row = self.rows.get(Family::State, &StateKey::Session { session }.encode())?;
         if row.is_none() {
             let what = format!("session {} is not open", session.0);

@@ -189,11 +189,11 @@ impl Applier {
         let origin = Origin { stamp: header.stamp, session: header.session, seq: header.seq };
         let mut present = series::Batch::new(&*self.table, GROUPS, origin);
         let outcome = rules.apply_batch(&mut present, &batch)?;
-        if outcome != Outcome::Applied {
-            return Ok((outcome, header.stamp));
-        }
         let finished = present.finish()?;
         *changes = finished.changes;
+        if outcome != Outcome::Applied {
+            return Ok((outcome, finished.last));
+        }
         counter::APPLY_BATCHES.add(1);
         counter::APPLY_OPS.add(batch.ops.len() as u64);
         counter::APPLY_ROWS.add(changes.rows.len() as u64);
@@ -207,7 +207,7 @@ impl Applier {
                 self.blocks.sweep_session(*session, changes)?;
             }
         }
-        Ok((Outcome::Applied, finished.last))
+        Ok((outcome, finished.last))
     }
 
     /// The rules of this store, or of none yet: making it does not depend on its key.

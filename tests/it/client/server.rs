@@ -194,9 +194,6 @@ impl Memory {
         let origin = series::Origin { stamp, session: batch.session, seq: batch.seq };
         let mut present = series::Batch::new(&self.table, GROUPS, origin);
         let outcome = self.rules.apply_batch(&mut present, &batch)?;
-        if outcome != Outcome::Applied {
-            return Ok((outcome, stamp));
-        }
         let finished = present.finish()?;
         self.table.write(&finished.changes)?;
         Ok((outcome, finished.last))

@@ -140,22 +140,18 @@ impl World {
         let mut present = series::Batch::new(&self.table, key::GROUPS, origin);
         let outcome = self.rules.apply_batch(&mut present, &batch).unwrap();
         let applied = (index as u64 + 1).to_be_bytes().to_vec();
-        let mut changes = series::table::Changes::default();
-        let mut last = *stamp;
-        if outcome == Outcome::Applied {
-            let done = present.finish().unwrap();
-            for block in done.named {
-                assert!(self.segments.borrow().contains_key(&block), "{block} was never stored");
-                self.named.insert(block);
-            }
-            for block in done.freed {
-                self.named.remove(&block);
-            }
-            (changes, last) = (done.changes, done.last);
+        let done = present.finish().unwrap();
+        for block in done.named {
+            assert!(self.segments.borrow().contains_key(&block), "{block} was never stored");
+            self.named.insert(block);
         }
+        for block in done.freed {
+            self.named.remove(&block);
+        }
+        let mut changes = done.changes;
         changes.put(Family::Local, APPLIED, applied);
         self.table.write(&changes).unwrap();
-        (outcome, last)
+        (outcome, done.last)
     }
 
     /// Blocks of segments that nothing names may go. Called where no replay can need them: after a flush.
