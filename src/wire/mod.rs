@@ -4,6 +4,7 @@
 //! process; in a cluster, `net` implements the same trait with messages.
 
 pub mod control;
+pub mod quorum;
 
 use crate::meta::op::Op;
 use crate::meta::op::Outcome;
