@@ -10,11 +10,13 @@
 //! [`Changes`]: crate::series::table::Changes
 
 mod index;
+mod listed;
 mod open;
 mod rebuild;
 mod reclaim;
 mod scrub;
 
+pub use listed::Supplied;
 pub use rebuild::rebuild;
 pub use reclaim::Reclaim;
 pub use reclaim::Retired;
@@ -42,6 +44,7 @@ use std::collections::HashMap;
 use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// What a block store may use.
 #[derive(Clone, Debug)]
@@ -68,6 +71,8 @@ pub struct BlockStore {
     store: [u8; 16],
     table: Arc<dyn Table>,
     options: Options,
+    /// Other nodes have the blocks too: what is not here can be fetched.
+    shared: AtomicBool,
     state: Mutex<State>,
     turns: Turns,
     /// A write ended, or a sync.
@@ -88,13 +93,21 @@ struct State {
     pending: BTreeMap<BlockId, Pending>,
     /// Those of them that may have no row, oldest first. May hold some that are no longer pending.
     unrowed: Vec<BlockId>,
-    /// Blocks that the log names and that were not there. Few, or the disk is to be replaced.
-    lost: BTreeSet<BlockId>,
+    /// Puts that have not ended, and what their records will be.
+    putting: HashMap<BlockId, Putting>,
+    /// Blocks that are listed for repair: the log names them, and they are not here, or damaged.
+    listed: u64,
+    /// Those of them that were written after all, and whose rows follow when that is durable.
+    arrived: BTreeSet<BlockId>,
     /// Blocks that were read since the store was opened and are not what was written.
     met: BTreeSet<BlockId>,
+    /// Those of them that are to be listed.
+    to_list: BTreeSet<BlockId>,
+    /// What changes say of the list that is not yet in the table: whether a block is on it.
+    unsaved_list: HashMap<BlockId, bool>,
     /// What changes say that are not yet in the table: where a block lies, or that it was freed.
     unsaved: HashMap<BlockId, Option<Place>>,
-    /// Copies that are durable, and whose rows are to be moved.
+    /// Copies whose rows are to be moved when they are durable.
     moves: Vec<reclaim::Move>,
     /// Segments that may have nothing live any more.
     perhaps_dead: BTreeSet<SegmentId>,
@@ -143,6 +156,24 @@ struct Syncing {
     names: bool,
 }
 
+/// Puts of one block that have not ended.
+#[derive(Clone, Copy)]
+struct Putting {
+    calls: u32,
+    fate: Fate,
+}
+
+/// What the record of a put is when it is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    /// A block that no op names yet.
+    Pending,
+    /// A block that is listed for repair.
+    Arrives,
+    /// Dead: another put was faster, or the block was freed meanwhile.
+    Dead,
+}
+
 #[derive(Clone, Copy)]
 struct Pending {
     place: Place,
@@ -184,6 +215,20 @@ impl State {
         self.failed.get_or_insert(error).clone()
     }
 
+    /// Of two puts of one block at once, the first counts; the other's record is dead.
+    fn put_ended(&mut self, block: BlockId, place: Place) {
+        let putting = self.putting.get_mut(&block).expect("a put is noted until it has ended");
+        let fate = std::mem::replace(&mut putting.fate, Fate::Dead);
+        if fate == Fate::Dead {
+            return;
+        }
+        self.pending.insert(block, Pending { place, rowed: false });
+        self.unrowed.push(block);
+        if fate == Fate::Arrives {
+            self.arrived.insert(block);
+        }
+    }
+
     fn segment(&mut self, id: SegmentId) -> &mut Segment {
         self.segments.get_mut(&id).expect("a segment is known while anything lies in it")
     }
@@ -206,28 +251,68 @@ impl State {
 
 impl BlockStore {
     /// Stores a frame under a name that is never given to another. Returns when it is written, not when it is durable.
-    /// Putting a block again does nothing.
+    /// Putting a block again does nothing. One that the log has named already comes off the list for repair.
     ///
     /// # Errors
     /// `NoSpace`, after which other puts may succeed; `Io`, after which none does.
     pub fn put(&self, block: BlockId, frame: &Frame) -> Result<(), FsError> {
-        if self.locate(block)?.is_some() {
-            return Ok(());
+        if self.write_new(block, frame.parts(), frame.checksum())? {
+            counter::BLOCKS_PUT.add(1);
+            counter::BLOCKS_PUT_BYTES.add(frame.len() as u64);
         }
-        self.append(Origin::Put, block, frame.parts(), frame.checksum())?;
-        counter::BLOCKS_PUT.add(1);
-        counter::BLOCKS_PUT_BYTES.add(frame.len() as u64);
         Ok(())
     }
 
-    /// Writes a record, its frame in two parts, where puts or copies go at present.
+    /// Writes a block that is not here; false where it is. What becomes of the record is decided when it is written: the
+    /// driver may name or free the block meanwhile.
+    fn write_new(&self, block: BlockId, parts: [&[u8]; 2], checksum: u32) -> Result<bool, FsError> {
+        self.state
+            .lock()
+            .putting
+            .entry(block)
+            .and_modify(|putting| putting.calls += 1)
+            .or_insert(Putting { calls: 1, fate: Fate::Pending });
+        let written = self.write_noted(block, parts, checksum);
+        let state = &mut *self.state.lock();
+        if let Some(putting) = state.putting.get_mut(&block) {
+            putting.calls -= 1;
+            if putting.calls == 0 {
+                state.putting.remove(&block);
+            }
+        }
+        written
+    }
+
+    fn write_noted(
+        &self,
+        block: BlockId,
+        parts: [&[u8]; 2],
+        checksum: u32,
+    ) -> Result<bool, FsError> {
+        if self.locate(block)?.is_some() {
+            return Ok(false);
+        }
+        // Only now: had the driver listed it before the put was noted, the row would say so.
+        if self.is_listed(block)?
+            && let Some(putting) = self.state.lock().putting.get_mut(&block)
+            && putting.fate == Fate::Pending
+        {
+            putting.fate = Fate::Arrives;
+        }
+        self.append(block, parts, checksum, None)?;
+        Ok(true)
+    }
+
+    /// Writes a record, its frame in two parts, where puts or copies go at present. A copy takes the place of the record
+    /// that lies at `replaces`: its row is to be moved, which is noted before the copy could be taken for dead.
     fn append(
         &self,
-        origin: Origin,
         block: BlockId,
         [head, tail]: [&[u8]; 2],
         checksum: u32,
-    ) -> Result<Place, FsError> {
+        replaces: Option<Place>,
+    ) -> Result<(), FsError> {
+        let origin = if replaces.is_some() { Origin::Copied } else { Origin::Put };
         let (place, file) = self.reserve(origin, (head.len() + tail.len()) as u32)?;
         let record = Record { origin, block, place, checksum }.to_bytes();
         let parts = [&record, head, tail].map(IoSlice::new);
@@ -243,12 +328,11 @@ impl BlockStore {
             return Err(state.fail(&error));
         }
         state.syncing.written += 1;
-        if origin == Origin::Put {
-            // Of two puts of one block at once, the first counts; the other's record is dead.
-            state.pending.entry(block).or_insert(Pending { place, rowed: false });
-            state.unrowed.push(block);
+        match replaces {
+            Some(from) => state.moves.push(reclaim::Move { block, from, to: place }),
+            None => state.put_ended(block, place),
         }
-        Ok(place)
+        Ok(())
     }
 
     /// Sets a place aside, with space on the disk, so that writing there cannot fail for want of it.
@@ -410,10 +494,8 @@ impl BlockStore {
             // The segment may have been rewritten and removed since the block was located.
             let now = self.located(block)?;
             if now == place {
-                if matches!(error, FsError::Damaged(_)) {
-                    counter::DAMAGE_FOUND.add(1);
-                    self.state.lock().met.insert(block);
-                }
+                counter::DAMAGE_FOUND.add(u64::from(matches!(error, FsError::Damaged(_))));
+                self.met(block, &error);
                 return Err(error);
             }
             place = now;
@@ -423,7 +505,7 @@ impl BlockStore {
     fn located(&self, block: BlockId) -> Result<Place, FsError> {
         match self.locate(block)? {
             Some(place) => Ok(place),
-            None if self.state.lock().lost.contains(&block) => Err(lost(block)),
+            None if self.is_listed(block)? => Err(self.absent(block)),
             None => Err(FsError::Stale),
         }
     }
@@ -460,10 +542,6 @@ impl BlockStore {
             self.disk.open(&id.path(&self.dir), crate::store::disk::Access::Read)
         })
     }
-}
-
-fn lost(block: BlockId) -> FsError {
-    FsError::Damaged(format!("block {block} was not in the store when the log named it"))
 }
 
 #[cfg(test)]

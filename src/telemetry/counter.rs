@@ -94,6 +94,11 @@ counters! {
     BLOCKS_PUT_BYTES: Bytes, "Their size as stored.";
     BLOCKS_READ: Count, "Blocks read from segments or rows and verified.";
     BLOCKS_FREED: Count, "Blocks that nothing names any more.";
+    BLOCKS_MISSED: Count, "Blocks that the log named before they were on this node: they are fetched from others.";
+    BLOCKS_REPAIRED: Count, "Blocks written anew from other nodes: they were missing or damaged here.";
+    BLOCKS_REPAIRED_BYTES: Bytes, "Their size as stored.";
+    BLOCKS_BORROWED: Count, "Reads that were answered with another node's copy.";
+    BLOCKS_SCRUBBED_BYTES: Bytes, "Segments read and verified in the background.";
     SEGMENTS_REWRITTEN: Count, "Segments emptied because less than half of them was live.";
     SEGMENTS_FREED_BYTES: Bytes, "Space of segments given back to the disk.";
     PURGED_VERSIONS: Count, "Versions forgotten by retention and purge.";

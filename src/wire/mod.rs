@@ -5,6 +5,7 @@
 
 pub mod control;
 pub mod message;
+pub mod quorum;
 
 use crate::meta::op::Op;
 use crate::meta::op::Outcome;

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `B` block 16 | version, segment, unit, frame bytes | named block |
 //! | `P` block 16 | the same | pending block that was synced when a batch was applied |
-//! | `L` block 16 | version | block that the log names and that is lost |
+//! | `L` block 16 | version | named block that is listed for repair: it is not here, or, with `B`, damaged |
 //! | `G` segment 8 | version, rowed, live, retired | segment |
 
 use crate::series::Direction;
@@ -13,6 +13,8 @@ use crate::series::table::Changes;
 use crate::series::table::Family;
 use crate::series::table::Rows;
 use crate::store::block::BlockStore;
+use crate::store::block::Fate;
+use crate::store::block::Pending;
 use crate::store::block::State;
 use crate::store::segment::Place;
 use crate::store::segment::SegmentId;
@@ -33,7 +35,7 @@ const VERSION: u8 = 1;
 pub(super) enum Kind {
     Named = b'B',
     Pending = b'P',
-    Lost = b'L',
+    Listed = b'L',
     Segment = b'G',
 }
 
@@ -129,15 +131,20 @@ pub(super) fn each_block(
     failed
 }
 
-/// The blocks that were lost.
-pub(super) fn lost(rows: &dyn Rows) -> Result<BTreeSet<BlockId>, FsError> {
-    let mut found = BTreeSet::new();
-    let range = KeyRange::prefix(&[Kind::Lost as u8]);
+/// Visits the blocks that are listed for repair, in order, from behind `after`.
+pub(super) fn each_listed(
+    rows: &dyn Rows,
+    after: Option<BlockId>,
+    mut visit: impl FnMut(BlockId) -> ControlFlow<()>,
+) -> Result<(), FsError> {
+    let mut range = KeyRange::prefix(&[Kind::Listed as u8]);
+    if let Some(after) = after {
+        range.start = [&block_key(Kind::Listed, after)[..], &[0]].concat();
+    }
     rows.scan(Family::Local, &range, Direction::Forward, &mut |key, _| {
-        found.extend(BlockId::from_bytes(&key[1..]));
-        ControlFlow::Continue(())
-    })?;
-    Ok(found)
+        // The table's own rows may share the first byte, but not the length.
+        BlockId::from_bytes(&key[1..]).map_or(ControlFlow::Continue(()), &mut visit)
+    })
 }
 
 /// The rows of segments.
@@ -196,8 +203,75 @@ impl<'a> Writing<'a> {
         }
     }
 
+    /// Ops name this block, whose bytes are durable here: it is pending no more.
+    pub(super) fn name(&mut self, block: BlockId, pending: Pending) {
+        self.state.pending.remove(&block);
+        if pending.rowed {
+            self.delete(Kind::Pending, block);
+        } else {
+            self.lives(pending.place);
+        }
+        self.put(Kind::Named, block, pending.place);
+        self.state.unsaved.insert(block, Some(pending.place));
+        if self.state.arrived.remove(&block) {
+            self.unlist(block);
+        }
+    }
+
+    /// A block that nothing names, nor will.
+    pub(super) fn drop_pending(&mut self, block: BlockId) {
+        if let Some(pending) = self.state.pending.remove(&block) {
+            if pending.rowed {
+                self.delete(Kind::Pending, block);
+                self.dies(pending.place);
+            }
+            self.state.unsaved.insert(block, None);
+        }
+    }
+
+    /// The log names a block that is not here.
+    fn miss(&mut self, block: BlockId, shared: bool) {
+        if shared {
+            counter::BLOCKS_MISSED.add(1);
+        } else {
+            counter::DAMAGE_FOUND.add(1);
+            tracing::error!(%block, "the log names a block that is not in the store");
+        }
+        self.list(block);
+        if let Some(putting) = self.state.putting.get_mut(&block)
+            && putting.fate == Fate::Pending
+        {
+            putting.fate = Fate::Arrives;
+        }
+    }
+
+    /// The block is to be repaired. It is not listed yet.
+    pub(super) fn list(&mut self, block: BlockId) {
+        if self.state.unsaved_list.insert(block, true) != Some(true) {
+            self.state.listed += 1;
+            self.changes.put(Family::Local, block_key(Kind::Listed, block), vec![VERSION]);
+        }
+    }
+
+    /// The block is listed, and not to be repaired any more.
+    pub(super) fn unlist(&mut self, block: BlockId) {
+        if self.state.unsaved_list.insert(block, false) != Some(false) {
+            self.state.listed -= 1;
+            self.delete(Kind::Listed, block);
+        }
+    }
+
     /// Gives all synced blocks rows, and writes the rows of the segments that were touched.
     pub(super) fn finish(mut self) {
+        let (arrived, pending) = (&self.state.arrived, &self.state.pending);
+        let ready: Vec<_> = arrived
+            .iter()
+            .filter_map(|block| pending.get(block).map(|pending| (*block, *pending)))
+            .filter(|(_, pending)| self.state.is_synced(pending.place))
+            .collect();
+        for (block, pending) in ready {
+            self.name(block, pending);
+        }
         for block in std::mem::take(&mut self.state.unrowed) {
             let Some(pending) = self.state.pending.get(&block).copied() else { continue };
             if pending.rowed {
@@ -234,49 +308,52 @@ impl BlockStore {
             if let Some(pending) = state.pending.get(&block) {
                 return Ok(Some(pending.place));
             }
-            if let Some(unsaved) = state.unsaved.get(&block) {
-                return Ok(*unsaved);
-            }
+        }
+        self.row_of(block)
+    }
+
+    /// Where a block lies as its row says, in the table or on its way there.
+    fn row_of(&self, block: BlockId) -> Result<Option<Place>, FsError> {
+        if let Some(unsaved) = self.state.lock().unsaved.get(&block) {
+            return Ok(*unsaved);
         }
         let row = self.table.get(Family::Local, &block_key(Kind::Named, block))?;
         row.map(|row| decode_place(&row, block)).transpose()
     }
 
-    /// Applied ops name these blocks from now on. One that is not here was acknowledged and has been lost: it is noted
-    /// as such, and reading it says so; the rest of the store goes on. The driver's.
+    /// Applied ops name these blocks from now on. One that is not durable here is listed for repair, and the rest goes on:
+    /// where other nodes have the blocks too, its client did not wait for this one; alone, it has been lost. The driver's.
     ///
     /// # Errors
-    /// `Damaged` where one was never synced, or the index cannot be read; `Io`.
+    /// `Damaged` where a block that nobody else has was never synced, or the index cannot be read; `Io`.
     pub fn named(&self, blocks: &[BlockId], changes: &mut Changes) -> Result<(), FsError> {
-        let mut lost = Vec::new();
+        // Known by a row or listed already: only the driver changes either.
+        let mut settled = Vec::with_capacity(blocks.len());
         for block in blocks {
-            if self.locate(*block)?.is_none() {
-                counter::DAMAGE_FOUND.add(1);
-                tracing::error!(%block, "the log names a block that is not in the store");
-                lost.push(*block);
-            }
+            settled.push(self.row_of(*block)?.is_some() || self.is_listed(*block)?);
         }
+        let shared = self.is_shared();
         let state = &mut *self.state.lock();
         state.working()?;
         let mut writing = Writing::new(state, changes);
-        for block in blocks {
-            let Some(pending) = writing.state.pending.get(block).copied() else { continue };
-            if !writing.state.is_synced(pending.place) {
+        for (block, settled) in blocks.iter().zip(settled) {
+            let Some(pending) = writing.state.pending.get(block).copied() else {
+                if !settled {
+                    writing.miss(*block, shared);
+                }
+                continue;
+            };
+            if writing.state.is_synced(pending.place) {
+                writing.name(*block, pending);
+            } else if shared {
+                if !settled {
+                    writing.list(*block);
+                }
+                writing.state.arrived.insert(*block);
+            } else {
                 let what = "is named by the log but was never synced";
                 return Err(FsError::Damaged(format!("block {block} {what}")));
             }
-            writing.state.pending.remove(block);
-            if pending.rowed {
-                writing.delete(Kind::Pending, *block);
-            } else {
-                writing.lives(pending.place);
-            }
-            writing.put(Kind::Named, *block, pending.place);
-            writing.state.unsaved.insert(*block, Some(pending.place));
-        }
-        for block in lost {
-            writing.state.lost.insert(block);
-            writing.changes.put(Family::Local, block_key(Kind::Lost, block), vec![VERSION]);
         }
         writing.finish();
         Ok(())
@@ -288,17 +365,25 @@ impl BlockStore {
     /// # Errors
     /// `Damaged`, `Io`.
     pub fn freed(&self, blocks: &[BlockId], changes: &mut Changes) -> Result<(), FsError> {
-        let places: Vec<_> =
-            blocks.iter().map(|block| self.locate(*block)).collect::<Result<_, _>>()?;
+        let mut known = Vec::with_capacity(blocks.len());
+        for block in blocks {
+            known.push((self.locate(*block)?, self.is_listed(*block)?));
+        }
         let state = &mut *self.state.lock();
         state.working()?;
         let mut writing = Writing::new(state, changes);
-        for (block, place) in blocks.iter().zip(places) {
-            if writing.state.lost.remove(block) {
-                writing.delete(Kind::Lost, *block);
+        for (block, (place, listed)) in blocks.iter().zip(known) {
+            if listed {
+                writing.unlist(*block);
+                // What comes for it now comes too late.
+                if let Some(putting) = writing.state.putting.get_mut(block) {
+                    putting.fate = Fate::Dead;
+                }
             }
-            // A pending block was never named; its session's end takes it.
-            if let Some(place) = place
+            if writing.state.arrived.remove(block) {
+                writing.drop_pending(*block);
+            } else if let Some(place) = place
+                // A pending block was never named; its session's end takes it.
                 && !writing.state.pending.contains_key(block)
             {
                 writing.delete(Kind::Named, *block);
@@ -319,15 +404,18 @@ impl BlockStore {
         let state = &mut *self.state.lock();
         state.working()?;
         let all = BlockId { session, number: 0 }..=BlockId { session, number: u64::MAX };
-        let swept: Vec<_> = state.pending.range(all).map(|(block, at)| (*block, *at)).collect();
-        let mut writing = Writing::new(state, changes);
-        for (block, pending) in swept {
-            writing.state.pending.remove(&block);
-            if pending.rowed {
-                writing.delete(Kind::Pending, block);
-                writing.dies(pending.place);
+        // What has arrived for the list is named.
+        let unnamed = |block: &BlockId| !state.arrived.contains(block);
+        let swept: Vec<_> =
+            state.pending.range(all).map(|(block, _)| *block).filter(unnamed).collect();
+        for (_, putting) in state.putting.iter_mut().filter(|(block, _)| block.session == session) {
+            if putting.fate == Fate::Pending {
+                putting.fate = Fate::Dead;
             }
-            writing.state.unsaved.insert(block, None);
+        }
+        let mut writing = Writing::new(state, changes);
+        for block in swept {
+            writing.drop_pending(block);
         }
         writing.finish();
         Ok(())
@@ -335,13 +423,16 @@ impl BlockStore {
 
     /// The sessions that have blocks no op named. After a restart, those among them that have ended are to be swept.
     pub fn pending_sessions(&self) -> BTreeSet<SessionId> {
-        self.state.lock().pending.keys().map(|block| block.session).collect()
+        let state = self.state.lock();
+        let unnamed = state.pending.keys().filter(|block| !state.arrived.contains(block));
+        unnamed.map(|block| block.session).collect()
     }
 
     /// The changes that were asked for so far are in the table. The driver's, after each write.
     pub fn written(&self) {
         let state = &mut *self.state.lock();
         state.unsaved.clear();
+        state.unsaved_list.clear();
         state.retiring.unflushed.append(&mut state.retiring.unsaved);
     }
 }

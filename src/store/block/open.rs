@@ -31,8 +31,10 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::io::IoSlice;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// What a scan of a segment met from where its row ends.
 struct Scan {
@@ -82,7 +84,10 @@ impl BlockStore {
         let dir = dir.to_path_buf();
         let (state, changed) = (Mutex::new(state), Condvar::new());
         let turns = Turns::default();
-        Ok((BlockStore { disk, dir, store, table, options, state, turns, changed, files }, faults))
+        let shared = AtomicBool::new(false);
+        let store =
+            BlockStore { disk, dir, store, table, options, shared, state, turns, changed, files };
+        Ok((store, faults))
     }
 }
 
@@ -99,7 +104,6 @@ impl Opening<'_> {
             self.state.pending.insert(block, Pending { place, rowed: true });
             Ok(())
         })?;
-        self.state.lost = index::lost(self.rows)?;
         for (id, row) in &rows {
             self.row_without_file(*id, row, files.contains(id))?;
         }
@@ -108,6 +112,7 @@ impl Opening<'_> {
                 self.segment(id, rows.get(&id))?;
             }
         }
+        self.listed()?;
         if self.access == Access::Read {
             let error = FsError::Io("the store was opened for reading only".to_string());
             self.state.failed = Some(error);
@@ -117,6 +122,18 @@ impl Opening<'_> {
         self.disk.sync_dir(self.dir)?;
         self.choose_appended(options);
         Ok(())
+    }
+
+    /// What is listed for repair; of that, what was written after all before the store was last closed.
+    fn listed(&mut self) -> Result<(), FsError> {
+        let State { listed, pending, arrived, .. } = &mut self.state;
+        index::each_listed(self.rows, None, |block| {
+            *listed += 1;
+            if pending.contains_key(&block) {
+                arrived.insert(block);
+            }
+            ControlFlow::Continue(())
+        })
     }
 
     /// Finishes the removal of a retired segment, and reports one that is missing.

@@ -75,7 +75,7 @@ pub fn rebuild(
         let row = index::encode_place(place);
         changes.put(Family::Local, index::block_key(Kind::Named, *block), row);
         if found.contains_key(block) {
-            changes.delete(Family::Local, index::block_key(Kind::Lost, *block));
+            changes.delete(Family::Local, index::block_key(Kind::Listed, *block));
         }
     }
     for (id, row) in segments {

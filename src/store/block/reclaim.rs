@@ -15,7 +15,6 @@ use crate::store::block::index::segment_key;
 use crate::store::disk::Access;
 use crate::store::segment;
 use crate::store::segment::Found;
-use crate::store::segment::Origin;
 use crate::store::segment::Place;
 use crate::store::segment::SegmentId;
 use crate::store::segment::UNIT_BYTES;
@@ -24,6 +23,7 @@ use crate::telemetry::counter;
 use crate::types::BlockId;
 use crate::types::FsError;
 use crate::types::frame;
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 /// A segment that still is appended to is given up for rewriting only beyond this many units.
@@ -39,12 +39,12 @@ pub struct Reclaim {
     pub bytes: u64,
 }
 
-/// A durable copy, whose row is to be moved.
+/// A copy, whose row is to be moved when it is durable.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Move {
-    block: BlockId,
-    from: Place,
-    to: Place,
+    pub block: BlockId,
+    pub from: Place,
+    pub to: Place,
 }
 
 /// Segments that nothing in the table names. Their files may go once the table is flushed.
@@ -63,6 +63,38 @@ impl State {
     fn is_dead(&self, id: SegmentId) -> bool {
         self.segments.get(&id).is_some_and(|segment| segment.live == 0 && segment.settled())
             && !self.is_appended_to(id)
+    }
+}
+
+impl Writing<'_> {
+    /// The row of a copied block follows the copy, if the block still lies where it was copied from.
+    fn moved(&mut self, moved: &Move, holds: bool, listed: bool, repairs: bool) {
+        if let Some(segment) = self.state.segments.get_mut(&moved.from.segment) {
+            segment.copied = false;
+            // What was damaged there may have been this; whether there is more, the next rewriting tells. A segment without
+            // a file has nothing to rewrite.
+            segment.damaged &= segment.allocated == 0 || !repairs;
+        }
+        if !holds {
+            return;
+        }
+        match self.state.pending.get_mut(&moved.block) {
+            Some(pending) => {
+                pending.place = moved.to;
+                self.put(Kind::Pending, moved.block, moved.to);
+            }
+            None => {
+                self.put(Kind::Named, moved.block, moved.to);
+                self.state.unsaved.insert(moved.block, Some(moved.to));
+                self.state.met.remove(&moved.block);
+                // What was copied was verified.
+                if listed {
+                    self.unlist(moved.block);
+                }
+            }
+        }
+        self.dies(moved.from);
+        self.lives(moved.to);
     }
 }
 
@@ -110,26 +142,24 @@ impl BlockStore {
                 self.seal(state, id)?;
             }
         }
-        let mut moves = Vec::new();
-        let copied = self.copy_live(id, pace, &mut moves);
+        let copied = self.copy_live(id, pace);
         let synced = self.sync();
         let state = &mut *self.state.lock();
+        let unmoved = state.moves.iter().any(|moved| moved.from.segment == id);
         if let Some(segment) = state.segments.get_mut(&id) {
-            segment.copied = !moves.is_empty();
+            segment.copied = unmoved;
             segment.damaged |= matches!(copied, Err(FsError::Damaged(_)));
         }
         synced?;
-        state.moves.append(&mut moves);
         counter::SEGMENTS_REWRITTEN.add(u64::from(copied.is_ok()));
         copied
     }
 
-    /// Copies the live records of a segment, noting each. Goes on behind damage, which is told at the end.
+    /// Copies the live records of a segment. Goes on behind damage, which is told at the end.
     fn copy_live(
         &self,
         id: SegmentId,
         pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
-        moves: &mut Vec<Move>,
     ) -> Result<(), FsError> {
         let file = self.file(id)?;
         let mut walk = Walk::new(&*file, id, segment::FIRST_UNIT)?;
@@ -144,16 +174,16 @@ impl BlockStore {
                 break;
             }
             let frame = match segment::read_frame(&*file, from, block) {
-                Err(FsError::Damaged(what)) => {
+                Err(error @ FsError::Damaged(_)) => {
                     counter::DAMAGE_FOUND.add(1);
-                    damage = Err(FsError::Damaged(what));
+                    self.met(block, &error);
+                    damage = Err(error);
                     continue;
                 }
                 read => read?,
             };
             let checksum = frame::header(&frame)?.checksum;
-            let to = self.append(Origin::Copied, block, [&frame, &[]], checksum)?;
-            moves.push(Move { block, from, to });
+            self.append(block, [&frame, &[]], checksum, Some(from))?;
         }
         damage
     }
@@ -162,40 +192,36 @@ impl BlockStore {
     pub fn upkeep_due(&self) -> bool {
         let state = self.state.lock();
         let dead = state.perhaps_dead.iter().any(|id| state.is_dead(*id));
-        dead || !state.moves.is_empty() || !state.retiring.removed.is_empty()
+        let moved = state.moves.iter().any(|moved| state.is_synced(moved.to));
+        dead || moved || !state.retiring.removed.is_empty() || state.list_is_due()
     }
 
-    /// Moves the rows of copied blocks, retires dead segments and forgets removed ones. The driver's.
+    /// Moves the rows of copied blocks, keeps the list for repair, retires dead segments and forgets removed ones. The
+    /// driver's.
     ///
     /// # Errors
     /// `Damaged`, `Io`.
     pub fn upkeep(&self, changes: &mut Changes) -> Result<(), FsError> {
-        let moves = std::mem::take(&mut self.state.lock().moves);
-        // Only the driver changes where a block lies, so what is found here still holds below.
-        let places: Vec<_> =
-            moves.iter().map(|moved| self.locate(moved.block)).collect::<Result<_, _>>()?;
+        let (moves, met) = {
+            let state = &mut *self.state.lock();
+            let moves = std::mem::take(&mut state.moves);
+            let (ready, early) = moves.into_iter().partition(|moved| state.is_synced(moved.to));
+            state.moves = early;
+            (ready, std::mem::take(&mut state.to_list))
+        };
+        // Only the driver changes where a block lies and what is listed, so what is found here still holds below.
+        let moves = self.moves_that_hold(moves)?;
+        let noted = self.damaged_unlisted(met)?;
+        let moving: HashSet<_> =
+            moves.iter().filter(|(_, holds, _)| *holds).map(|(moved, ..)| moved.block).collect();
         let state = &mut *self.state.lock();
         state.working()?;
         let mut writing = Writing::new(state, changes);
-        for (moved, place) in moves.iter().zip(places) {
-            if let Some(segment) = writing.state.segments.get_mut(&moved.from.segment) {
-                segment.copied = false;
-            }
-            if place != Some(moved.from) {
-                continue;
-            }
-            match writing.state.pending.get_mut(&moved.block) {
-                Some(pending) => {
-                    pending.place = moved.to;
-                    writing.put(Kind::Pending, moved.block, moved.to);
-                }
-                None => {
-                    writing.put(Kind::Named, moved.block, moved.to);
-                    writing.state.unsaved.insert(moved.block, Some(moved.to));
-                }
-            }
-            writing.dies(moved.from);
-            writing.lives(moved.to);
+        for block in noted.iter().filter(|block| !moving.contains(block)) {
+            writing.list(*block);
+        }
+        for (moved, holds, listed) in moves {
+            writing.moved(&moved, holds, listed, listed || noted.contains(&moved.block));
         }
         writing.finish();
         for id in std::mem::take(&mut state.perhaps_dead) {
@@ -210,6 +236,15 @@ impl BlockStore {
             changes.delete(Family::Local, segment_key(id));
         }
         Ok(())
+    }
+
+    /// Which moves still hold, and which of their blocks are listed for repair.
+    fn moves_that_hold(&self, moves: Vec<Move>) -> Result<Vec<(Move, bool, bool)>, FsError> {
+        let holds = |moved: Move| {
+            let holds = self.locate(moved.block)? == Some(moved.from);
+            Ok((moved, holds, self.is_listed(moved.block)?))
+        };
+        moves.into_iter().map(holds).collect()
     }
 
     /// The segments that the next flush of the table lets go of. Ask before the flush, remove after it.
@@ -227,6 +262,10 @@ impl BlockStore {
         }
         for id in &retired.0 {
             let path = id.path(&self.dir);
+            // It was missing when the store was opened; what lay in it was fetched from other nodes since.
+            if !self.disk.exists(&path)? {
+                continue;
+            }
             let bytes = self.disk.open(&path, Access::Read)?.len()?;
             self.disk.remove(&path)?;
             // A file that is kept open keeps its space.

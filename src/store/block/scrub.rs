@@ -2,7 +2,6 @@
 //!
 //! Not here: whether what the map names is what the index names; whoever reads the map compares with `each_named`.
 
-use crate::store::block;
 use crate::store::block::BlockStore;
 use crate::store::block::index;
 use crate::store::block::index::Kind;
@@ -53,11 +52,6 @@ impl BlockStore {
         index::each_block(&*self.table, Kind::Named, |block, _| visit(block))
     }
 
-    /// What is to be said of every block that was lost.
-    pub fn lost(&self) -> Vec<FsError> {
-        self.state.lock().lost.iter().map(|block| block::lost(*block)).collect()
-    }
-
     /// How many blocks were found damaged by reading them, since the store was opened.
     pub fn damage_met(&self) -> usize {
         self.state.lock().met.len()
@@ -71,6 +65,9 @@ impl BlockStore {
         let Some((before, rowed)) = self.live(id) else { return Ok(()) };
         let mut told = |block, what, is_of_index| {
             counter::DAMAGE_FOUND.add(1);
+            if let Some(block) = block {
+                self.met(block, &what);
+            }
             fault(Fault { what, block, is_of_index });
         };
         let mut seen = BTreeSet::new();

@@ -2,6 +2,7 @@
 //! cuts the power everywhere.
 
 mod crash;
+mod listed;
 
 use super::*;
 use crate::series::table::Changes;
@@ -183,12 +184,12 @@ fn a_block_that_the_log_names_and_is_gone_is_reported_and_the_rest_goes_on() {
     check(&store, 2..3);
     let error = store.get(block(1)).unwrap_err();
     assert!(matches!(&error, FsError::Damaged(what) if what.contains("block 0.1 ")), "{error}");
-    assert_eq!(store.lost(), vec![error.clone()]);
+    assert_eq!((store.listed(), store.missing(None, 9)), (1, Ok(vec![block(1)])));
     let store = world.open();
-    assert_eq!((store.lost(), store.get(block(1))), (vec![error.clone()], Err(error)));
+    assert_eq!((store.missing(None, 9), store.get(block(1))), (Ok(vec![block(1)]), Err(error)));
     world.free(&store, 1..3);
     assert_eq!(store.get(block(1)), Err(FsError::Stale));
-    assert_eq!(store.lost(), []);
+    assert_eq!((store.listed(), store.missing(None, 9)), (0, Ok(vec![])));
 }
 
 #[test]

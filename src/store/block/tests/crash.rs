@@ -1,7 +1,9 @@
 //! The power goes at every operation of the disk, again and again, while a driver with a log lives on the store.
 //!
 //! After each cut: every block that the log names reads back right, what was synced for a living session is there, and
-//! nothing is reported as damaged. At the end, with nearly everything freed, the space is back.
+//! nothing is reported as damaged. At the end, with nearly everything freed, the space is back. Once more with other
+//! nodes that have the blocks too: the log then names what was never put here or not synced, and each named block is
+//! either right or on the list.
 
 use super::*;
 use crate::series::table::Family;
@@ -19,6 +21,8 @@ enum Entry {
 
 struct Life {
     world: World,
+    /// Other nodes have the blocks too.
+    shared: bool,
     store: Option<BlockStore>,
     log: Vec<Entry>,
     chance: u64,
@@ -32,9 +36,10 @@ struct Life {
 }
 
 impl Life {
-    fn new(seed: u64) -> Life {
+    fn new(seed: u64, shared: bool) -> Life {
         Life {
             world: World::new(),
+            shared,
             store: None,
             log: Vec::new(),
             chance: seed,
@@ -58,6 +63,7 @@ impl Life {
         let opened = BlockStore::open(disk, dir, STORE, table, options(), Access::ReadWrite);
         let (store, faults) = opened?;
         assert_eq!(faults, [], "a power cut is no damage");
+        store.share(self.shared);
         self.store = Some(store);
         let applied = self.world.table.get(Family::Local, APPLIED)?;
         let applied = applied.map_or(0, |bytes| bytes[0] as usize + 256 * bytes[1] as usize);
@@ -93,7 +99,34 @@ impl Life {
         Ok(())
     }
 
+    /// A majority of the other nodes has them.
+    fn name_what_is_not_durable(&mut self, named: &mut Vec<u64>) {
+        let unsynced = self.below(self.unsynced.len() as u64 + 1) as usize;
+        named.extend(self.unsynced.drain(..unsynced));
+        for _ in 0..self.below(3) {
+            named.push(self.session << 32 | self.next);
+            self.next += 1;
+        }
+    }
+
+    /// Another node sends a few of what is missing here, or their client does after all.
+    fn supply(&mut self) -> Result<(), FsError> {
+        let (from, late) = (self.below(3), self.below(2) == 0);
+        let store = self.store.as_ref().unwrap();
+        for missing in store.missing(None, 4)?.into_iter().skip(from as usize) {
+            if late {
+                store.put(missing, &packed(missing))?;
+            } else {
+                store.supply(missing, &frame(missing))?;
+            }
+        }
+        Ok(())
+    }
+
     fn step(&mut self) -> Result<(), FsError> {
+        if self.shared && self.below(6) == 0 {
+            return self.supply();
+        }
         match self.below(20) {
             0..8 => {
                 let number = self.session << 32 | self.next;
@@ -107,7 +140,10 @@ impl Life {
             }
             11..15 => {
                 let take = self.below(self.synced.len() as u64 + 1) as usize;
-                let named: Vec<u64> = self.synced.drain(..take).collect();
+                let mut named: Vec<u64> = self.synced.drain(..take).collect();
+                if self.shared {
+                    self.name_what_is_not_durable(&mut named);
+                }
                 let every = 2 + self.below(3);
                 let mut freed: Vec<u64> = self.named.iter().copied().collect();
                 freed.retain(|_| self.below(every) == 0);
@@ -177,13 +213,35 @@ impl Life {
 
     fn check(&self) {
         let store = self.store.as_ref().unwrap();
-        check(store, self.named.iter().copied());
+        for number in &self.named {
+            let listed = store.is_listed(block(*number)).unwrap();
+            match store.get(block(*number)) {
+                Ok(read) => assert!(read == frame(block(*number)), "block {number}"),
+                Err(error) => assert!(self.shared && listed, "block {number}: {error}"),
+            }
+        }
         check(store, self.synced.iter().copied());
         scrub(store);
+        let missing = store.missing(None, usize::MAX).unwrap();
+        assert!(missing.len() as u64 <= store.listed());
+        assert!(missing.iter().all(|missing| self.named.contains(&missing.number)));
+    }
+
+    /// Other nodes send all that is missing.
+    fn repair(&mut self) {
+        let store = self.store.as_ref().unwrap();
+        for missing in store.missing(None, usize::MAX).unwrap() {
+            store.supply(missing, &frame(missing)).unwrap();
+        }
+        store.sync().unwrap();
+        self.world.write(store, |changes| store.upkeep(changes).unwrap());
+        assert_eq!(store.listed(), 0);
+        check(store, self.named.iter().copied());
     }
 
     /// Frees all but two blocks: what the disk then holds is bounded, whatever happened before.
     fn end(&mut self) {
+        self.repair();
         self.synced.clear();
         self.unsynced.clear();
         self.log.push(Entry::EndSession(self.session));
@@ -209,8 +267,8 @@ impl Life {
 }
 
 /// Lives through `lives` power cuts, each after up to `operations` operations of the disk, then ends well.
-fn live(seed: u64, lives: u64, operations: impl Fn(&mut Life) -> u64) {
-    let mut life = Life::new(seed);
+fn live(seed: u64, shared: bool, lives: u64, operations: impl Fn(&mut Life) -> u64) {
+    let mut life = Life::new(seed, shared);
     life.start().unwrap();
     for cut in 0..lives {
         let operations = operations(&mut life);
@@ -228,13 +286,27 @@ fn live(seed: u64, lives: u64, operations: impl Fn(&mut Life) -> u64) {
 #[test]
 fn cut_at_every_operation() {
     for operations in 0..160 {
-        live(operations, 1, |_| operations);
+        live(operations, false, 1, |_| operations);
+    }
+}
+
+#[test]
+fn cut_at_every_operation_among_others() {
+    for operations in (0..160).step_by(2) {
+        live(operations, true, 1, |_| operations);
     }
 }
 
 #[test]
 fn cut_again_and_again() {
     for seed in 1000..1060 {
-        live(seed, 6, |life| life.below(120));
+        live(seed, false, 6, |life| life.below(120));
+    }
+}
+
+#[test]
+fn cut_again_and_again_among_others() {
+    for seed in 2000..2030 {
+        live(seed, true, 6, |life| life.below(120));
     }
 }
