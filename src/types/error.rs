@@ -3,11 +3,8 @@
 //! Modules below may have errors of their own; they become one of these where they leave the module.
 //! The number a program sees (`errno`) is chosen in `fuse/errno.rs`, nowhere else.
 
-<<<<<<< HEAD
 mod told;
 
-=======
->>>>>>> 3fcff5a (The log's core knows several members: changes of who takes part, rounds that a majority answers, handing over)
 use crate::types::NodeId;
 use crate::types::Stamp;
 use crate::types::instant;
