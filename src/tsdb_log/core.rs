@@ -2,7 +2,8 @@
 //!
 //! The order that a driver keeps, and why:
 //!
-//! 1. [`Core::propose`], [`Core::step`], [`Core::tick`]: as much input as there is.
+//! 1. [`Core::tick`], then [`Core::step`], then [`Core::propose`]: as much input as there is. A member that stands for
+//!    election must have everything on disk that it speaks of, so the tick comes first.
 //! 2. [`Core::ready`], until it has nothing more; for each:
 //!    `send` at once (a leader's followers write while it does), `persist` with one sync, [`Core::persisted`],
 //!    then `send_after` (a promise to others stands on one's own disk first), then `committed` to whoever applies.
@@ -10,10 +11,13 @@
 //!
 //! An entry is committed only when it is on this member's disk too, even where others would be enough.
 
+use crate::tsdb_log::core::rounds::Rounds;
 use crate::tsdb_log::entry::Entry;
+use crate::tsdb_log::entry::EntryKind;
 use crate::tsdb_log::entry::HardState;
 use crate::tsdb_log::entry::Members;
 use crate::tsdb_log::entry::Message;
+use crate::tsdb_log::entry::MessageKind;
 use crate::tsdb_log::shelf::Shelf;
 use crate::tsdb_log::shelf::from_engine;
 use crate::tsdb_log::store::Group;
@@ -26,9 +30,12 @@ use bytes::Bytes;
 use raft::RawNode;
 use raft::StateRole;
 use raft::eraftpb;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 mod convert;
+mod members;
+mod rounds;
 #[cfg(test)]
 mod tests;
 
@@ -43,16 +50,17 @@ const MESSAGES_IN_FLIGHT: usize = 256;
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     pub node: NodeId,
-    /// Without a sign of the leader for so long, a member stands for election. Differs among members, so that two
-    /// seldom stand at once.
+    /// Whoever heard of a leader votes for nobody else for so long. The same on all members: leases rest on it.
     pub election_ticks: usize,
     pub heartbeat_ticks: usize,
+    /// What a member draws its patience from. Differs among members, so that two seldom stand for election at once.
+    pub seed: u64,
 }
 
 impl Options {
     /// For the embedded store, whose one voter elects itself when told to.
     pub fn alone(node: NodeId) -> Options {
-        Options { node, election_ticks: 10, heartbeat_ticks: 2 }
+        Options { node, election_ticks: 10, heartbeat_ticks: 2, seed: node.0 }
     }
 }
 
@@ -64,8 +72,12 @@ pub struct Ready {
     pub persist: Group,
     /// Only once `persist` is durable.
     pub send_after: Vec<Message>,
-    /// Durable on a majority, this member included: to be applied, in order.
+    /// Durable on a majority, and here: to be applied, in order.
     pub committed: Vec<Entry>,
+    /// Who takes part from each of those entries on that change it.
+    pub members: Vec<(LogIndex, Members)>,
+    /// The heartbeats among what is to be sent ask for answers to this round.
+    pub round: Option<u64>,
 }
 
 /// Why a proposal was not taken: only the leader takes them.
@@ -77,14 +89,23 @@ pub struct NotLeader {
 
 pub struct Core {
     engine: RawNode<Shelf>,
+    options: Options,
     /// The last committed entry handed out.
     handed: LogIndex,
     /// What the log store was last told.
     stored: HardState,
+    members: Members,
+    rounds: Rounds,
+    /// Chance, from the seed.
+    chance: u64,
+    /// Ticks without a sign of a leader after which it stands for election.
+    patience: usize,
+    /// Ticks in which it votes for nobody. It cannot know whom it heard of before it was started.
+    abstains: usize,
 }
 
 impl Core {
-    /// A member as its disk remembers it. Entries up to `applied` are not handed out again.
+    /// A member as its disk remembers it: `members` as of entry `applied`. Entries up to that are not handed out again.
     ///
     /// # Errors
     /// `Damaged` where the log does not reach from `applied` on: entries that the table needs, or knows, are missing.
@@ -110,9 +131,9 @@ impl Core {
             applied: applied.0,
             election_tick: options.election_ticks,
             heartbeat_tick: options.heartbeat_ticks,
-            // The engine would draw its own random number between these; pinned, the same inputs give the same actions.
+            // The engine draws a number between these; ours is put in its place before it counts.
             min_election_tick: options.election_ticks,
-            max_election_tick: options.election_ticks + 1,
+            max_election_tick: options.election_ticks * 2,
             max_size_per_msg: MESSAGE_BYTES,
             max_inflight_msgs: MESSAGES_IN_FLIGHT,
             max_committed_size_per_ready: PAGE_BYTES,
@@ -125,7 +146,31 @@ impl Core {
         let silent = slog::Logger::root(slog::Discard, slog::o!());
         let engine = RawNode::new(&config, shelf, &silent)
             .map_err(|error| FsError::Damaged(format!("the log cannot be taken up: {error}")))?;
-        Ok(Core { engine, handed: applied, stored: hard })
+        let alone = members.decides_alone(options.node);
+        let mut core = Core {
+            engine,
+            options,
+            handed: applied,
+            stored: hard,
+            members: members.clone(),
+            rounds: Rounds::default(),
+            chance: options.seed,
+            patience: 0,
+            abstains: if alone { 0 } else { options.election_ticks },
+        };
+        core.draw_patience();
+        Ok(core)
+    }
+
+    /// Between one and two election timeouts.
+    fn draw_patience(&mut self) {
+        // SplitMix64: the same on every machine.
+        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut drawn = self.chance;
+        drawn = (drawn ^ (drawn >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        drawn = (drawn ^ (drawn >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let ticks = self.options.election_ticks as u64;
+        self.patience = (ticks + (drawn ^ (drawn >> 31)) % ticks) as usize;
     }
 
     /// Stands for election. A lone voter leads as soon as its vote is on disk.
@@ -140,8 +185,29 @@ impl Core {
         self.engine.raft.state == StateRole::Leader
     }
 
+    /// Who leads, as far as this member knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        let leader = self.engine.raft.leader_id;
+        (leader != 0).then_some(NodeId(leader))
+    }
+
     pub fn term(&self) -> Term {
         Term(self.engine.raft.term)
+    }
+
+    /// Up to here the log is committed, as far as this member knows.
+    pub fn commit(&self) -> LogIndex {
+        LogIndex(self.engine.raft.raft_log.committed)
+    }
+
+    /// The log's last entry, on disk or on its way.
+    pub fn last(&self) -> LogIndex {
+        LogIndex(self.engine.raft.raft_log.last_index())
+    }
+
+    /// Whether this leader has committed something of its own: only then does it know everything that is committed.
+    pub fn is_settled(&self) -> bool {
+        self.is_leader() && self.engine.raft.commit_to_current_term()
     }
 
     /// Puts an entry at the log's end and says where. Both parts are kept as they are, without a copy.
@@ -157,23 +223,69 @@ impl Core {
             ..eraftpb::Message::default()
         };
         if !self.is_leader() || self.engine.step(message).is_err() {
-            let leader = self.engine.raft.leader_id;
-            return Err(NotLeader { leader: (leader != 0).then_some(NodeId(leader)) });
+            // A leader that hands over takes nothing more, and is not the one to turn to.
+            let leader = self.leader().filter(|leader| *leader != self.options.node);
+            return Err(NotLeader { leader });
         }
-        Ok(LogIndex(self.engine.raft.raft_log.last_index()))
+        Ok(self.last())
     }
 
     /// Takes a message from another member. One that makes no sense here is dropped, as if the network had lost it.
-    pub fn step(&mut self, message: Message) {
+    ///
+    /// # Errors
+    /// `Damaged` where this member once acknowledged what its log has not: its disk is an old copy, or has lost something.
+    /// It must stop.
+    pub fn step(&mut self, message: Message) -> Result<(), FsError> {
+        if message.to != self.options.node || message.from == self.options.node {
+            return Ok(());
+        }
+        let last = self.last();
+        match message.kind {
+            MessageKind::RequestVote | MessageKind::RequestPreVote if self.abstains > 0 => {
+                return Ok(());
+            }
+            // A lone voter would lead at once, with entries that are not on its disk.
+            MessageKind::TimeoutNow if self.engine.raft.raft_log.persisted < last.0 => return Ok(()),
+            // A leader speaks of no more than what it was told is on this disk.
+            MessageKind::Heartbeat if message.term >= self.term() && message.commit > last => {
+                return Err(FsError::Damaged(format!(
+                    "the log ends with entry {}, but this node has told the leader that it has entry {}: its disk is an \
+                     old copy or has lost what was synced; remove the node and add it as a new one",
+                    last.0, message.commit.0
+                )));
+            }
+            MessageKind::HeartbeatResponse if message.term == self.term() && self.is_leader() => {
+                self.rounds.answered(self.term(), message.from, &message.context);
+            }
+            _ => {}
+        }
         let message = convert::message_to_engine(message);
         if let Err(error) = self.engine.step(message) {
             tracing::debug!(%error, "dropped a message");
         }
+        Ok(())
     }
 
-    /// A tick of the driver's clock has passed.
+    /// A tick of the driver's clock has passed. Ticks that were missed are not made up for: whoever slept has not listened.
     pub fn tick(&mut self) {
+        debug_assert_eq!(self.engine.raft.raft_log.persisted, self.last().0, "ticks come first");
+        self.abstains = self.abstains.saturating_sub(1);
+        self.engine.raft.set_randomized_election_timeout(self.patience);
         self.engine.tick();
+        if !self.is_leader() && self.engine.raft.election_elapsed == 0 {
+            // It has just stood for election. Next time it waits for another while.
+            self.draw_patience();
+        }
+    }
+
+    /// The member could not be reached: what is under way to it is probably lost.
+    pub fn unreachable(&mut self, node: NodeId) {
+        self.engine.report_unreachable(node.0);
+    }
+
+    /// Who needs a table, as the log does not reach back to what they have; since this was last asked.
+    pub fn take_behind(&mut self) -> BTreeSet<NodeId> {
+        self.engine.mut_store().take_behind()
     }
 
     /// What is to be done next, if anything.
@@ -187,22 +299,43 @@ impl Core {
             return Ok(None);
         }
         let mut ready = self.engine.ready();
-        let send = convert::messages(ready.take_messages());
-        let send_after = convert::messages(ready.take_persisted_messages());
+        let mut send = convert::messages(ready.take_messages());
+        let mut send_after = convert::messages(ready.take_persisted_messages());
         let committed: Vec<Entry> = ready.committed_entries().iter().map(from_engine).collect();
-        if let Some(entry) = committed.last() {
-            self.handed = entry.index;
+        let hard = self.hard_to_store(!ready.entries().is_empty());
+        if hard.is_some_and(|hard| self.is_leader() && hard.term != self.stored.term) {
+            // A lone voter leads before its vote is on disk; nobody else may hear of its reign before.
+            send_after.splice(..0, send.drain(..));
         }
-        let hard = ready.hs().map(convert::hard_state).filter(|hard| {
-            // Where commit stands is found again after a restart; it is not worth a sync.
-            (hard.term, hard.vote) != (self.stored.term, self.stored.vote)
-        });
         self.stored = hard.unwrap_or(self.stored);
         self.engine.mut_store().append(ready.entries());
         let persist = Group { hard, entries: ready.entries().iter().map(from_engine).collect() };
         let number = ready.number();
         self.engine.advance_append_async(ready);
-        Ok(Some(Ready { number, send, persist, send_after, committed }))
+        let members = self.hand_out(&committed)?;
+        let round = self.rounds.mark(self.term(), send.iter_mut().chain(&mut send_after));
+        Ok(Some(Ready { number, send, persist, send_after, committed, members, round }))
+    }
+
+    /// Where commit stands is not worth a sync, but it goes along with entries: a member that has an entry behind a change
+    /// of members must know that the change is committed, or it might stand for election among the former ones.
+    fn hard_to_store(&self, with_entries: bool) -> Option<HardState> {
+        let hard = convert::hard_state(&self.engine.raft.hard_state());
+        let voted = (hard.term, hard.vote) != (self.stored.term, self.stored.vote);
+        (voted || (with_entries && hard.commit > self.stored.commit)).then_some(hard)
+    }
+
+    /// Takes up the changes of members among committed entries, in order.
+    fn hand_out(&mut self, committed: &[Entry]) -> Result<Vec<(LogIndex, Members)>, FsError> {
+        let mut changed = Vec::new();
+        for entry in committed {
+            self.handed = entry.index;
+            if entry.kind == EntryKind::Members {
+                self.take_up(entry)?;
+                changed.push((entry.index, self.members.clone()));
+            }
+        }
+        Ok(changed)
     }
 
     /// What [`Ready`] `number` and all before it had to persist is durable.

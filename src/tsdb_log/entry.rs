@@ -16,6 +16,8 @@ pub enum EntryKind {
     /// Proposed by a driver: a header and a body that the log does not look into. Both empty: a new leader's first
     /// entry, which commits what its predecessors left.
     Command,
+    /// Who takes part from here on: the body is a [`Change`](crate::tsdb_log::members::Change), without a header.
+    Members,
 }
 
 /// One entry of the log.
@@ -38,34 +40,30 @@ pub struct HardState {
     pub commit: LogIndex,
 }
 
-/// Who takes part. Stored with the log: a member learns it from its disk, not from its settings.
+/// Who takes part. A member learns it from its disk, not from its settings. Each list is sorted.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Members {
+    /// A majority of them makes what is in the log committed.
     pub voters: Vec<NodeId>,
+    /// They get everything and decide nothing.
     pub learners: Vec<NodeId>,
+    /// While a change is under way: the voters before it. A majority of them is needed too.
+    pub outgoing: Vec<NodeId>,
+    /// Those of `outgoing` that will be learners.
+    pub demoted: Vec<NodeId>,
 }
 
-impl Members {
-    /// One voter: the embedded store.
-    pub fn alone(node: NodeId) -> Members {
-        Members { voters: vec![node], learners: Vec::new() }
-    }
-}
-
-/// What a message between members is. The engine's local messages never travel, so they are not here.
+/// What a message between members is. What the engine says to itself, or would have a follower pass on to the leader,
+/// never travels, so it is not here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum MessageKind {
-    Propose,
     Append,
     AppendResponse,
     RequestVote,
     RequestVoteResponse,
     Heartbeat,
     HeartbeatResponse,
-    TransferLeader,
     TimeoutNow,
-    ReadIndex,
-    ReadIndexResponse,
     RequestPreVote,
     RequestPreVoteResponse,
 }

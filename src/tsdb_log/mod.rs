@@ -5,11 +5,12 @@
 //! to the disk. The engine inside is raft-rs, which does no I/O and reads no clock, so one sequence of
 //! inputs always gives one sequence of actions.
 //!
-//! Not here: disks, sockets, clocks, and what an entry means. Not here yet: changing the members and sending a
-//! snapshot to a member that has fallen behind the log; with one voter neither can happen.
+//! Not here: disks, sockets, clocks, what an entry means, and how a table gets to a member that has fallen behind the
+//! log: here it is only said who needs one.
 
 pub mod core;
 pub mod entry;
 pub mod header;
+pub mod members;
 mod shelf;
 pub mod store;

@@ -12,11 +12,13 @@ use crate::types::FsError;
 use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::types::Term;
+use parking_lot::Mutex;
 use raft::GetEntriesContext;
 use raft::RaftState;
 use raft::Storage;
 use raft::StorageError;
 use raft::eraftpb;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -28,6 +30,8 @@ pub(crate) struct Shelf {
     /// Adjacent entries read back from the log for replay, before those in `recent`.
     page: Vec<eraftpb::Entry>,
     last: LogIndex,
+    /// Members that the log does not reach back to any more.
+    behind: Mutex<BTreeSet<NodeId>>,
 }
 
 impl Shelf {
@@ -39,8 +43,7 @@ impl Shelf {
             commit: hard.commit.0,
             ..eraftpb::HardState::default()
         };
-        let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect::<Vec<_>>();
-        let conf_state = eraftpb::ConfState::from((ids(&members.voters), ids(&members.learners)));
+        let conf_state = conf_state(members);
         let last = log.last();
         Shelf {
             log,
@@ -48,7 +51,13 @@ impl Shelf {
             recent: VecDeque::new(),
             page: Vec::new(),
             last,
+            behind: Mutex::default(),
         }
+    }
+
+    /// Who was found to need entries that the log has let go of, since this was last asked.
+    pub(crate) fn take_behind(&mut self) -> BTreeSet<NodeId> {
+        std::mem::take(self.behind.get_mut())
     }
 
     /// Entries that are about to be written; they replace whatever stood at and after the first of them.
@@ -164,14 +173,28 @@ impl Storage for Shelf {
         Ok(self.last.0)
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
+    /// The engine sends no table: who needs one is told to the driver, and gets it while its own log is not in use. Then
+    /// the engine finds that entries are enough.
+    fn snapshot(&self, _request_index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
+        self.behind.lock().insert(NodeId(to));
         Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
+}
+
+/// Members as the engine knows them.
+fn conf_state(members: &Members) -> eraftpb::ConfState {
+    let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect::<Vec<_>>();
+    let mut state = eraftpb::ConfState::from((ids(&members.voters), ids(&members.learners)));
+    state.voters_outgoing = ids(&members.outgoing);
+    state.learners_next = ids(&members.demoted);
+    state
 }
 
 pub(crate) fn to_engine(entry: &Entry) -> eraftpb::Entry {
     let entry_type = match entry.kind {
         EntryKind::Command => eraftpb::EntryType::EntryNormal,
+        // The engine asks for the type alone; the body stays ours.
+        EntryKind::Members => eraftpb::EntryType::EntryConfChangeV2,
     };
     eraftpb::Entry {
         entry_type,
@@ -186,8 +209,9 @@ pub(crate) fn to_engine(entry: &Entry) -> eraftpb::Entry {
 pub(crate) fn from_engine(entry: &eraftpb::Entry) -> Entry {
     let kind = match entry.entry_type {
         eraftpb::EntryType::EntryNormal => EntryKind::Command,
-        eraftpb::EntryType::EntryConfChange | eraftpb::EntryType::EntryConfChangeV2 => {
-            unreachable!("nobody here proposes a change of members, and messages cannot carry one")
+        eraftpb::EntryType::EntryConfChangeV2 => EntryKind::Members,
+        eraftpb::EntryType::EntryConfChange => {
+            unreachable!("entries are made here, none of them with this type")
         }
     };
     Entry {

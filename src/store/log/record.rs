@@ -38,6 +38,9 @@ const KIND_LINK: u8 = 2;
 const KIND_HARD: u8 = 3;
 const KIND_ENTRY: u8 = 4;
 
+const KIND_COMMAND: u8 = 0;
+const KIND_MEMBERS: u8 = 1;
+
 /// Whose record it is. Goes into every checksum or stands beside it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Identity {
@@ -209,7 +212,8 @@ impl Writer {
         head[8..16].copy_from_slice(&entry.term.0.to_le_bytes());
         head[16..20].copy_from_slice(&(entry.header.len() as u32).to_le_bytes());
         head[20] = match entry.kind {
-            EntryKind::Command => 0,
+            EntryKind::Command => KIND_COMMAND,
+            EntryKind::Members => KIND_MEMBERS,
         };
         self.push(KIND_ENTRY, &[&head, &entry.header, &entry.body]);
     }
@@ -342,14 +346,19 @@ fn decode_body(kind: u8, body: &Bytes, offset: u64, identity: Identity) -> Optio
             vote: NodeId(u64_at(body, 8)),
             commit: LogIndex(u64_at(body, 16)),
         })),
-        KIND_ENTRY if body.len() >= ENTRY_HEAD_BYTES && body[20] == 0 => {
+        KIND_ENTRY if body.len() >= ENTRY_HEAD_BYTES => {
+            let kind = match body[20] {
+                KIND_COMMAND => EntryKind::Command,
+                KIND_MEMBERS => EntryKind::Members,
+                _ => return None,
+            };
             let rest = body.slice(ENTRY_HEAD_BYTES..);
             let header = u32_at(body, 16) as usize;
             (header <= rest.len()).then(|| {
                 Record::Entry(Entry {
                     index: LogIndex(u64_at(body, 0)),
                     term: Term(u64_at(body, 8)),
-                    kind: EntryKind::Command,
+                    kind,
                     header: rest.slice(..header),
                     body: rest.slice(header..),
                 })
@@ -370,6 +379,10 @@ fn decode_link(body: &[u8]) -> Option<Link> {
             vote: NodeId(stored.vote),
             commit: LogIndex(stored.commit),
         },
-        members: Members { voters: nodes(stored.voters), learners: nodes(stored.learners) },
+        members: Members {
+            voters: nodes(stored.voters),
+            learners: nodes(stored.learners),
+            ..Members::default()
+        },
     })
 }

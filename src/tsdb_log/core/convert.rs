@@ -1,35 +1,70 @@
 //! Between our messages and the engine's, field by field.
 
 use crate::tsdb_log::entry::HardState;
+use crate::tsdb_log::entry::Members;
 use crate::tsdb_log::entry::Message;
 use crate::tsdb_log::entry::MessageKind;
+use crate::tsdb_log::members::Step;
 use crate::tsdb_log::shelf::from_engine;
 use crate::tsdb_log::shelf::to_engine;
 use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::types::Term;
 use raft::eraftpb;
+use raft::eraftpb::ConfChangeTransition;
+use raft::eraftpb::ConfChangeType;
 use raft::eraftpb::MessageType;
 
 /// Our kinds and the engine's, in pairs.
-const KINDS: [(MessageKind, MessageType); 13] = [
-    (MessageKind::Propose, MessageType::MsgPropose),
+const KINDS: [(MessageKind, MessageType); 9] = [
     (MessageKind::Append, MessageType::MsgAppend),
     (MessageKind::AppendResponse, MessageType::MsgAppendResponse),
     (MessageKind::RequestVote, MessageType::MsgRequestVote),
     (MessageKind::RequestVoteResponse, MessageType::MsgRequestVoteResponse),
     (MessageKind::Heartbeat, MessageType::MsgHeartbeat),
     (MessageKind::HeartbeatResponse, MessageType::MsgHeartbeatResponse),
-    (MessageKind::TransferLeader, MessageType::MsgTransferLeader),
     (MessageKind::TimeoutNow, MessageType::MsgTimeoutNow),
-    (MessageKind::ReadIndex, MessageType::MsgReadIndex),
-    (MessageKind::ReadIndexResponse, MessageType::MsgReadIndexResp),
     (MessageKind::RequestPreVote, MessageType::MsgRequestPreVote),
     (MessageKind::RequestPreVoteResponse, MessageType::MsgRequestPreVoteResponse),
 ];
 
 pub(super) fn hard_state(hard: &eraftpb::HardState) -> HardState {
     HardState { term: Term(hard.term), vote: NodeId(hard.vote), commit: LogIndex(hard.commit) }
+}
+
+pub(super) fn members(state: &eraftpb::ConfState) -> Members {
+    let nodes = |ids: &[u64]| {
+        let mut nodes: Vec<_> = ids.iter().copied().map(NodeId).collect();
+        nodes.sort_unstable();
+        nodes
+    };
+    Members {
+        voters: nodes(&state.voters),
+        learners: nodes(&state.learners),
+        outgoing: nodes(&state.voters_outgoing),
+        demoted: nodes(&state.learners_next),
+    }
+}
+
+/// One step alone takes effect at once; more of them go through a state in which both majorities count.
+pub(super) fn change(steps: &[Step]) -> eraftpb::ConfChangeV2 {
+    let single = |step: &Step| {
+        let (node, kind) = match *step {
+            Step::Voter(node) => (node, ConfChangeType::AddNode),
+            Step::Learner(node) => (node, ConfChangeType::AddLearnerNode),
+            Step::Gone(node) => (node, ConfChangeType::RemoveNode),
+        };
+        let mut single = eraftpb::ConfChangeSingle::default();
+        single.set_change_type(kind);
+        single.node_id = node.0;
+        single
+    };
+    let mut change = eraftpb::ConfChangeV2::default();
+    change.changes = steps.iter().map(single).collect::<Vec<_>>().into();
+    if steps.len() > 1 {
+        change.set_transition(ConfChangeTransition::Explicit);
+    }
+    change
 }
 
 pub(super) fn messages(messages: Vec<eraftpb::Message>) -> Vec<Message> {

@@ -167,7 +167,7 @@ fn settle(members: &mut [Member], cut: Option<NodeId>) {
         if cut.is_some_and(|cut| message.from == cut || message.to == cut) {
             continue;
         }
-        members[message.to.0 as usize - 1].core.step(message);
+        members[message.to.0 as usize - 1].core.step(message).unwrap();
     }
 }
 
@@ -185,13 +185,17 @@ fn tick_until(members: &mut [Member], cut: Option<NodeId>, done: impl Fn(&[Membe
 #[test]
 fn three_members_elect_replicate_and_overwrite_what_a_cut_off_leader_left() {
     let ids = [NodeId(1), NodeId(2), NodeId(3)];
-    let members = Members { voters: ids.to_vec(), learners: Vec::new() };
+    let members = Members { voters: ids.to_vec(), ..Members::default() };
     let mut all = ids.map(|node| {
-        let options =
-            Options { node, election_ticks: 10 + 5 * node.0 as usize, heartbeat_ticks: 2 };
+        let options = Options { seed: node.0, ..Options::alone(node) };
         Member::open(options, &members, Arc::default(), LogIndex(0))
     });
-    tick_until(&mut all, None, |all| all[0].core.is_leader());
+    tick_until(&mut all, None, |all| all.iter().any(|member| member.core.is_leader()));
+    if !all[0].core.is_leader() {
+        let leader = all.iter_mut().find(|member| member.core.is_leader()).unwrap();
+        leader.core.hand_over(NodeId(1)).unwrap();
+        settle(&mut all, None);
+    }
     all[0].core.propose(Bytes::new(), body(1)).unwrap();
     settle(&mut all, None);
     tick_until(&mut all, None, |all| all.iter().all(|member| member.bodies().len() == 1));
