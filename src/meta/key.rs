@@ -188,6 +188,13 @@ impl fmt::Display for Key {
     }
 }
 
+/// The inode that every key belongs to which begins with these bytes. `None` where they are too few, or no series' key.
+pub fn inode_of(start: &[u8]) -> Option<Ino> {
+    let mut parts = Parts(start);
+    matches!(parts.u8()?, INODE | DIRENT | EXTENTS | XATTR).then_some(())?;
+    parts.ino()
+}
+
 /// A key in words, for messages about damage.
 pub fn describe(key: &[u8]) -> String {
     if let Some(key) = Key::decode(key) {

@@ -37,7 +37,7 @@ impl Service for Hear {
         let Some(member) = links.member() else { return };
         match told {
             Told::Recall(what) => member.listener.recall(what),
-            Told::Whole { .. } => {
+            Told::Whole(_) => {
                 // What a renewal says counts: it comes in order with what else is said of the lease.
                 links.renew_soon();
             }

@@ -19,11 +19,13 @@ use crate::tsdb_client::remote::Options;
 use crate::tsdb_client::remote::WhenDown;
 use crate::tsdb_client::remote::hear::Hear;
 use crate::tsdb_client::remote::stream::Stream;
+use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::wire::Listener;
 use crate::wire::Welcome;
+use crate::wire::Whole;
 use crate::wire::message;
 use crate::wire::message::Hello;
 use crate::wire::message::NodeAt;
@@ -111,7 +113,7 @@ struct State {
 pub(super) struct Member {
     pub(super) session: SessionId,
     pub(super) listener: Arc<dyn Listener>,
-    pub(super) whole: Option<u64>,
+    pub(super) whole: Option<Whole>,
 }
 
 pub(super) struct Links {
@@ -325,7 +327,8 @@ impl Links {
         asked: Duration,
         lease_ms: u64,
     ) {
-        let whole = welcome.whole.then_some(welcome.epoch);
+        let (epoch, after) = (welcome.epoch, BatchSeq(0));
+        let whole = welcome.whole.then_some(Whole { epoch, after });
         let mut state = self.state.lock();
         state.session = Some(Member { session: welcome.session, listener, whole });
         // It is to be attended: until then nothing reaches us that is told unasked.
@@ -345,8 +348,8 @@ impl Links {
             member.whole = renewed.whole;
             let listener = member.listener.clone();
             drop(state);
-            if let Some(epoch) = renewed.whole {
-                listener.whole(epoch);
+            if let Some(whole) = renewed.whole {
+                listener.whole(whole);
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Not here: on which thread (`serve`).
 
-use crate::meta::key::Key;
+use crate::meta::key;
 use crate::meta::key::StateKey;
 use crate::series::KeyRange;
 use crate::tsdb_server::door::Door;
@@ -33,12 +33,12 @@ const SURE: Duration = Duration::from_secs(3);
 pub(super) fn inodes(request: &Request) -> Vec<Ino> {
     match request {
         Request::Get { keys, at: AsOf::Now, .. } => {
-            let mut inos: Vec<Ino> = keys.iter().filter_map(|key| Key::inode_of(key)).collect();
+            let mut inos: Vec<Ino> = keys.iter().filter_map(|key| key::inode_of(key)).collect();
             inos.dedup();
             inos
         }
         Request::Scan { range, at: AsOf::Now, .. } => {
-            Key::inode_of(&range.start).into_iter().collect()
+            key::inode_of(&range.start).into_iter().collect()
         }
         _ => Vec::new(),
     }
@@ -75,6 +75,9 @@ impl Door {
             Request::SyncBlocks => {
                 self.node.sync_blocks()?;
                 Response::Done
+            }
+            Request::Block { block } if from_node => {
+                return Ok((Response::Frame, self.node.own_block(block)?));
             }
             Request::Block { block } => return Ok((Response::Frame, self.node.block(block)?)),
             Request::OpenSession { .. }

@@ -6,6 +6,7 @@ use crate::net::Connection;
 use crate::types::FsError;
 use crate::wire::Listener;
 use crate::wire::Recall;
+use crate::wire::Whole;
 use crate::wire::message;
 use crate::wire::message::Told;
 use bytes::Bytes;
@@ -66,8 +67,8 @@ impl Listener for Push {
         }
     }
 
-    fn whole(&self, epoch: u64) {
-        if let Err(error) = self.tell(&Told::Whole { epoch }) {
+    fn whole(&self, whole: Whole) {
+        if let Err(error) = self.tell(&Told::Whole(whole)) {
             tracing::debug!(%error, "a session learns with its next renewal that it has the whole");
         }
     }

@@ -1,0 +1,115 @@
+//! A node among others: who they are, whether it leads, and what it may answer then.
+//!
+//! Not here: how others are reached (`peers`), what they ask (`door`).
+
+use crate::meta::key::StateKey;
+use crate::meta::record::Store;
+use crate::tsdb_log::core::Follower;
+use crate::tsdb_log::entry::Members;
+use crate::tsdb_log::entry::Message;
+use crate::tsdb_server::node::Node;
+use crate::tsdb_server::replica::Leadership;
+use crate::types::FsError;
+use crate::types::NodeId;
+use crate::types::Stamp;
+use crate::wire::message::NodeAt;
+use crate::wire::message::View;
+use std::time::Duration;
+
+impl Node {
+    /// What other members of the log said. The calling thread may be used to write the log.
+    pub fn step(&self, messages: Vec<Message>) {
+        self.replica.step(messages);
+    }
+
+    /// What was sent to this node probably did not arrive.
+    pub fn unreachable(&self, node: NodeId) {
+        self.replica.unreachable(node);
+    }
+
+    /// Returns once this node surely leads, and its table shows everything that was committed when this was called.
+    ///
+    /// # Errors
+    /// `NotLeader`; `Unreachable` where that is not known within `patience`; what stopped the node.
+    pub fn lead(&self, patience: Duration) -> Result<(), FsError> {
+        self.replica.read_barrier(self.clock.steady() + patience)
+    }
+
+    /// Whether [`Node::lead`] would return at once.
+    pub fn is_read_ready(&self) -> bool {
+        self.replica.read_ready()
+    }
+
+    pub fn leadership(&self) -> Leadership {
+        self.replica.leadership()
+    }
+
+    /// Told whenever another node leads, or none; must not wait, nor call this node.
+    pub fn on_leader_change(&self, watcher: impl Fn(Leadership) + Send + Sync + 'static) {
+        self.replica.on_leader_change(watcher);
+    }
+
+    /// Whether an instant can be read here: something that is stamped later, or then, is applied.
+    ///
+    /// # Errors
+    /// `NotLeader`: the leader can.
+    pub fn has_reached(&self, stamp: Stamp) -> Result<(), FsError> {
+        let leader = self.replica.leader();
+        match self.replica.progress().stamp >= stamp || self.replica.is_leader() {
+            true => Ok(()),
+            false => Err(FsError::NotLeader { leader }),
+        }
+    }
+
+    /// Who takes part in the log.
+    pub fn members(&self) -> Members {
+        self.replica.members()
+    }
+
+    /// How far the others are; empty where this node does not lead.
+    pub fn followers(&self) -> Vec<Follower> {
+        self.replica.followers()
+    }
+
+    /// # Errors
+    /// As for [`Replica::change_members`](crate::tsdb_server::replica::Replica::change_members).
+    pub fn change_members(&self, members: Members) -> Result<(), FsError> {
+        self.replica.change_members(members.voters, members.learners).map(drop)
+    }
+
+    /// # Errors
+    /// As for [`Replica::transfer_leader`](crate::tsdb_server::replica::Replica::transfer_leader).
+    pub fn transfer_leader(&self, to: NodeId) -> Result<(), FsError> {
+        self.replica.transfer_leader(to)
+    }
+
+    /// What rows and ops of this store may contain.
+    ///
+    /// # Errors
+    /// `Damaged`, `Io`.
+    pub fn features(&self) -> Result<u32, FsError> {
+        self.must::<Store>(&StateKey::Store).map(|store| store.features)
+    }
+
+    /// The nodes are these, for whoever asks.
+    pub fn set_nodes(&self, nodes: Vec<NodeAt>) {
+        *self.nodes.write() = nodes;
+    }
+
+    /// The cluster as this node sees it.
+    pub fn view(&self) -> View {
+        let Leadership { leader, term, .. } = self.replica.leadership();
+        View { leader, term: term.0, nodes: self.nodes.read().clone() }
+    }
+
+    /// A block that lies here; no other node is asked.
+    ///
+    /// # Errors
+    /// As for [`Server::block`](crate::wire::Server::block).
+    pub fn own_block(&self, block: crate::types::BlockId) -> Result<bytes::Bytes, FsError> {
+        match self.table.get(crate::series::table::Family::Payload, &block.to_bytes())? {
+            Some(frame) => Ok(frame),
+            None => self.blocks.get(block),
+        }
+    }
+}
