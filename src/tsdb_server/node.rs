@@ -137,6 +137,7 @@ impl Node {
                 blocks: blocks.clone(),
                 clock: clock.clone(),
                 room: room.clone(),
+                outbound: None,
             },
             replica::Options::default(),
         )?;
