@@ -8,6 +8,7 @@
 //! Not here: what an entry means, or when to purge. A failed write or sync is final: the store refuses from then on.
 
 mod index;
+mod install;
 mod pool;
 mod record;
 mod recover;

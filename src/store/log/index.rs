@@ -80,7 +80,7 @@ impl Segments {
         self.term(self.last()).unwrap_or_default()
     }
 
-    fn term(&self, index: LogIndex) -> Option<Term> {
+    pub(super) fn term(&self, index: LogIndex) -> Option<Term> {
         if index > self.last() {
             return None;
         }

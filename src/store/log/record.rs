@@ -64,7 +64,7 @@ pub(super) struct Mark {
 /// First in every segment: what came before it, so that earlier segments are not needed to take the log up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Link {
-    /// None for the first segment of a store.
+    /// None where the log begins, or begins anew: nothing before this segment belongs to it.
     pub(super) previous: Option<Previous>,
     /// Index and term of the log's last entry before this segment.
     pub(super) before: (LogIndex, Term),

@@ -32,6 +32,7 @@ use crate::types::FsError;
 use crate::types::LogIndex;
 use crate::types::SessionId;
 use crate::types::Stamp;
+use crate::types::Term;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
@@ -42,7 +43,9 @@ use std::sync::Arc;
 
 /// The row of `Family::Local` that says how far the table is.
 const APPLIED_KEY: &[u8] = b"applied";
-const APPLIED_VERSION: u8 = 1;
+const APPLIED_VERSION: u8 = 2;
+/// The version that does not say the entry's term.
+const APPLIED_WITHOUT_TERM: u8 = 1;
 /// The row of `Family::Local` that says who takes part in the log, as of the applied entry.
 const MEMBERS_KEY: &[u8] = b"members";
 
@@ -55,6 +58,8 @@ pub struct Progress {
     pub index: LogIndex,
     /// The last stamp that was set aside by that entry.
     pub stamp: Stamp,
+    /// Of that entry; zero where an earlier version wrote the row. With it the table can go to another member.
+    pub term: Term,
 }
 
 impl Progress {
@@ -66,10 +71,13 @@ impl Progress {
             return Ok(Progress::default());
         };
         let (version, rest) = row.split_first().ok_or_else(damaged)?;
-        if *version != APPLIED_VERSION {
-            return Err(damaged());
-        }
-        postcard::from_bytes(rest).map_err(|_| damaged())
+        let read = match *version {
+            APPLIED_VERSION => postcard::from_bytes(rest),
+            APPLIED_WITHOUT_TERM => postcard::from_bytes(rest)
+                .map(|(index, stamp)| Progress { index, stamp, term: Term::default() }),
+            _ => return Err(damaged()),
+        };
+        read.map_err(|_| damaged())
     }
 
     /// Adds the row that says so.
@@ -168,7 +176,8 @@ impl Applier {
         }
         let mut changes = Changes::default();
         let mut outcome = (Outcome::Applied, before.stamp);
-        let mut progress = Progress { index: entry.index, stamp: before.stamp };
+        let mut progress =
+            Progress { index: entry.index, stamp: before.stamp, term: entry.term };
         if let Some(members) = members {
             changes.put(Family::Local, MEMBERS_KEY, members.encode());
         }
