@@ -8,6 +8,7 @@
 //! Not here: what an entry means, or when to purge. A failed write or sync is final: the store refuses from then on.
 
 mod index;
+mod install;
 mod pool;
 mod record;
 mod recover;
@@ -257,7 +258,12 @@ impl Log {
     }
 
     fn write_records(&mut self, group: &Group) -> Result<(), FsError> {
-        let mut batch = match self.active.take() {
+        // A mark at the end of a segment with nothing behind it would take space that the segment has not.
+        let first = group.entries.first().map_or(0, record::entry_bytes);
+        let hard = group.hard.map_or(0, |_| record::HARD_RECORD_BYTES);
+        let beginning = record::MARK_RECORD_BYTES + hard + first as usize;
+        let fits = |active: &Active| active.end + beginning as u64 <= self.segment_bytes;
+        let mut batch = match self.active.take().filter(fits) {
             Some(active) => self.begin(active),
             None => self.turn(group.entries.first().map(|entry| entry.index))?,
         };

@@ -39,6 +39,8 @@ mod rounds;
 #[cfg(test)]
 mod tests;
 
+pub use members::Follower;
+
 /// Most bytes of entries handed out as committed at once, and read ahead when the log is replayed.
 const PAGE_BYTES: u64 = 8 << 20;
 /// Most bytes of entries in one message to a follower.
@@ -198,6 +200,11 @@ impl Core {
     /// Up to here the log is committed, as far as this member knows.
     pub fn commit(&self) -> LogIndex {
         LogIndex(self.engine.raft.raft_log.committed)
+    }
+
+    /// The last committed entry that was handed out.
+    pub fn handed(&self) -> LogIndex {
+        self.handed
     }
 
     /// The log's last entry, on disk or on its way.

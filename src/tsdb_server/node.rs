@@ -138,6 +138,7 @@ impl Node {
                 blocks: blocks.clone(),
                 clock: clock.clone(),
                 room: room.clone(),
+                outbound: None,
             },
             replica::Options::default(),
         )?;

@@ -1,19 +1,27 @@
 //! One member of the replicated log with its table: what is proposed becomes durable, then applied.
 //!
-//! `docs/decisions/0004-whoever-has-work-drives-the-log.md` has the states, the lock order and the invariants. Three threads
-//! help: one applies, one keeps the log's files and the table's flushes in step, one drives when a proposer has driven
-//! enough for others. Not here: what is read (`node`), and when the background work of a store is done (`task`).
+//! `docs/decisions/0004-whoever-has-work-drives-the-log.md` has the states, the lock order and the invariants,
+//! `0011-several-members.md` what is added by other members. Three threads help: one applies, one keeps the log's files and
+//! the table's flushes in step, one drives when a proposer has driven enough for others; a fourth counts time where there
+//! are other members. Not here: what is read (`node`), how messages travel, and when the background work of a store is
+//! done (`task`).
 
 mod apply;
 mod clock;
 mod drive;
 mod inbox;
 mod keep;
+mod peers;
 mod queue;
+mod standing;
+pub mod stepped;
 #[cfg(test)]
 mod tests;
 
 pub use apply::Progress;
+pub use peers::Outbound;
+pub use standing::CLOCK_DRIFT_PARTS;
+pub use standing::Leadership;
 
 use crate::env::Clock;
 use crate::meta::op::Outcome;
@@ -30,14 +38,19 @@ use crate::tsdb_log::store::LogStore;
 use crate::tsdb_server::replica::apply::Applier;
 use crate::tsdb_server::replica::apply::Seen;
 use crate::tsdb_server::replica::drive::Driver;
+use crate::tsdb_server::replica::drive::DriverParts;
 use crate::tsdb_server::replica::drive::Passed;
 use crate::tsdb_server::replica::inbox::Inbox;
 use crate::tsdb_server::replica::inbox::Next;
+use crate::tsdb_server::replica::inbox::Taken;
 use crate::tsdb_server::replica::inbox::Work;
 use crate::tsdb_server::replica::keep::Signal;
+use crate::tsdb_server::replica::peers::Ticks;
+use crate::tsdb_server::replica::peers::Watcher;
 use crate::tsdb_server::replica::queue::Committed;
 use crate::tsdb_server::replica::queue::Queue;
 use crate::tsdb_server::replica::queue::Task;
+use crate::tsdb_server::replica::standing::Standing;
 use crate::tsdb_server::room::Room;
 use crate::types::BatchSeq;
 use crate::types::FsError;
@@ -58,6 +71,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Passes that a proposer makes for others before it hands the right on.
 const PASSES_MAX: usize = 8;
@@ -73,11 +87,33 @@ pub struct Options {
     pub log_bytes_max: u64,
     /// Bytes that one batch may have; fewer where the log's segments are small.
     pub batch_bytes_max: usize,
+    /// How time is counted where there are other members. The same on all of them: leases rest on it.
+    pub tick: Duration,
+    /// Ticks without a sign of the leader before anybody stands for election; up to twice as many.
+    pub election_ticks: usize,
+    pub heartbeat_ticks: usize,
+    /// Chance, to be another one on each member: who stands for election when.
+    pub seed: u64,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { node: NodeId(1), log_bytes_max: 128 << 20, batch_bytes_max: 12 << 20 }
+        Options {
+            node: NodeId(1),
+            log_bytes_max: 128 << 20,
+            batch_bytes_max: 12 << 20,
+            tick: Duration::from_millis(50),
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            seed: 1,
+        }
+    }
+}
+
+impl Options {
+    fn core(&self) -> core::Options {
+        let Options { node, election_ticks, heartbeat_ticks, seed, .. } = *self;
+        core::Options { node, election_ticks, heartbeat_ticks, seed }
     }
 }
 
@@ -88,18 +124,24 @@ pub struct Parts {
     pub blocks: Arc<BlockStore>,
     pub clock: Arc<dyn Clock>,
     pub room: Arc<Room>,
+    /// The way to the other members; none where there never are any.
+    pub outbound: Option<Arc<dyn Outbound>>,
 }
 
 struct Shared {
     options: Options,
+    clock: Arc<dyn Clock>,
     table: Arc<dyn Table>,
     blocks: Arc<BlockStore>,
     room: Arc<Room>,
     seen: Arc<Seen>,
+    standing: Arc<Standing>,
     inbox: Inbox,
     driver: Mutex<Driver>,
     queue: Queue,
     keep: Signal,
+    ticks: Ticks,
+    watchers: Mutex<Vec<Watcher>>,
     flushing: Mutex<()>,
     /// Why nothing is done any more.
     stopped: Mutex<Option<FsError>>,
@@ -124,40 +166,34 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Takes up the log where the table left off, and leads. Returns when everything that was in the log is applied.
+    /// Takes up the log where the table left off. Returns when everything that is known to be committed is applied; a lone
+    /// voter leads then, and knows all.
     ///
     /// # Errors
-    /// `Damaged` where log and table do not fit together or an entry cannot be applied; `NoSpace`, `Io`.
+    /// `Damaged` where log and table do not fit together or an entry cannot be applied; `NotSupported` where the log has
+    /// other members and there is no way to them; `NoSpace`, `Io`.
     pub fn open(parts: Parts, options: Options) -> Result<Replica, FsError> {
-        let Parts { table, log, blocks, clock, room } = parts;
-        let batch_bytes_max = options.batch_bytes_max.min(log.batch_bytes_max());
+        let batch_bytes_max = options.batch_bytes_max.min(parts.log.batch_bytes_max());
         let options = Options { batch_bytes_max, ..options };
-        let seen = Arc::new(Seen::read(&*table)?);
-        let progress = *seen.progress.lock();
-        let core = Core::open(
-            core::Options::alone(options.node),
-            log.hard_state(),
-            &log.members(),
-            log.reader(),
-            progress.index,
-        )?;
-        let mut driver = Driver::new(core, log, clock, progress.stamp);
-        let mut applier = Applier::new(table.clone(), blocks.clone(), room.clone(), seen.clone());
-        replay(&mut driver, &mut applier, &seen).map_err(|error| match error {
-            FsError::NoSpace => FsError::Io(TOO_FULL.to_owned()),
-            other => other,
-        })?;
+        let linked = parts.outbound.is_some();
+        let (table, blocks, room) = (parts.table.clone(), parts.blocks.clone(), parts.room.clone());
+        let clock = parts.clock.clone();
+        let Opened { driver, mut applier, seen, standing } = Opened::new(parts, &options)?;
         room.open();
         let shared = Arc::new(Shared {
             options,
+            clock,
             table,
             blocks,
             room,
             seen,
+            standing,
             inbox: Inbox::new(),
             driver: Mutex::new(driver),
             queue: Queue::new(),
             keep: Signal::default(),
+            ticks: Ticks::default(),
+            watchers: Mutex::default(),
             flushing: Mutex::new(()),
             stopped: Mutex::new(None),
             errand_done: Condvar::new(),
@@ -167,6 +203,9 @@ impl Replica {
         replica.start("apply", move |shared| shared.apply(&mut applier))?;
         replica.start("drive", |shared| shared.drive_for_others())?;
         replica.start("keep-log", |shared| shared.keep())?;
+        if linked {
+            replica.start("tick", |shared| shared.count_time())?;
+        }
         Ok(replica)
     }
 
@@ -277,7 +316,7 @@ impl Replica {
 
     /// Bytes of the log's files.
     pub fn log_bytes(&self) -> u64 {
-        self.shared.driver.lock().log.bytes()
+        self.shared.driver.lock().log().bytes()
     }
 
     /// Has the rows written that the block store wants written, after blocks were rewritten. Waits.
@@ -314,7 +353,7 @@ impl Replica {
             return Err(why);
         }
         self.shared.flush()?;
-        self.shared.driver.lock().log.settle()
+        self.shared.driver.lock().log().settle()
     }
 
     fn end(&self, why: FsError) {
@@ -322,8 +361,15 @@ impl Replica {
         self.shared.room.close();
         // Behind whoever drives, so that nothing comes to the queue any more.
         self.shared.inbox.wait_until_free();
+        // What only other members could still make durable. The next leader finds it in the log, or nobody does.
+        let lost = self.shared.driver.lock().give_up(&FsError::Closing);
+        if lost > 0 {
+            self.shared.inbox.done(lost);
+        }
+        self.shared.standing.end();
         self.shared.queue.close();
         self.shared.keep.close();
+        self.shared.ticks.close();
         for thread in self.threads.lock().drain(..) {
             // A callback may be what drops the last of a replica: its thread ends behind it.
             if thread.thread().id() != thread::current().id() {
@@ -340,18 +386,66 @@ impl Drop for Replica {
     }
 }
 
-/// Applies everything that the log has beyond the table, and what electing oneself adds: a page at a time.
-fn replay(driver: &mut Driver, applier: &mut Applier, seen: &Seen) -> Result<(), FsError> {
-    driver.begin()?;
-    let mut passed = Passed::default();
-    while driver.carry_on(&mut passed)? {
-        for committed in std::mem::take(&mut passed.committed) {
-            applier.apply(&committed.entry)?;
+/// A member that was opened, and has applied what it knows to be committed.
+struct Opened {
+    driver: Driver,
+    applier: Applier,
+    seen: Arc<Seen>,
+    standing: Arc<Standing>,
+}
+
+impl Opened {
+    fn new(parts: Parts, options: &Options) -> Result<Opened, FsError> {
+        let Parts { table, log, blocks, clock, room, outbound } = parts;
+        let seen = Arc::new(Seen::read(&*table)?);
+        let standing = Arc::new(Standing::default());
+        let progress = *seen.progress.lock();
+        let members = apply::members(&*table)?.unwrap_or_else(|| log.members());
+        if outbound.is_none() && !members.decides_alone(options.node) {
+            return Err(FsError::NotSupported(
+                "this store belongs to several nodes; start it with 'tsfs node' and mount from there",
+            ));
         }
-        driver.applied(seen.progress.lock().index);
+        let (hard, reader) = (log.hard_state(), log.reader());
+        let core = Core::open(options.core(), hard, &members, reader, progress.index)?;
+        let mut driver = Driver::new(DriverParts {
+            core,
+            log,
+            clock,
+            last: progress.stamp,
+            node: options.node,
+            lease: standing::lease(options.tick, options.election_ticks),
+            standing: standing.clone(),
+            outbound,
+        });
+        let mut applier = Applier::new(table, blocks, room, seen.clone());
+        replay(&mut driver, &mut applier, &seen).map_err(|error| match error {
+            FsError::NoSpace => FsError::Io(TOO_FULL.to_owned()),
+            other => other,
+        })?;
+        Ok(Opened { driver, applier, seen, standing })
     }
-    driver.stamps_after(seen.progress.lock().stamp);
-    Ok(())
+}
+
+/// Applies everything that is committed beyond the table, and what electing oneself adds: a page at a time.
+fn replay(driver: &mut Driver, applier: &mut Applier, seen: &Seen) -> Result<(), FsError> {
+    let mut passed = Passed::default();
+    let mut catch_up = |driver: &mut Driver| -> Result<(), FsError> {
+        while driver.carry_on(&mut passed)? {
+            for committed in std::mem::take(&mut passed.committed) {
+                applier.apply(&committed.entry, committed.members.as_ref())?;
+            }
+            driver.applied(seen.progress.lock().index);
+        }
+        driver.stamps_after(seen.progress.lock().stamp);
+        Ok(())
+    };
+    catch_up(driver)?;
+    if driver.lead_or_listen()? {
+        catch_up(driver)?;
+    }
+    // Who leads is known now; nobody waits for anything yet.
+    driver.pass(Taken::default(), seen.progress.lock().index, false, &mut Passed::default())
 }
 
 impl Shared {
@@ -359,11 +453,11 @@ impl Shared {
     fn drive(&self) {
         self.holding(|| {
             for _ in 0..PASSES_MAX {
-                let work = self.inbox.take();
-                if work.is_empty() {
+                let taken = self.inbox.take();
+                if taken.is_empty() {
                     return;
                 }
-                self.pass(work);
+                self.pass(taken);
             }
             self.inbox.hand_on();
         });
@@ -373,11 +467,11 @@ impl Shared {
         while self.inbox.wait_for_right() {
             self.holding(|| {
                 loop {
-                    let work = self.inbox.take();
-                    if work.is_empty() {
+                    let taken = self.inbox.take();
+                    if taken.is_empty() {
                         return;
                     }
-                    self.pass(work);
+                    self.pass(taken);
                 }
             });
         }
@@ -393,20 +487,30 @@ impl Shared {
         }
     }
 
-    fn pass(&self, work: Vec<Work>) {
+    fn pass(&self, taken: Taken) {
         let applied = self.seen.progress.lock().index;
         let mut passed = Passed::default();
-        let mut driver = match self.driver_with_room(&work) {
+        let mut driver = match self.driver_with_room(&taken) {
             Ok(driver) => driver,
-            Err(why) => return self.refuse(work.into_iter().map(|work| (work, why.clone()))),
+            Err(why) => {
+                return self.refuse(taken.work.into_iter().map(|work| (work, why.clone())));
+            }
         };
-        let result = driver.pass(work, applied, &mut passed);
-        let due = driver.appended >= self.options.log_bytes_max || driver.log.wants_keeping();
+        let result = driver.pass(taken, applied, self.queue.is_full(), &mut passed);
+        let due =
+            driver.appended >= self.options.log_bytes_max || driver.log().wants_keeping();
         drop(driver);
         if !passed.committed.is_empty() {
             self.let_down(self.queue.put(passed.committed, passed.urgent));
         }
+        if passed.lost > 0 {
+            self.inbox.done(passed.lost);
+        }
         self.refuse(passed.refused);
+        if let Some(leadership) = passed.leadership {
+            self.tell_watchers(leadership);
+        }
+        passed.answers.into_iter().for_each(|answer| answer());
         match result {
             Ok(()) => self.keep.written(due),
             Err(why) => self.stop(&why),
@@ -415,11 +519,11 @@ impl Shared {
 
     /// The driver, with room in the log for this work. On a full disk, room is what the table has made durable; where it
     /// cannot be made durable either, this waits: whoever proposed the work cannot take it back.
-    fn driver_with_room(&self, work: &[Work]) -> Result<MutexGuard<'_, Driver>, FsError> {
-        let bytes: usize = work.iter().map(Work::weight).sum();
+    fn driver_with_room(&self, taken: &Taken) -> Result<MutexGuard<'_, Driver>, FsError> {
+        let bytes = taken.weight();
         let with_room = || {
             let mut driver = self.driver()?;
-            driver.log.make_room(bytes as u64).map(|()| driver)
+            driver.log().make_room(bytes as u64).map(|()| driver)
         };
         self.room.until(|| match with_room() {
             Err(FsError::NoSpace) => {
@@ -459,16 +563,20 @@ impl Shared {
         }
         let weight = driver.give_up(why);
         drop(driver);
+        self.standing.end();
         self.inbox.done(weight);
         self.inbox.close(why.clone());
         self.let_down(self.queue.abandon());
         // Whoever waits has looked whether all is well under this lock: none misses what follows.
         drop(self.errands.lock());
         self.errand_done.notify_all();
+        drop(self.seen.progress.lock());
+        self.seen.moved.notify_all();
     }
 
     /// Tells those whose entries are committed and will not be applied before the store is opened again.
     fn let_down(&self, committed: Vec<Committed>) {
+        committed.iter().for_each(|committed| self.queue.done(committed));
         for proposed in committed.into_iter().filter_map(|committed| committed.proposed) {
             let why = self.stopped.lock().clone().unwrap_or(FsError::Closing);
             self.inbox.done(proposed.weight);
@@ -491,17 +599,17 @@ impl Shared {
     }
 
     fn apply_one(&self, applier: &mut Applier, committed: Committed) {
-        let Committed { entry, proposed } = committed;
         // Not asked inside the match: applying may wait long, and whoever asks meanwhile must not.
         let stopped = self.stopped.lock().clone();
         let result = match stopped {
             Some(why) => Err(why),
-            None => applier.apply(&entry),
+            None => applier.apply(&committed.entry, committed.members.as_ref()),
         };
         if let Err(why) = &result {
             self.stop(why);
         }
-        if let Some(proposed) = proposed {
+        self.queue.done(&committed);
+        if let Some(proposed) = committed.proposed {
             self.inbox.done(proposed.weight);
             (proposed.applied)(result);
         }
@@ -548,7 +656,7 @@ impl Shared {
         let keeper = {
             let mut driver = self.driver.lock();
             driver.purge(applied);
-            driver.log.keeper()
+            driver.log().keeper()
         };
         self.blocks.remove(retired)?;
         keeper.recycle()

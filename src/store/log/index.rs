@@ -80,7 +80,7 @@ impl Segments {
         self.term(self.last()).unwrap_or_default()
     }
 
-    fn term(&self, index: LogIndex) -> Option<Term> {
+    pub(super) fn term(&self, index: LogIndex) -> Option<Term> {
         if index > self.last() {
             return None;
         }
@@ -188,7 +188,7 @@ impl Index {
         let begins = segment.positions[start..start + count].iter();
         let positions: Vec<_> = begins
             .enumerate()
-            .take_while(|(n, position)| *n == 0 || u64::from(position.offset) < offset + bytes_max)
+            .take_while(|(n, position)| *n == 0 || u64::from(position.offset) < offset.saturating_add(bytes_max))
             .map(|(_, position)| *position)
             .collect();
         let behind = segment.positions.get(start + positions.len());

@@ -27,8 +27,10 @@ const HEAD_BYTES: usize = 16;
 /// Index, term, length of the header, kind.
 const ENTRY_HEAD_BYTES: usize = 24;
 const MARK_BYTES: usize = 32;
-/// A record that holds a mark, in full.
+const HARD_BYTES: usize = 24;
+/// A record that holds a mark, and one that holds a hard state, in full.
 pub(super) const MARK_RECORD_BYTES: usize = HEAD_BYTES + MARK_BYTES;
+pub(super) const HARD_RECORD_BYTES: usize = HEAD_BYTES + HARD_BYTES;
 
 const MAGIC: [u8; 8] = *b"tsfslog\n";
 const MARK_MAGIC: [u8; 8] = *b"tsfsmark";
@@ -62,7 +64,7 @@ pub(super) struct Mark {
 /// First in every segment: what came before it, so that earlier segments are not needed to take the log up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Link {
-    /// None for the first segment of a store.
+    /// None where the log begins, or begins anew: nothing before this segment belongs to it.
     pub(super) previous: Option<Previous>,
     /// Index and term of the log's last entry before this segment.
     pub(super) before: (LogIndex, Term),
@@ -199,7 +201,7 @@ impl Writer {
     }
 
     pub(super) fn hard_state(&mut self, hard: HardState) {
-        let mut body = [0; 24];
+        let mut body = [0; HARD_BYTES];
         body[..8].copy_from_slice(&hard.term.0.to_le_bytes());
         body[8..16].copy_from_slice(&hard.vote.0.to_le_bytes());
         body[16..].copy_from_slice(&hard.commit.0.to_le_bytes());
@@ -341,7 +343,7 @@ fn decode_body(kind: u8, body: &Bytes, offset: u64, identity: Identity) -> Optio
     match kind {
         KIND_MARK => decode_mark(identity, offset, body).map(Record::Mark),
         KIND_LINK => decode_link(body).map(Record::Link),
-        KIND_HARD if body.len() == 24 => Some(Record::Hard(HardState {
+        KIND_HARD if body.len() == HARD_BYTES => Some(Record::Hard(HardState {
             term: Term(u64_at(body, 0)),
             vote: NodeId(u64_at(body, 8)),
             commit: LogIndex(u64_at(body, 16)),

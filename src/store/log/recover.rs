@@ -3,7 +3,8 @@
 //! Changes nothing, so that a check of a stopped store runs the same code as its opening. The rules:
 //!
 //! - A segment whose first record is no link was never used, unless a mark stands in it.
-//! - Each link names the segment before it and where that ends: up to there every record must be whole.
+//! - Each link names the segment before it and where that ends: up to there every record must be whole. A link that
+//!   names none begins the log anew: what came before does not belong to it any more, whole or not.
 //! - The last segment ends at the first record that is not whole. If a mark stands behind it, what is not whole was once
 //!   on disk: that is damage, and the log is not taken up. Otherwise it is a torn tail: a write that the power cut.
 
@@ -65,23 +66,31 @@ pub(super) fn recover(
     let spares = of_kind(&names, Kind::Spare);
     let logs = of_kind(&names, Kind::Log);
     let next_generation = names.iter().map(|(generation, _)| generation + 1).max().unwrap_or(1);
-    let (mut done, mut reading) = (0, None::<Reading>);
-    let mut unused = Vec::new();
+    let (mut done, mut reading) = (0, None::<Result<Reading, FsError>>);
+    let (mut unused, mut former) = (Vec::new(), Vec::new());
     for (nth, generation) in logs.iter().copied().enumerate() {
-        let used = read(disk, dir, store, generation, &mut done)?;
+        let used = read(disk, dir, store, generation, &mut done);
         progress(done, done / (nth as u64 + 1) * logs.len() as u64);
-        let Some(used) = used else {
-            unused.push(generation);
-            continue;
+        reading = match (reading, used) {
+            (reading, Ok(None)) => {
+                unused.push(generation);
+                reading
+            }
+            (None, Ok(Some(used))) => Some(Ok(Reading::begin(used))),
+            (Some(_), Ok(Some(used))) if used.link.previous.is_none() => {
+                unused.append(&mut former);
+                Some(Ok(Reading::begin(used)))
+            }
+            (Some(Ok(reading)), Ok(Some(used))) => Some(reading.next(used)),
+            (Some(Err(error)), _) | (_, Err(error)) => Some(Err(error)),
         };
-        reading = Some(match reading {
-            None => Reading::begin(used),
-            Some(reading) => reading.next(used)?,
-        });
+        former.push(generation);
     }
+    unused.sort_unstable();
+    unused.dedup();
     let reading = reading.ok_or_else(|| {
         FsError::Damaged(format!("{} holds no log: its segments are gone", dir.display()))
-    })?;
+    })??;
     let (segments, hard, members, end) = reading.finish()?;
     Ok(Recovered { segments, hard, members, end, unused, spares, next_generation })
 }

@@ -391,3 +391,51 @@ fn a_purged_log_takes_no_more_space() {
     assert!(disk.used() <= 6 * OPTIONS.segment_bytes);
     assert_eq!(log.reader().last(), LogIndex(400));
 }
+
+#[test]
+fn a_log_begins_anew_behind_a_table_whenever_the_power_goes() {
+    let vote = HardState { term: Term(9), vote: NodeId(1), commit: LogIndex(0) };
+    for cut in 0..14 {
+        let disk = new_disk();
+        let mut log = open(&disk).unwrap();
+        for index in 1..=12 {
+            let hard = (index == 1).then_some(vote);
+            log.append(&Group { hard, entries: vec![entry(index, 1, 2500)] }).unwrap();
+        }
+        log.settle().unwrap();
+        drop(log);
+        let install = |index, term| {
+            let members = Members::alone(NodeId(2));
+            let (index, term) = (LogIndex(index), Term(term));
+            Log::install(&disk, Path::new(DIR), STORE, index, term, &members)
+        };
+        // It has that entry: what follows it stays.
+        install(10, 1).unwrap();
+        assert_eq!(open(&disk).unwrap().reader().last(), LogIndex(12));
+        disk.power_off_after(cut);
+        let done = install(40, 3);
+        disk.crash(cut);
+        let log = open(&disk).unwrap();
+        let reader = log.reader();
+        assert_eq!(log.hard_state().term, Term(9), "what it voted for stays");
+        assert_eq!(log.hard_state().vote, NodeId(1));
+        if reader.last() == LogIndex(12) {
+            assert!(done.is_err());
+            assert_eq!(reader.first(), LogIndex(1));
+        }
+        drop(log);
+        install(40, 3).unwrap();
+        let mut log = open(&disk).unwrap();
+        let reader = log.reader();
+        assert_eq!((reader.first(), reader.last()), (LogIndex(41), LogIndex(40)));
+        assert_eq!(reader.term(LogIndex(40)), Some(Term(3)));
+        assert_eq!(log.members(), Members::alone(NodeId(2)));
+        log.append(&Group { hard: None, entries: vec![entry(41, 9, 2500)] }).unwrap();
+        log.keeper().work().unwrap();
+        drop(log);
+        disk.crash(cut);
+        assert_eq!(read(&*open(&disk).unwrap().reader()), [entry(41, 9, 2500)]);
+        let older = install(20, 1);
+        assert!(matches!(older, Err(FsError::Refused(_))), "{older:?}");
+    }
+}

@@ -127,7 +127,8 @@ impl Core {
     /// Ends the state in which both majorities are needed, if it may end. To be called now and then; true where there is
     /// something to be done then.
     pub fn carry_on_change(&mut self) -> bool {
-        let due = self.is_settled() && self.members.is_joint() && !self.engine.raft.has_pending_conf();
+        let due =
+            self.members.is_joint() && self.is_settled() && !self.engine.raft.has_pending_conf();
         if due {
             self.append_change(&Change::Leave);
         }

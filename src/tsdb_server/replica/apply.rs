@@ -24,6 +24,7 @@ use crate::series::table::Table;
 use crate::store::block::BlockStore;
 use crate::telemetry::counter;
 use crate::tsdb_log::entry::Entry;
+use crate::tsdb_log::entry::Members;
 use crate::tsdb_log::header::Body;
 use crate::tsdb_log::header::Header;
 use crate::tsdb_server::room::Room;
@@ -31,6 +32,8 @@ use crate::types::FsError;
 use crate::types::LogIndex;
 use crate::types::SessionId;
 use crate::types::Stamp;
+use crate::types::Term;
+use parking_lot::Condvar;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
 use serde::Deserialize;
@@ -40,7 +43,11 @@ use std::sync::Arc;
 
 /// The row of `Family::Local` that says how far the table is.
 const APPLIED_KEY: &[u8] = b"applied";
-const APPLIED_VERSION: u8 = 1;
+const APPLIED_VERSION: u8 = 2;
+/// The version that does not say the entry's term.
+const APPLIED_WITHOUT_TERM: u8 = 1;
+/// The row of `Family::Local` that says who takes part in the log, as of the applied entry.
+const MEMBERS_KEY: &[u8] = b"members";
 
 /// Which keys are listed together, as the series want to know it.
 pub(in crate::tsdb_server) const GROUPS: Groups = key::GROUPS;
@@ -51,6 +58,8 @@ pub struct Progress {
     pub index: LogIndex,
     /// The last stamp that was set aside by that entry.
     pub stamp: Stamp,
+    /// Of that entry; zero where an earlier version wrote the row. With it the table can go to another member.
+    pub term: Term,
 }
 
 impl Progress {
@@ -62,10 +71,13 @@ impl Progress {
             return Ok(Progress::default());
         };
         let (version, rest) = row.split_first().ok_or_else(damaged)?;
-        if *version != APPLIED_VERSION {
-            return Err(damaged());
-        }
-        postcard::from_bytes(rest).map_err(|_| damaged())
+        let read = match *version {
+            APPLIED_VERSION => postcard::from_bytes(rest),
+            APPLIED_WITHOUT_TERM => postcard::from_bytes(rest)
+                .map(|(index, stamp)| Progress { index, stamp, term: Term::default() }),
+            _ => return Err(damaged()),
+        };
+        read.map_err(|_| damaged())
     }
 
     /// Adds the row that says so.
@@ -75,9 +87,19 @@ impl Progress {
     }
 }
 
+/// Who takes part in the log, as of the applied entry; `None` where that was never changed.
+///
+/// # Errors
+/// `Damaged`, `Io`.
+pub(in crate::tsdb_server) fn members(rows: &dyn Rows) -> Result<Option<Members>, FsError> {
+    rows.get(Family::Local, MEMBERS_KEY)?.map(|row| Members::decode(&row)).transpose()
+}
+
 /// What readers need to know of what is applied.
 pub(super) struct Seen {
     pub(super) progress: Mutex<Progress>,
+    /// Told when there is progress.
+    pub(super) moved: Condvar,
     /// Which instants can be read.
     pub(super) readable: RwLock<Arc<Readable>>,
 }
@@ -86,6 +108,7 @@ impl Seen {
     pub(super) fn read(rows: &dyn Rows) -> Result<Seen, FsError> {
         Ok(Seen {
             progress: Mutex::new(Progress::read(rows)?),
+            moved: Condvar::new(),
             readable: RwLock::new(Arc::new(readable(rows)?)),
         })
     }
@@ -134,11 +157,16 @@ impl Applier {
         Applier { table, blocks, room, seen, rules: None }
     }
 
-    /// Applies the next entry of the log: what came of it, and the stamp of its last step.
+    /// Applies the next entry of the log: what came of it, and the stamp of its last step. `members` take part from it on,
+    /// where it changes that.
     ///
     /// # Errors
     /// `Damaged`, `Io`, and `NoSpace` where nobody waits for room: the replica must stop.
-    pub(super) fn apply(&mut self, entry: &Entry) -> Result<(Outcome, Stamp), FsError> {
+    pub(super) fn apply(
+        &mut self,
+        entry: &Entry,
+        members: Option<&Members>,
+    ) -> Result<(Outcome, Stamp), FsError> {
         let before = *self.seen.progress.lock();
         if entry.index.0 != before.index.0 + 1 {
             return Err(FsError::Damaged(format!(
@@ -148,8 +176,12 @@ impl Applier {
         }
         let mut changes = Changes::default();
         let mut outcome = (Outcome::Applied, before.stamp);
-        let mut progress = Progress { index: entry.index, stamp: before.stamp };
-        // A new leader's first entry is empty and has no stamp.
+        let mut progress =
+            Progress { index: entry.index, stamp: before.stamp, term: entry.term };
+        if let Some(members) = members {
+            changes.put(Family::Local, MEMBERS_KEY, members.encode());
+        }
+        // A new leader's first entry is empty, and a change of members is the log's own: neither has a stamp.
         if !entry.header.is_empty() {
             let header = Header::decode(entry.index, &entry.header)?;
             progress.stamp = header.last_stamp();
@@ -168,6 +200,7 @@ impl Applier {
             *self.seen.readable.write() = Arc::new(readable(&*self.table)?);
         }
         *self.seen.progress.lock() = progress;
+        self.seen.moved.notify_all();
         Ok(outcome)
     }
 

@@ -1,10 +1,13 @@
-//! What waits to enter the log, and who has the right to drive it.
+//! What waits to enter the log, what the other members said, and who has the right to drive.
 //!
 //! `docs/decisions/0004-whoever-has-work-drives-the-log.md` has the states and why nothing is ever forgotten here.
 
+use crate::tsdb_log::entry::Message;
 use crate::tsdb_log::header::Body;
 use crate::types::BatchSeq;
 use crate::types::FsError;
+use crate::types::LogIndex;
+use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::wire::Applied;
 use crate::wire::Durable;
@@ -21,6 +24,9 @@ const OUTSTANDING_BYTES_MAX: usize = 64 << 20;
 const GROUP_BYTES_MAX: usize = 8 << 20;
 /// What an entry costs besides its bytes.
 const ENTRY_BYTES: usize = 256;
+/// Messages of other members that may wait, and their bytes. What comes on top is dropped: the network loses some too.
+const MESSAGES_MAX: usize = 4096;
+const MESSAGE_BYTES_MAX: usize = 32 << 20;
 
 /// One entry to be.
 pub(super) struct Work {
@@ -48,6 +54,66 @@ impl Work {
     }
 }
 
+/// How somebody who asked for a thing is told what came of it. Dropped unsaid where the replica ends first.
+pub(super) type Answer<T> = Box<dyn FnOnce(Result<T, FsError>) + Send>;
+
+/// What the core is asked to do.
+pub(super) enum Ask {
+    /// Nothing that was sent to the member arrives.
+    Unreachable(NodeId),
+    HandOver { to: NodeId, answer: Answer<()> },
+    Change { voters: Vec<NodeId>, learners: Vec<NodeId>, answer: Answer<LogIndex> },
+}
+
+/// What is not for the log, but for the core.
+#[derive(Default)]
+pub(super) struct Input {
+    /// Time has passed. However much: what was missed is not made up for.
+    pub(super) tick: bool,
+    /// Somebody has to know whether this member still leads.
+    pub(super) round: bool,
+    pub(super) messages: Vec<Message>,
+    pub(super) asks: Vec<Ask>,
+    message_bytes: usize,
+}
+
+impl Input {
+    pub(super) fn is_empty(&self) -> bool {
+        !self.tick && !self.round && self.messages.is_empty() && self.asks.is_empty()
+    }
+
+    pub(super) fn add(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            let entries = message.entries.iter();
+            let bytes: usize = entries.map(|e| e.header.len() + e.body.len() + ENTRY_BYTES).sum();
+            let full = self.messages.len() >= MESSAGES_MAX
+                || (bytes > 0 && self.message_bytes + bytes > MESSAGE_BYTES_MAX);
+            if !full || self.messages.is_empty() {
+                self.message_bytes += bytes;
+                self.messages.push(message);
+            }
+        }
+    }
+}
+
+/// What the holder of the right takes for a pass.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) work: Vec<Work>,
+    pub(super) input: Input,
+}
+
+impl Taken {
+    /// Bytes that go into the log for it, or may.
+    pub(super) fn weight(&self) -> usize {
+        self.work.iter().map(Work::weight).sum::<usize>() + self.input.message_bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.work.is_empty() && self.input.is_empty()
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Right {
     Free,
@@ -58,6 +124,7 @@ enum Right {
 
 struct State {
     waiting: VecDeque<Work>,
+    input: Input,
     right: Right,
     /// Weight of everything proposed and not yet applied.
     outstanding: usize,
@@ -88,6 +155,7 @@ impl Inbox {
     pub(super) fn new() -> Inbox {
         let state = State {
             waiting: VecDeque::new(),
+            input: Input::default(),
             right: Right::Free,
             outstanding: 0,
             queueing: 0,
@@ -116,17 +184,32 @@ impl Inbox {
         Next::Drive
     }
 
-    /// What waits, as much as goes into a group; or nothing, and with it the right is given up. For the holder of the right.
-    pub(super) fn take(&self) -> Vec<Work> {
+    /// Puts in what is for the core. True where the right is the caller's with it: it is to drive.
+    #[must_use]
+    pub(super) fn put_input(&self, put: impl FnOnce(&mut Input)) -> bool {
         let mut state = self.state.lock();
-        let mut taken = Vec::new();
+        if state.closed.is_some() {
+            return false;
+        }
+        put(&mut state.input);
+        let free = state.right == Right::Free && !state.input.is_empty();
+        if free {
+            state.right = Right::Held;
+        }
+        free
+    }
+
+    /// What waits, as much as goes into a group; or nothing, and with it the right is given up. For the holder of the right.
+    pub(super) fn take(&self) -> Taken {
+        let mut state = self.state.lock();
+        let mut taken = Taken { work: Vec::new(), input: std::mem::take(&mut state.input) };
         let mut weight = 0;
         while let Some(work) = state.waiting.front() {
             weight += work.weight();
-            if weight > GROUP_BYTES_MAX && !taken.is_empty() {
+            if weight > GROUP_BYTES_MAX && !taken.work.is_empty() {
                 break;
             }
-            taken.extend(state.waiting.pop_front());
+            taken.work.extend(state.waiting.pop_front());
         }
         if taken.is_empty() {
             self.give_up(&mut state);
@@ -144,7 +227,7 @@ impl Inbox {
     /// The holder has driven long enough: somebody else goes on if there is anything to do.
     pub(super) fn hand_on(&self) {
         let mut state = self.state.lock();
-        if state.waiting.is_empty() {
+        if state.waiting.is_empty() && state.input.is_empty() {
             self.give_up(&mut state);
             return;
         }
@@ -156,6 +239,7 @@ impl Inbox {
     pub(super) fn abandon(&self) -> Vec<Work> {
         let mut state = self.state.lock();
         let left = std::mem::take(&mut state.waiting);
+        state.input = Input::default();
         self.give_up(&mut state);
         left.into()
     }

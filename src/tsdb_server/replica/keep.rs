@@ -111,8 +111,8 @@ impl Shared {
 
     fn keep_in_order(&self) -> Result<(), FsError> {
         let (appended, keeper) = {
-            let driver = self.driver.lock();
-            (driver.appended, driver.log.keeper())
+            let mut driver = self.driver.lock();
+            (driver.appended, driver.log().keeper())
         };
         if appended >= self.options.log_bytes_max && self.stopped.lock().is_none() {
             self.flush()?;
@@ -125,10 +125,10 @@ impl Shared {
         let Ok(mut driver) = self.driver() else { return };
         driver.applied(self.seen.progress.lock().index);
         // The mark may be the first thing in a segment; without room for one it can wait, and the log must not stop for it.
-        if driver.log.make_room(0).is_err() {
+        if driver.log().make_room(0).is_err() {
             return;
         }
-        if let Err(why) = driver.log.settle() {
+        if let Err(why) = driver.log().settle() {
             drop(driver);
             self.stop(&why);
         }

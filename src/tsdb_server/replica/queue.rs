@@ -1,22 +1,40 @@
 //! What is committed and not yet applied, between the holder of the log and the applier.
 //!
-//! Not bounded here: the inbox bounds what is outstanding in all.
+//! What was proposed here is bounded by the inbox. What others proposed is counted here, and whoever drives takes no more
+//! of it from the leader while that is too much.
 
 use crate::tsdb_log::entry::Entry;
+use crate::tsdb_log::entry::Members;
 use crate::wire::Applied;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// How long the applier lets entries gather while nobody waits for them. Waking it for each would take the processor
 /// from those who wait for the disk.
 const GATHER: Duration = Duration::from_millis(5);
+/// Bytes of others' entries that may wait to be applied before no more are taken from the leader.
+const FOREIGN_BYTES_MAX: usize = 64 << 20;
 
 /// A committed entry.
 pub(super) struct Committed {
     pub(super) entry: Entry,
+    /// Who takes part from this entry on, where it changes that.
+    pub(super) members: Option<Members>,
     /// Where it was proposed here, since the start.
     pub(super) proposed: Option<Proposed>,
+}
+
+impl Committed {
+    /// What it counts where it was not proposed here.
+    fn foreign_bytes(&self) -> usize {
+        match self.proposed {
+            Some(_) => 0,
+            None => self.entry.header.len() + self.entry.body.len(),
+        }
+    }
 }
 
 /// Who waits for an entry.
@@ -52,6 +70,8 @@ struct State {
 pub(super) struct Queue {
     state: Mutex<State>,
     told: Condvar,
+    /// Bytes of others' entries that are not applied yet.
+    foreign: AtomicUsize,
 }
 
 /// What the applier is to do.
@@ -72,7 +92,7 @@ impl Queue {
             closed: false,
             abandoned: false,
         };
-        Queue { state: Mutex::new(state), told: Condvar::new() }
+        Queue { state: Mutex::new(state), told: Condvar::new(), foreign: AtomicUsize::new(0) }
     }
 
     /// Behind everything put before. Gives back what will not be applied.
@@ -82,10 +102,29 @@ impl Queue {
         if state.abandoned {
             return committed;
         }
+        let foreign: usize = committed.iter().map(Committed::foreign_bytes).sum();
+        self.foreign.fetch_add(foreign, Relaxed);
         state.committed.extend(committed);
         state.urgent |= urgent;
         self.wake(&state);
         Vec::new()
+    }
+
+    /// Whether so much of what others proposed waits here that no more is to be taken from them.
+    pub(super) fn is_full(&self) -> bool {
+        self.foreign.load(Relaxed) > FOREIGN_BYTES_MAX
+    }
+
+    /// This one is applied, or never will be.
+    pub(super) fn done(&self, committed: &Committed) {
+        self.foreign.fetch_sub(committed.foreign_bytes(), Relaxed);
+    }
+
+    /// Somebody waits for what is here.
+    pub(super) fn hurry(&self) {
+        let mut state = self.state.lock();
+        state.urgent |= !state.committed.is_empty();
+        self.wake(&state);
     }
 
     /// Nothing is applied any more: what waits is given back.
@@ -108,7 +147,7 @@ impl Queue {
         let due = match state.applier {
             Applier::Working => false,
             Applier::Gathering => state.urgent || state.errand,
-            Applier::Asleep => true,
+            Applier::Asleep => state.errand || !state.committed.is_empty(),
         };
         if due {
             self.told.notify_one();

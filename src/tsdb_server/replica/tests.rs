@@ -75,7 +75,7 @@ impl World {
         let reserve = Reserve::open(disk, Path::new("/"), 0, self.clock.steady())?;
         let clock = self.clock.clone();
         let room = Arc::new(Room::new(Arc::new(reserve), clock.clone()));
-        let parts = Parts { table, log, blocks: Arc::new(blocks), clock, room };
+        let parts = Parts { table, log, blocks: Arc::new(blocks), clock, room, outbound: None };
         Replica::open(parts, self.options)
     }
 
