@@ -1,5 +1,6 @@
 //! The roles of a node, and the one driver of its log.
 
+pub mod data;
 pub mod node;
 pub mod offline;
 pub mod open;

@@ -24,7 +24,8 @@ pub struct PutNo(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Mark {
     pub node: NodeId,
-    boot: Boot,
+    /// Writes were counted anew since, where the node's is another.
+    era: u64,
     writes: u64,
 }
 
@@ -46,7 +47,7 @@ enum At {
     Owed,
     /// Sent and not answered.
     Sent,
-    /// Written: the node's so manyth write under its present boot.
+    /// Written: the node's so manyth write in its present era.
     Written(u64),
     Durable,
     /// The node said no. Asked again when it is connected again.
@@ -69,7 +70,9 @@ struct Node {
     /// None before the first connection.
     boot: Option<Boot>,
     connected: bool,
-    /// Writes acknowledged under this boot.
+    /// Raised when what was written is void.
+    era: u64,
+    /// Writes acknowledged in this era.
     writes: u64,
     /// Of these, how many the last sync that was asked for covers.
     marked: u64,
@@ -78,7 +81,14 @@ struct Node {
 
 impl Node {
     fn new(id: NodeId) -> Node {
-        Node { id, boot: None, connected: false, writes: 0, marked: 0, owed: BTreeSet::new() }
+        let owed = BTreeSet::new();
+        Node { id, boot: None, connected: false, era: 0, writes: 0, marked: 0, owed }
+    }
+
+    /// What was written and not made durable is void. An answer to an older sync, heard late, covers nothing any more.
+    fn begin_era(&mut self) {
+        self.era += 1;
+        (self.writes, self.marked) = (0, 0);
     }
 }
 
@@ -158,7 +168,7 @@ impl Quorum {
             At::Owed | At::Durable | At::LeftOut => false,
         });
         if !same {
-            (self.nodes[place].writes, self.nodes[place].marked) = (0, 0);
+            self.nodes[place].begin_era();
         }
     }
 
@@ -174,8 +184,7 @@ impl Quorum {
     pub fn failed(&mut self, node: NodeId) {
         let Some(place) = self.place(node) else { return };
         self.nodes[place].connected = false;
-        // No sync that was asked for before may count any more.
-        self.nodes[place].boot = None;
+        self.nodes[place].begin_era();
         self.owe(place, |at| matches!(at, At::Sent | At::Written(_)));
     }
 
@@ -194,7 +203,7 @@ impl Quorum {
         let (node, put) = (&mut self.nodes[place], self.puts.get_mut(&no));
         if let Some(put) = put
             && node.boot == Some(boot)
-            && matches!(put.at[place], At::Sent | At::Owed)
+            && matches!(put.at[place], At::Sent | At::Owed | At::Refused)
         {
             node.writes += 1;
             node.owed.remove(&no);
@@ -223,14 +232,13 @@ impl Quorum {
             return None;
         }
         node.marked = node.writes;
-        let boot = node.boot.expect("who is connected has said which run it is");
-        Some(Mark { node: node.id, boot, writes: node.writes })
+        Some(Mark { node: node.id, era: node.era, writes: node.writes })
     }
 
     /// The connection broke before a sync was answered: what it was to cover wants another.
     pub fn unanswered(&mut self, mark: Mark) {
         if let Some(place) = self.place(mark.node)
-            && self.nodes[place].boot == Some(mark.boot)
+            && self.nodes[place].era == mark.era
         {
             self.nodes[place].marked = 0;
         }
@@ -239,7 +247,7 @@ impl Quorum {
     /// The node has made durable what the sync covers.
     pub fn synced(&mut self, mark: Mark) {
         let Some(place) = self.place(mark.node) else { return };
-        if self.nodes[place].boot != Some(mark.boot) {
+        if self.nodes[place].era != mark.era {
             return;
         }
         let majority = self.majority();

@@ -71,6 +71,15 @@ impl BlockStore {
         self.state.lock().listed
     }
 
+    /// Whether something that is to come off the list is written and not yet durable.
+    pub fn arrivals_unsynced(&self) -> bool {
+        let state = self.state.lock();
+        let unsynced =
+            |block| state.pending.get(block).is_some_and(|at| !state.is_synced(at.place));
+        state.arrived.iter().any(unsynced)
+            || state.moves.iter().any(|moved| !state.is_synced(moved.to))
+    }
+
     /// At most `limit` blocks that are to be fetched, in order, from behind `after`.
     ///
     /// # Errors

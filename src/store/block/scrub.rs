@@ -41,6 +41,13 @@ impl BlockStore {
         state.segments.values().map(|segment| u64::from(segment.live) * UNIT_BYTES).sum()
     }
 
+    /// Where a block's record begins: its segment, and the offset in there.
+    #[cfg(test)]
+    pub(crate) fn place(&self, block: BlockId) -> Option<(SegmentId, u64)> {
+        let place = self.locate(block).expect("the index can be read")?;
+        Some((place.segment, place.offset()))
+    }
+
     /// Every named block, in order.
     ///
     /// # Errors

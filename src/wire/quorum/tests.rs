@@ -47,7 +47,7 @@ impl Server {
         self.connected = false;
         self.requests.clear();
         self.syncs.clear();
-        self.answers.clear();
+        // What was answered may be on its way still, and be heard when the next connection is there.
     }
 }
 
@@ -151,10 +151,8 @@ impl World {
 
     /// Whoever holds connections tells that syncs were not answered.
     fn unanswered(&mut self, n: usize) {
-        let node = &self.quorum.nodes[n];
-        if let Some(boot) = node.boot {
-            self.quorum.unanswered(Mark { node: id(n), boot, writes: 0 });
-        }
+        let era = self.quorum.nodes[n].era;
+        self.quorum.unanswered(Mark { node: id(n), era, writes: 0 });
     }
 
     fn hear(&mut self, n: usize, at: usize) -> bool {
@@ -206,10 +204,9 @@ impl World {
         }
         // What was refused is asked again by a new connection.
         for n in 0..count {
+            while self.step(Step::Hear(n, 0)) {}
             self.step(Step::Break(n));
             self.step(Step::Connect(n));
-        }
-        for n in 0..count {
             let steps = [Step::Send(n), Step::Take(n, 0), Step::Hear(n, 0)];
             while steps.into_iter().any(|step| self.step(step)) {}
             let sync = [Step::Sync(n), Step::Take(n, 0), Step::End(n, 0), Step::Hear(n, 0)];
