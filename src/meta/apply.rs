@@ -9,6 +9,7 @@
 
 mod batch;
 mod clone;
+mod cluster;
 mod create;
 mod lives;
 mod own;
@@ -20,6 +21,7 @@ mod setattr;
 mod write;
 mod xattr;
 
+pub use cluster::NODES_MAX;
 pub use purge::is_pending;
 pub use session::FEATURES;
 pub use setattr::truncate_steps;
@@ -221,6 +223,7 @@ impl<'a> Apply<'a> {
             Op::GrantWhole { session } => self.grant_whole(*session),
             Op::SetHistory { ino, keep, time } => self.set_history(*ino, *keep, *time),
             Op::Format { .. } => self.format(op),
+            Op::Cluster(op) => self.cluster(op),
         }
     }
 

@@ -24,6 +24,12 @@
 //! | | `K` mark8 from8 key | nothing: a version past its time that the mark keeps |
 //! | | `U` mark8 | nothing: a removed mark whose kept versions are to be looked at again |
 //! | | `t` | [`record::Totals`](crate::meta::record::Totals) |
+//! | | `c` … | rows of the cluster: [`ClusterKey`] |
+
+mod cluster;
+
+pub use cluster::ClusterKey;
+pub use cluster::is_for_nodes_only;
 
 use crate::series::Groups;
 use crate::series::KeyRange;
@@ -280,6 +286,7 @@ pub enum StateKey {
     Kept { mark: Stamp, from: Stamp, key: Vec<u8> },
     Unmarked { mark: Stamp },
     Totals,
+    Cluster(ClusterKey),
 }
 
 /// Rows that no version of an inode leads to any more, waiting to be removed.
@@ -326,6 +333,7 @@ impl StateKey {
                 key.extend(kept);
             }
             StateKey::Unmarked { mark } => key.extend(mark.0.to_be_bytes()),
+            StateKey::Cluster(part) => part.put(&mut key),
             StateKey::Store
             | StateKey::Next
             | StateKey::Grant
@@ -353,6 +361,7 @@ impl StateKey {
             StateKey::Kept { .. } => b'K',
             StateKey::Unmarked { .. } => b'U',
             StateKey::Totals => b't',
+            StateKey::Cluster(_) => ClusterKey::KIND,
         }
     }
 
@@ -386,6 +395,7 @@ impl StateKey {
             }
             b'U' => StateKey::Unmarked { mark: Stamp(parts.u64()?) },
             b't' => StateKey::Totals,
+            ClusterKey::KIND => StateKey::Cluster(ClusterKey::take(&mut parts)?),
             _ => return None,
         };
         parts.end(key)

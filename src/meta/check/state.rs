@@ -31,10 +31,11 @@ impl Check<'_> {
         self.numbers(counted)?;
         self.sums(counted)?;
         self.sessions()?;
+        self.cluster()?;
         self.marks()
     }
 
-    fn record<T: Record>(&mut self, key: &StateKey) -> Result<Option<T>, FsError> {
+    pub(super) fn record<T: Record>(&mut self, key: &StateKey) -> Result<Option<T>, FsError> {
         let key = key.encode();
         let Some(row) = self.rows.get(Family::State, &key)? else { return Ok(None) };
         self.read(Family::State, &key, T::from_row(&key, &row))
