@@ -194,6 +194,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         out: Output::new(cli.json),
         sources: Sources {
             optional_files: vec![PathBuf::from(SYSTEM_FILE)],
+            node_file: None,
             file: cli.config,
             environment: environment(),
             options: cli.set,

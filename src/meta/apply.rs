@@ -9,6 +9,7 @@
 
 mod batch;
 mod clone;
+mod cluster;
 mod create;
 mod direct;
 mod lives;
@@ -22,6 +23,7 @@ mod write;
 mod xattr;
 
 pub use own::YIELD_INOS_MAX;
+pub use cluster::NODES_MAX;
 pub use purge::is_pending;
 pub use session::FEATURES;
 pub use setattr::truncate_steps;
@@ -238,6 +240,7 @@ impl<'a> Apply<'a> {
             Op::SetHistory { ino, keep, time } => self.set_history(*ino, *keep, *time),
             Op::Format { .. } => self.format(op),
             Op::Raise { features } => self.raise(*features),
+            Op::Cluster(op) => self.cluster(op),
         }
     }
 

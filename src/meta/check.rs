@@ -7,6 +7,7 @@
 
 mod bits;
 mod blocks;
+mod cluster;
 mod owners;
 mod rights;
 mod state;

@@ -26,6 +26,12 @@
 //! | | `K` mark8 from8 key | nothing: a version past its time that the mark keeps |
 //! | | `U` mark8 | nothing: a removed mark whose kept versions are to be looked at again |
 //! | | `t` | [`record::Totals`](crate::meta::record::Totals) |
+//! | | `c` … | rows of the cluster: [`ClusterKey`] |
+
+mod cluster;
+
+pub use cluster::ClusterKey;
+pub use cluster::is_for_nodes_only;
 
 use crate::series::Groups;
 use crate::series::KeyRange;
@@ -328,6 +334,7 @@ pub enum StateKey {
         mark: Stamp,
     },
     Totals,
+    Cluster(ClusterKey),
 }
 
 /// Rows that no version of an inode leads to any more, waiting to be removed.
@@ -382,6 +389,7 @@ impl StateKey {
                 key.extend(kept);
             }
             StateKey::Unmarked { mark } => key.extend(mark.0.to_be_bytes()),
+            StateKey::Cluster(part) => part.put(&mut key),
             StateKey::Store
             | StateKey::Next
             | StateKey::Grant
@@ -411,6 +419,7 @@ impl StateKey {
             StateKey::Kept { .. } => b'K',
             StateKey::Unmarked { .. } => b'U',
             StateKey::Totals => b't',
+            StateKey::Cluster(_) => ClusterKey::KIND,
         }
     }
 
@@ -446,6 +455,7 @@ impl StateKey {
             }
             b'U' => StateKey::Unmarked { mark: Stamp(parts.u64()?) },
             b't' => StateKey::Totals,
+            ClusterKey::KIND => StateKey::Cluster(ClusterKey::take(&mut parts)?),
             _ => return None,
         };
         parts.end(key)

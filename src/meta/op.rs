@@ -3,6 +3,10 @@
 //! An op is complete: it names inode numbers, owners and times, so that applying it needs neither a clock nor a
 //! choice. Variants are only ever added at the end (postcard numbers them); `docs/format.md` lists them.
 
+mod cluster;
+
+pub use cluster::ClusterOp;
+
 use crate::meta::record::Retention;
 use crate::types::AsOf;
 use crate::types::BatchSeq;
@@ -197,6 +201,8 @@ pub enum Op {
     Raise {
         features: u32,
     },
+    /// A change of the cluster, which the store makes itself.
+    Cluster(ClusterOp),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

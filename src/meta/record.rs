@@ -3,8 +3,16 @@
 //! Not here: extent rows, which have an encoding of their own (`meta::extents`), and keys. After the version byte
 //! comes postcard; `docs/format.md` has the fields. A row that does not decode is damage and is named in the error.
 
+mod cluster;
 mod inode;
 
+pub use cluster::Authority;
+pub use cluster::Incarnation;
+pub use cluster::Invite;
+pub use cluster::Invited;
+pub use cluster::NextNode;
+pub use cluster::Node;
+pub use cluster::Used;
 pub use inode::GENERATION_MAX;
 pub use inode::Inode;
 

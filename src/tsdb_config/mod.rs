@@ -13,6 +13,7 @@ pub use setting::SETTINGS;
 pub use setting::Setting;
 pub use source::Sources;
 
+use crate::types::Roles;
 use setting::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -46,7 +47,22 @@ pub struct Settings {
     pub history_age: Option<Duration>,
     /// Percent of the disk. Given to a store when it is made.
     pub history_disk: Option<u8>,
+    /// `HOST:PORT`.
+    pub node_listen: String,
+    /// `HOST:PORT`; `None`: made of the host's name.
+    pub node_address: Option<String>,
+    /// `None`: the host's.
+    pub node_name: Option<String>,
+    pub node_roles: Roles,
+    /// As `10.0.0.0/8,…`; empty: all.
+    pub node_networks: String,
+    pub node_connections: u32,
+    /// `HOST:PORT`; `None`: there are no metrics.
+    pub metrics_listen: Option<String>,
 }
+
+/// Where nodes listen unless they are told otherwise.
+pub const PORT: u16 = 7000;
 
 /// Where diagnostic logs go.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -96,6 +112,16 @@ impl Settings {
             store_reserve: values.number("store.reserve"),
             history_age: values.optional("history.age").map(Duration::from_nanos),
             history_disk: values.optional("history.disk").map(|percent| percent as u8),
+            node_listen: values.text("node.listen"),
+            node_address: values.optional_text("node.address"),
+            node_name: Some(values.text("node.name")).filter(|name| name != "auto"),
+            node_roles: values.text("node.roles").parse().expect("it was checked when it was read"),
+            node_networks: match values.text("node.networks") {
+                any if any == "any" => String::new(),
+                networks => networks,
+            },
+            node_connections: values.number("node.connections") as u32,
+            metrics_listen: values.optional_text("metrics.listen"),
         }
     }
 }
@@ -112,6 +138,14 @@ impl Values {
         match self.get(key) {
             Value::Text(text) => text.clone(),
             other => unreachable!("{key} is text, not {other:?}"),
+        }
+    }
+
+    fn optional_text(&self, key: &str) -> Option<String> {
+        match self.get(key) {
+            Value::Text(text) => Some(text.clone()),
+            Value::None => None,
+            other @ Value::Number(_) => unreachable!("{key} is text, not {other:?}"),
         }
     }
 

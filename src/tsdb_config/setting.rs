@@ -1,6 +1,7 @@
 //! The table of settings: key, kind with bounds, default, what it does.
 
 use crate::tsdb_config::unit;
+use crate::types::Roles;
 
 /// What a setting may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +20,12 @@ pub enum Kind {
     Age,
     /// Percent from 1 to 100, or `none`.
     Percent,
+    /// `HOST:PORT`.
+    Address,
+    /// The same, or this word.
+    AddressOr(&'static str),
+    /// Of a node; a list.
+    Roles,
 }
 
 /// A value that was checked against its kind. Sizes are in bytes, times in nanoseconds.
@@ -26,7 +33,7 @@ pub enum Kind {
 pub(super) enum Value {
     Text(String),
     Number(u64),
-    /// `forever`, `none`, `auto`.
+    /// `forever`, `none`, `auto`, `off`.
     None,
 }
 
@@ -141,6 +148,48 @@ pub const SETTINGS: &[Setting] = &[
         help: "The share of the disk space that nothing else takes which history may have before the oldest of it \
                goes, or none. As history.age.",
     },
+    Setting {
+        key: "node.listen",
+        kind: Kind::Address,
+        default: "0.0.0.0:7000",
+        help: "Where a node listens for other nodes and for mounts, always with TLS.",
+    },
+    Setting {
+        key: "node.address",
+        kind: Kind::AddressOr("auto"),
+        default: "auto",
+        help: "Where the others reach the node, HOST:PORT; auto: this host's name and the port of node.listen.",
+    },
+    Setting {
+        key: "node.name",
+        kind: Kind::Text,
+        default: "auto",
+        help: "What people call the node; auto: this host's name.",
+    },
+    Setting {
+        key: "node.roles",
+        kind: Kind::Roles,
+        default: "ts,data,lock,monitor",
+        help: "What the node does: ts (log and table), data (blocks), lock (sessions and grants), monitor (watches the others).",
+    },
+    Setting {
+        key: "node.networks",
+        kind: Kind::Text,
+        default: "any",
+        help: "Which networks may connect, as 10.0.0.0/8,192.168.7.0/24, or any. Certificates are asked of all of them.",
+    },
+    Setting {
+        key: "node.connections",
+        kind: Kind::Count(16, 65_536),
+        default: "1024",
+        help: "Connections that a node takes at once.",
+    },
+    Setting {
+        key: "metrics.listen",
+        kind: Kind::AddressOr("off"),
+        default: "off",
+        help: "Where a node answers /metrics (for Prometheus) and /health over HTTP, without TLS: 127.0.0.1:7001 is usual; or off.",
+    },
 ];
 
 impl Setting {
@@ -180,6 +229,12 @@ impl Setting {
                 let nanos = unit::duration(text).map_err(|why| format!("{why}, or forever"))?;
                 Ok(Value::Number(nanos.as_nanos() as u64))
             }
+            Kind::Address => address(text).map_err(|why| format!("{why}; write it as HOST:PORT")),
+            Kind::AddressOr(word) if text == word => Ok(Value::None),
+            Kind::AddressOr(word) => {
+                address(text).map_err(|why| format!("{why}; write it as HOST:PORT, or {word}"))
+            }
+            Kind::Roles => text.parse::<Roles>().map(|roles| Value::Text(roles.to_string())),
             Kind::Percent if text == "none" => Ok(Value::None),
             Kind::Percent => {
                 let number = text.trim_end_matches('%').parse();
@@ -189,6 +244,20 @@ impl Setting {
                 }
             }
         }
+    }
+}
+
+fn address(text: &str) -> Result<Value, String> {
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("'{text}' has no port"))?;
+    if host.is_empty() {
+        return Err(format!("'{text}' has no host"));
+    }
+    if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+        return Err(format!("'{text}' is ambiguous: brackets stand around an IPv6 address"));
+    }
+    match port.parse::<u16>() {
+        Ok(_) => Ok(Value::Text(text.to_owned())),
+        Err(_) => Err(format!("'{port}' is no port")),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where settings come from, and how a later source overrides an earlier one.
 
+use crate::tsdb_config::Kind;
 use crate::tsdb_config::SETTINGS;
 use crate::tsdb_config::Setting;
 use crate::tsdb_config::setting::Value;
@@ -13,6 +14,10 @@ use toml::de::DeValue;
 
 /// Names of variables that begin with `TSFS_` and are no settings.
 const OTHER_VARIABLES: &[&str] = &["TSFS_CONFIG"];
+/// Besides roles, what may be a list.
+const NETWORKS: &str = "node.networks";
+/// The section of a node's own file.
+const NODE: &str = "node";
 /// Variables of the tests.
 const TEST_VARIABLES: &str = "TSFS_TEST_";
 
@@ -21,6 +26,8 @@ const TEST_VARIABLES: &str = "TSFS_TEST_";
 pub struct Sources {
     /// TOML files that need not exist, as `/etc/tsfs/tsfs.toml`.
     pub optional_files: Vec<PathBuf>,
+    /// A node's own TOML file, which need not exist: keys without a section are of `node` there.
+    pub node_file: Option<PathBuf>,
     /// A TOML file that must exist: the user named it.
     pub file: Option<PathBuf>,
     /// All environment variables; those that begin with `TSFS_` are read.
@@ -42,9 +49,10 @@ pub(super) fn resolve(sources: &Sources) -> Result<BTreeMap<&'static str, Value>
     for setting in SETTINGS {
         set("built in", setting, setting.default)?;
     }
-    for path in &sources.optional_files {
+    let optional = sources.optional_files.iter().map(|path| (path, None));
+    for (path, section) in optional.chain(sources.node_file.iter().map(|path| (path, Some(NODE)))) {
         match fs::read_to_string(path) {
-            Ok(text) => read_file(path, &text, &mut set)?,
+            Ok(text) => read_file(path, &text, section, &mut set)?,
             // A store that is no directory is told of by whoever opens it.
             Err(error)
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
@@ -54,7 +62,7 @@ pub(super) fn resolve(sources: &Sources) -> Result<BTreeMap<&'static str, Value>
     if let Some(path) = &sources.file {
         let text = fs::read_to_string(path)
             .map_err(|error| format!("cannot read the settings in {}: {error}", path.display()))?;
-        read_file(path, &text, &mut set)?;
+        read_file(path, &text, None, &mut set)?;
     }
     for (name, value) in &sources.environment {
         let other = OTHER_VARIABLES.contains(&name.as_str()) || name.starts_with(TEST_VARIABLES);
@@ -73,39 +81,58 @@ pub(super) fn resolve(sources: &Sources) -> Result<BTreeMap<&'static str, Value>
     Ok(values)
 }
 
-fn read_file(
-    path: &Path,
-    text: &str,
-    set: &mut dyn FnMut(&str, &'static Setting, &str) -> Result<(), String>,
-) -> Result<(), String> {
+type Set<'a> = &'a mut dyn FnMut(&str, &'static Setting, &str) -> Result<(), String>;
+
+/// `section`: of keys that stand in none.
+fn read_file(path: &Path, text: &str, section: Option<&str>, set: Set<'_>) -> Result<(), String> {
     let table = DeTable::parse(text)
         .map_err(|error| format!("{} is not valid TOML: {error}", path.display()))?;
     let place = |at: usize| {
         let line = text[..at].matches('\n').count() + 1;
         format!("{}, line {line}", path.display())
     };
-    for (section, value) in table.get_ref() {
-        let at = place(section.span().start);
-        let DeValue::Table(settings) = value.get_ref() else {
-            // A key without its section: find says which it might be.
-            find(&at, section.get_ref())?;
-            return Err(format!(
-                "{at}: settings stand in sections, as [write] and window = \"50ms\""
-            ));
-        };
-        for (name, value) in settings {
-            let at = place(name.span().start);
-            let setting = find(&at, &format!("{}.{}", section.get_ref(), name.get_ref()))?;
-            let text = match value.get_ref() {
-                DeValue::String(text) => text.to_string(),
-                DeValue::Integer(number) => number.as_str().to_owned(),
-                DeValue::Boolean(switch) => switch.to_string(),
-                _ => return Err(format!("{at}: {} takes text or a whole number", setting.key)),
-            };
-            set(&at, setting, &text)?;
+    for (name, value) in table.get_ref() {
+        let at = place(name.span().start);
+        match (value.get_ref(), section) {
+            (DeValue::Table(settings), _) => {
+                for (key, value) in settings {
+                    let at = place(key.span().start);
+                    let setting = find(&at, &format!("{}.{}", name.get_ref(), key.get_ref()))?;
+                    set(&at, setting, &text_of(&at, setting, value.get_ref())?)?;
+                }
+            }
+            (value, Some(section)) => {
+                let setting = find(&at, &format!("{section}.{}", name.get_ref()))?;
+                set(&at, setting, &text_of(&at, setting, value)?)?;
+            }
+            (_, None) => {
+                // A key without its section: find says which it might be.
+                find(&at, name.get_ref())?;
+                return Err(format!(
+                    "{at}: settings stand in sections, as [write] and window = \"50ms\""
+                ));
+            }
         }
     }
     Ok(())
+}
+
+/// A value as it would be written elsewhere; a list with commas.
+fn text_of(at: &str, setting: &Setting, value: &DeValue<'_>) -> Result<String, String> {
+    let wrong = || format!("{at}: {} takes text or a whole number", setting.key);
+    Ok(match value {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(number) => number.as_str().to_owned(),
+        DeValue::Boolean(switch) => switch.to_string(),
+        DeValue::Array(parts) if setting.kind == Kind::Roles || setting.key == NETWORKS => {
+            let word = |part: &toml::Spanned<DeValue<'_>>| match part.get_ref() {
+                DeValue::String(text) => Ok(text.to_string()),
+                _ => Err(format!("{at}: {} is a list of texts", setting.key)),
+            };
+            parts.iter().map(word).collect::<Result<Vec<_>, _>>()?.join(",")
+        }
+        _ => return Err(wrong()),
+    })
 }
 
 fn find(place: &str, key: &str) -> Result<&'static Setting, String> {

@@ -103,3 +103,42 @@ fn the_document_lists_every_setting() {
     let document = include_str!("../../docs/operations.md");
     assert!(document.contains(&table), "docs/operations.md should have:\n{table}");
 }
+
+#[test]
+fn a_nodes_own_file_needs_no_section_and_may_have_lists() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    let load = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        Settings::load(&Sources { node_file: Some(path.clone()), ..Sources::default() })
+    };
+    let settings = load(
+        "listen = \"127.0.0.1:0\"\nroles = [\"data\", \"ts\"]\nnetworks = [\"10.0.0.0/8\"]\n\
+         [metrics]\nlisten = \"127.0.0.1:7001\"\n",
+    )
+    .unwrap();
+    assert_eq!(settings.node_listen, "127.0.0.1:0");
+    assert_eq!(settings.node_roles.to_string(), "ts,data");
+    assert_eq!(settings.node_networks, "10.0.0.0/8");
+    assert_eq!(settings.metrics_listen.as_deref(), Some("127.0.0.1:7001"));
+    assert_eq!((settings.node_address, settings.node_name), (None, None));
+    for (text, why) in [
+        (
+            "lisen = \"a:1\"",
+            "line 1: there is no setting 'node.lisen'; did you mean 'node.listen'?",
+        ),
+        ("roles = [\"date\"]", "'date' is no role"),
+        ("roles = []", "at least one role"),
+        ("roles = [1]", "a list of texts"),
+        ("name = [\"a\"]", "takes text"),
+        ("listen = \"7000\"", "has no port"),
+        ("listen = \"::1:7000\"", "brackets"),
+        ("address = \"host:port\"", "'port' is no port; write it as HOST:PORT, or auto"),
+    ] {
+        let fault = load(text).unwrap_err();
+        assert!(fault.contains(why), "{text}: {fault}");
+    }
+    assert!(
+        Settings::load(&Sources::default()).unwrap().node_listen.ends_with(&format!(":{PORT}"))
+    );
+}

@@ -8,6 +8,7 @@ pub mod frame;
 mod id;
 pub mod instant;
 mod range;
+mod role;
 mod time;
 
 pub use attr::Attr;
@@ -32,6 +33,8 @@ pub use range::Region;
 pub use range::SYMLINK_BYTES_MAX;
 pub use range::XATTR_BYTES_MAX;
 pub use range::regions;
+pub use role::Role;
+pub use role::Roles;
 pub use time::AsOf;
 pub use time::Stamp;
 pub use time::Time;

@@ -216,9 +216,9 @@ impl Apply<'_> {
     }
 }
 
-fn check_text(text: &str) -> Result<(), FsError> {
+pub(super) fn check_text(text: &str) -> Result<(), FsError> {
     match text.len() <= TEXT_BYTES_MAX {
         true => Ok(()),
-        false => Err(FsError::Invalid("a client's name or a mark's note has at most 1000 bytes")),
+        false => Err(FsError::Invalid("a name or a note has at most 1000 bytes")),
     }
 }

@@ -1,6 +1,7 @@
 //! Keys come back, refuse what is none, sort as their parts do, and none begins another.
 
 use super::*;
+use crate::types::NodeId;
 
 fn ino(raw: u64) -> Ino {
     Ino::new(raw).expect("tests use numbers above zero")
@@ -59,6 +60,10 @@ fn states() -> Vec<StateKey> {
         StateKey::Kept { mark: stamp, from: Stamp(3), key: inode(ino(5)).to_vec() },
         StateKey::Unmarked { mark: stamp },
         StateKey::Totals,
+        StateKey::Cluster(ClusterKey::NextNode),
+        StateKey::Cluster(ClusterKey::Authority),
+        StateKey::Cluster(ClusterKey::Invite { digest: [7; 32] }),
+        StateKey::Cluster(ClusterKey::Node { node: NodeId(3) }),
     ]
 }
 
@@ -86,7 +91,12 @@ fn no_key_begins_another() {
         assert!(!b.starts_with(a), "{a:?} begins {b:?}");
     }
     let kinds: std::collections::HashSet<u8> = states().iter().map(|key| key.encode()[0]).collect();
-    assert_eq!(kinds.len(), states().len() - 1, "each kind but the two sweeps has its own letter");
+    let shared = 1 + 3;
+    assert_eq!(
+        kinds.len(),
+        states().len() - shared,
+        "each kind has its own letter; the sweeps share one, and so do the rows of the cluster"
+    );
 }
 
 #[test]
@@ -139,4 +149,15 @@ fn hashes_are_cookies() {
         assert!((HASH_MIN..=i64::MAX as u64).contains(&cookie));
     }
     assert_ne!(hash.of(b"a"), NameHash::new([0; 16]).of(b"a"), "the key decides");
+}
+
+#[test]
+fn clients_may_not_read_what_makes_certificates() {
+    let cluster = |key: ClusterKey| is_for_nodes_only(&key.encode());
+    assert!(cluster(ClusterKey::Authority));
+    assert!(cluster(ClusterKey::Invite { digest: [0; 32] }));
+    assert!(!cluster(ClusterKey::Node { node: NodeId(1) }));
+    assert!(!is_for_nodes_only(&StateKey::Totals.encode()) && !is_for_nodes_only(b"c"));
+    let node = ClusterKey::Node { node: NodeId(1) }.encode();
+    assert!(ClusterKey::nodes().contains(&node) && !ClusterKey::invites().contains(&node));
 }
