@@ -4,6 +4,8 @@
 //! process; in a cluster, `net` implements the same trait with messages.
 
 pub mod control;
+pub mod greeting;
+pub mod packet;
 
 use crate::meta::op::Op;
 use crate::meta::op::Outcome;
