@@ -12,6 +12,7 @@ pub mod series;
 pub mod tsdb_log;
 pub mod wire;
 
+pub mod net;
 pub mod store;
 pub mod tsdb_config;
 

@@ -6,6 +6,8 @@
 pub mod control;
 pub mod message;
 pub mod quorum;
+pub mod greeting;
+pub mod packet;
 
 use crate::meta::op::Op;
 use crate::meta::op::Outcome;
