@@ -82,6 +82,8 @@ counters! {
     CLIENT_STORED: Bytes, "The same after compression, as put into ops and blocks.";
     CLIENT_WAITS: Count, "Writes held back because too much was not yet committed.";
     CLIENT_FSYNCS: Count, "Syncs asked for by programs.";
+    CLIENT_FAILOVERS: Count, "Times the leader of a cluster was found, the first included.";
+    CLIENT_REPLAYS: Count, "Proposals sent again to the next leader.";
     LOG_ENTRIES: Count, "Entries appended to the log.";
     LOG_BYTES: Bytes, "Bytes appended to the log.";
     LOG_SYNCS: Count, "Syncs of the log to disk; each covers everything queued.";

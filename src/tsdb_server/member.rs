@@ -16,7 +16,7 @@ use crate::store::disk::Disk;
 use crate::tsdb_server::door::Door;
 use crate::tsdb_server::door::Porter;
 use crate::tsdb_server::lock_node::LockNode;
-use crate::tsdb_server::node::Fresh;
+use crate::tsdb_server::node::Among;
 use crate::tsdb_server::node::Node;
 use crate::tsdb_server::open;
 use crate::tsdb_server::peers::Peers;
@@ -24,6 +24,8 @@ use crate::types::FsError;
 use crate::types::NodeId;
 use crate::wire::message::Hello;
 use crate::wire::message::NodeAt;
+use parking_lot::Condvar;
+use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -53,7 +55,26 @@ pub struct Member {
     locks: Arc<LockNode>,
     peers: Arc<Peers>,
     node: Arc<Node>,
-    clock: Arc<dyn Clock>,
+    leads: Arc<Leads>,
+}
+
+/// Whether this node leads, for who waits until it does not.
+#[derive(Default)]
+struct Leads {
+    here: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Leads {
+    fn set(&self, here: bool) {
+        *self.here.lock() = here;
+        self.changed.notify_all();
+    }
+
+    fn wait_for_end(&self, at_most: Duration) {
+        let mut here = self.here.lock();
+        self.changed.wait_while_for(&mut here, |here| *here, at_most);
+    }
 }
 
 impl Member {
@@ -80,11 +101,14 @@ impl Member {
             disk,
             clock.clone(),
             &store,
-            &Fresh::default(),
-            Some((id, peers.clone())),
+            Among { node: id, peers: peers.clone() },
         )?;
         node.set_nodes(nodes.clone());
-        let locks = LockNode::start(&node, clock.clone())?;
+        let leads = Arc::new(Leads::default());
+        let told = leads.clone();
+        node.on_leader_change(move |leadership| told.set(leadership.here));
+        leads.set(node.leadership().here);
+        let locks = LockNode::start(&node, clock)?;
         let broken = Arc::downgrade(&node);
         peers.on_broken(move |other| {
             if let Some(node) = broken.upgrade() {
@@ -103,7 +127,7 @@ impl Member {
                 handler: Arc::new(Porter(door)),
             },
         )?;
-        Ok(Member { listener: Some(listener), locks, peers, node, clock })
+        Ok(Member { listener: Some(listener), locks, peers, node, leads })
     }
 
     /// Where it listens.
@@ -149,12 +173,11 @@ impl Member {
         }
         let voters = self.node.members().voters;
         let followers = self.node.followers();
-        let able = followers.iter().filter(|other| voters.contains(&other.node) && other.is_recent);
+        let able = followers.iter().filter(|other| voters.contains(&other.node) && other.active);
         let Some(next) = able.max_by_key(|other| other.matched) else { return };
         if let Err(error) = self.node.transfer_leader(next.node) {
             return tracing::warn!(%error, "the node stops while it leads");
         }
-        let until = self.clock.steady() + HAND_OVER;
-        self.node.wait_for_leader_change(until);
+        self.leads.wait_for_end(HAND_OVER);
     }
 }

@@ -3,6 +3,8 @@
 //! Changes go to the replica, which drives the log; reads come from the table as applied so far; blocks from the data role.
 //! Not here: rules, the log, what a client has not sent yet.
 
+mod cluster;
+
 use crate::env;
 use crate::env::Clock;
 use crate::meta::apply::FEATURES;
@@ -36,10 +38,14 @@ use crate::store::label::Label;
 use crate::store::space::Reserve;
 use crate::store::table::RocksTable;
 use crate::telemetry::counter;
+use crate::tsdb_server::data::Data;
+use crate::tsdb_server::data::repair;
 use crate::tsdb_server::open;
 use crate::tsdb_server::open::Options;
+use crate::tsdb_server::peers::Peers;
 use crate::tsdb_server::replica;
 use crate::tsdb_server::replica::GROUPS;
+use crate::tsdb_server::replica::Outbound;
 use crate::tsdb_server::replica::Replica;
 use crate::tsdb_server::retention::Keeper;
 use crate::tsdb_server::room::Room;
@@ -51,6 +57,7 @@ use crate::types::BatchSeq;
 use crate::types::BlockId;
 use crate::types::FsError;
 use crate::types::Ino;
+use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::types::Stamp;
 use crate::types::Time;
@@ -63,12 +70,15 @@ use crate::wire::Proposal;
 use crate::wire::Server;
 use crate::wire::Status;
 use crate::wire::Welcome;
+use crate::wire::message::NodeAt;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use parking_lot::RwLock;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -95,6 +105,19 @@ impl Default for Fresh {
     }
 }
 
+/// What makes a node one among others.
+pub struct Among {
+    pub node: NodeId,
+    pub peers: Arc<Peers>,
+}
+
+impl Among {
+    fn options(&self) -> replica::Options {
+        let seed = u64::from_le_bytes(env::random());
+        replica::Options { node: self.node, seed, ..replica::Options::default() }
+    }
+}
+
 /// An open store and everything that runs on it. Dropping it closes the store.
 pub struct Node {
     dir: PathBuf,
@@ -106,6 +129,12 @@ pub struct Node {
     replica: Replica,
     reserve: Arc<Reserve>,
     room: Arc<Room>,
+    /// The blocks of a node among others.
+    data: Option<Data>,
+    /// How far fetching what is missing here is.
+    repair: OnceLock<Arc<repair::Watch>>,
+    /// Who the nodes are.
+    nodes: RwLock<Vec<NodeAt>>,
     /// What opening found damaged.
     faults: Vec<FsError>,
     tasks: Mutex<Tasks>,
@@ -125,12 +154,38 @@ impl Node {
         options: &Options,
         fresh: &Fresh,
     ) -> Result<Arc<Node>, FsError> {
+        Node::open_as(dir, disk, clock, options, Some(fresh), None)
+    }
+
+    /// Opens the store in `dir`, which is there, as a node among others.
+    ///
+    /// # Errors
+    /// As [`open::open`].
+    pub fn open_among(
+        dir: &Path,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        options: &Options,
+        among: Among,
+    ) -> Result<Arc<Node>, FsError> {
+        Node::open_as(dir, disk, clock, options, None, Some(among))
+    }
+
+    fn open_as(
+        dir: &Path,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        options: &Options,
+        fresh: Option<&Fresh>,
+        among: Option<Among>,
+    ) -> Result<Arc<Node>, FsError> {
         let parts = open::open(dir, disk, options)?;
         let reserve =
             Reserve::open(parts.disk.clone(), dir, options.reserve_bytes, clock.steady())?;
         let reserve = Arc::new(reserve);
         let room = Arc::new(Room::new(reserve.clone(), clock.clone()));
         let blocks = Arc::new(parts.blocks);
+        blocks.share(among.is_some());
         let replica = Replica::open(
             replica::Parts {
                 table: parts.table.clone(),
@@ -138,11 +193,12 @@ impl Node {
                 blocks: blocks.clone(),
                 clock: clock.clone(),
                 room: room.clone(),
-                outbound: None,
+                outbound: among.as_ref().map(|among| among.peers.clone() as Arc<dyn Outbound>),
             },
-            replica::Options::default(),
+            among.as_ref().map_or_else(replica::Options::default, Among::options),
         )?;
         replica.sweep()?;
+        let (parts_table, shared_blocks) = (parts.table.clone(), blocks.clone());
         let node = Arc::new(Node {
             dir: parts.dir,
             label: parts.label,
@@ -154,17 +210,25 @@ impl Node {
             replica,
             reserve,
             room,
+            data: among.as_ref().map(|among| Data::new(parts_table, shared_blocks, among.peers.clone())),
+            repair: OnceLock::new(),
+            nodes: RwLock::default(),
             faults: parts.faults,
             _holder: parts.holder,
         });
         for fault in &node.faults {
             tracing::error!(store = %dir.display(), %fault, "the store is damaged");
         }
-        if parts.fresh {
+        if parts.fresh
+            && let Some(fresh) = fresh
+        {
             node.make(fresh)?;
         }
-        node.check_features()?;
+        node.check_features(among.is_none())?;
         node.start_tasks()?;
+        if let Some(among) = among {
+            node.start_repair(among)?;
+        }
         Ok(node)
     }
 
@@ -184,7 +248,7 @@ impl Node {
         open::finish(&self.dir, &*self.disk)
     }
 
-    fn check_features(&self) -> Result<(), FsError> {
+    fn check_features(&self, alone: bool) -> Result<(), FsError> {
         let store: Store = self.must(&StateKey::Store)?;
         if store.features > FEATURES {
             return Err(FsError::NotSupported(
@@ -197,7 +261,8 @@ impl Node {
                     .to_owned(),
             ));
         }
-        if store.features < FEATURES {
+        // Among others, some of whom may be older, this waits for an operator.
+        if alone && store.features < FEATURES {
             self.administer(Op::Raise { features: FEATURES })?;
             // An older program that replayed this would not know the op; from the row it learns what to say.
             self.replica.flush()?;
@@ -223,12 +288,12 @@ impl Node {
     }
 
     /// A record of `Family::State`.
-    fn record<R: Record>(&self, key: &StateKey) -> Result<Option<R>, FsError> {
+    pub(super) fn record<R: Record>(&self, key: &StateKey) -> Result<Option<R>, FsError> {
         let key = key.encode();
         self.table.get(Family::State, &key)?.map(|row| R::from_row(&key, &row)).transpose()
     }
 
-    fn must<R: Record>(&self, key: &StateKey) -> Result<R, FsError> {
+    pub(super) fn must<R: Record>(&self, key: &StateKey) -> Result<R, FsError> {
         let none = || FsError::Damaged(format!("the store has no row {key:?}"));
         self.record(key)?.ok_or_else(none)
     }
@@ -294,6 +359,7 @@ impl Node {
                 "damaged blocks were met, {met} so far: unmount and run 'tsfs fsck', which names the files"
             )),
         }
+        lines.extend(self.repair.get().into_iter().flat_map(|watch| watch.health()));
         if self.space_left() == 0 {
             lines.push(
                 "the disk is full: delete files, purge history with 'tsfs purge', or make room"
@@ -429,6 +495,9 @@ impl Server for Node {
     }
 
     fn block(&self, block: BlockId) -> Result<Bytes, FsError> {
+        if let Some(data) = &self.data {
+            return data.block(block);
+        }
         match self.table.get(Family::Payload, &block.to_bytes())? {
             Some(frame) => Ok(frame),
             None => self.blocks.get(block),

@@ -13,6 +13,7 @@ use crate::net::Pair;
 use crate::net::Reply;
 use crate::net::Service;
 use crate::tsdb_log::entry::Message;
+use crate::tsdb_server::data;
 use crate::tsdb_server::replica::Outbound;
 use crate::types::BlockId;
 use crate::types::FsError;
@@ -129,29 +130,39 @@ impl Peers {
         };
         nodes.iter().map(|(node, keep)| (*node, why(keep))).collect()
     }
+}
 
-    /// A block's frame, verified, from whichever other node has it; `None` where none of those that answer does.
-    ///
-    /// # Errors
-    /// `Unreachable` where nobody answers.
-    pub fn fetch(&self, block: BlockId) -> Result<Option<Bytes>, FsError> {
+impl data::Peers for Peers {
+    fn fetch(&self, block: BlockId, _payload_row: bool) -> Result<Option<Bytes>, FsError> {
         let nodes: Vec<NodeId> = self.nodes.read().keys().copied().collect();
         let meta = message::encode(&Request::Block { block });
-        let mut answered = nodes.is_empty();
-        for pair in nodes.iter().filter_map(|node| self.pair(*node)) {
-            let answer = pair.bulk.call(message::REQUEST, meta.clone(), Bytes::new(), PATIENCE);
-            let Ok(packet) = answer else { continue };
-            answered = true;
-            if let Ok(Response::Frame) = message::decode(&packet.meta)
-                && frame::verify(&packet.tail).is_ok()
-            {
-                return Ok(Some(packet.tail));
+        let mut unasked = None;
+        for node in nodes {
+            let answer = match self.pair(node) {
+                Some(pair) => pair
+                    .bulk
+                    .call(message::REQUEST, meta.clone(), Bytes::new(), PATIENCE)
+                    .map_err(|error| error.to_string()),
+                None => Err("it is not reached".to_owned()),
+            };
+            let packet = match answer {
+                Ok(packet) => packet,
+                Err(why) => {
+                    unasked = Some(format!("node {}: {why}", node.0));
+                    continue;
+                }
+            };
+            match message::decode(&packet.meta) {
+                Ok(Response::Frame) if frame::verify(&packet.tail).is_ok() => {
+                    return Ok(Some(packet.tail));
+                }
+                Ok(Response::Failed(FsError::Io(why))) => {
+                    unasked = Some(format!("node {}: {why}", node.0));
+                }
+                _ => {}
             }
         }
-        match answered {
-            true => Ok(None),
-            false => Err(FsError::Unreachable("no other node answers".to_owned())),
-        }
+        unasked.map_or(Ok(None), |why| Err(FsError::Io(why)))
     }
 }
 

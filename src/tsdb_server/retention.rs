@@ -53,8 +53,11 @@ impl<S: Server> Task for Keeper<S> {
         let node = self.node.upgrade().ok_or(FsError::Closing)?;
         match plan(&*node, self.clock.wall())? {
             Some(horizon) => {
-                node.administer(Op::Purge { horizon, rows: VERSIONS_PER_OP })?;
-                Ok(Worked::More)
+                match node.administer(Op::Purge { horizon, rows: VERSIONS_PER_OP }) {
+                    // The leader does it for all.
+                    Err(FsError::NotLeader { .. }) => Ok(Worked::Idle(LOOK_EVERY)),
+                    done => done.map(|_| Worked::More),
+                }
             }
             None => Ok(Worked::Idle(LOOK_EVERY)),
         }

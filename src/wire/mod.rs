@@ -4,10 +4,10 @@
 //! process; in a cluster, `net` implements the same trait with messages.
 
 pub mod control;
-pub mod message;
-pub mod quorum;
 pub mod greeting;
+pub mod message;
 pub mod packet;
+pub mod quorum;
 
 use crate::meta::op::Op;
 use crate::meta::op::Outcome;

@@ -313,6 +313,11 @@ impl Quorum {
         durable_at(put) >= self.majority()
     }
 
+    /// The last put.
+    pub fn last(&self) -> PutNo {
+        self.last
+    }
+
     /// Every put up to this one is durable on a majority. Never falls.
     pub fn durable_through(&self) -> PutNo {
         self.through

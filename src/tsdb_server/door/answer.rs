@@ -3,8 +3,6 @@
 //! Not here: on which thread (`serve`).
 
 use crate::meta::key;
-use crate::meta::key::StateKey;
-use crate::series::KeyRange;
 use crate::tsdb_server::door::Door;
 use crate::tsdb_server::door::push::Push;
 use crate::types::AsOf;
@@ -155,7 +153,7 @@ impl Door {
             Request::State { range, limit } => {
                 self.node.lead(SURE)?;
                 let page = self.node.state(range, few(*limit))?;
-                Ok(Response::Page(if from_node { page } else { without_secrets(page, range) }))
+                Ok(Response::Page(if from_node { page } else { without_secrets(page) }))
             }
             Request::Changes { since, until, limit } => {
                 Ok(Response::Page(self.node.changes(*since, *until, few(*limit))?))
@@ -181,9 +179,7 @@ fn few(limit: u32) -> usize {
 }
 
 /// What clients may read of the rows of state.
-fn without_secrets(page: Page, _: &KeyRange) -> Page {
-    let open = |(key, _): &(Bytes, Bytes)| {
-        StateKey::decode(key).is_some_and(|key| !key.is_for_nodes_only())
-    };
+fn without_secrets(page: Page) -> Page {
+    let open = |(key, _): &(Bytes, Bytes)| !key::is_for_nodes_only(key);
     Page { rows: page.rows.into_iter().filter(open).collect(), more: page.more }
 }

@@ -14,7 +14,6 @@ use crate::net::Pool;
 use crate::net::Service;
 use crate::tsdb_server::lock_node::LockNode;
 use crate::tsdb_server::node::Node;
-use crate::types::NodeId;
 use crate::wire::greeting::Purpose;
 use crate::wire::greeting::Refusal;
 use crate::wire::greeting::Why;
@@ -45,25 +44,28 @@ impl Door {
     fn check(&self, peer: &Peer, hello: &Hello) -> Result<(), Refusal> {
         if hello.store != self.hello.store {
             return Err(Refusal::new(
-                Why::Unwelcome,
+                Why::Other,
                 "this node belongs to another cluster; look at the address, and at which certificate you use",
             ));
         }
-        if hello.features < self.node.features() {
+        let features = self
+            .node
+            .features()
+            .map_err(|error| Refusal::new(Why::Other, format!("this node's store: {error}")))?;
+        if hello.features < features {
             let sentence = format!(
-                "this store is used by a newer tsfs (features {}, yours {}): bring this machine to that version",
-                self.node.features(),
+                "this store is used by a newer tsfs (features {features}, yours {}): bring this machine to that version",
                 hello.features
             );
-            return Err(Refusal::new(Why::Unwelcome, sentence));
+            return Err(Refusal::new(Why::Other, sentence));
         }
         match &peer.identity {
-            Identity::Node { node, .. } if hello.node != Some(NodeId(*node)) => Err(Refusal::new(
-                Why::Unwelcome,
-                format!("the certificate is node {node}'s, and the greeting is not"),
+            Identity::Node { node, .. } if hello.node != Some(*node) => Err(Refusal::new(
+                Why::Other,
+                format!("the certificate is node {}'s, and the greeting is not", node.0),
             )),
             Identity::Client { .. } if hello.node.is_some() => Err(Refusal::new(
-                Why::Unwelcome,
+                Why::Other,
                 "the certificate is a client's, and the greeting a node's",
             )),
             _ => Ok(()),
@@ -77,10 +79,10 @@ pub struct Porter(pub Arc<Door>);
 impl Handler for Porter {
     fn greeted(&self, peer: &Peer, hello: &Bytes) -> Result<(Arc<dyn Service>, Bytes), Refusal> {
         if peer.purpose == Purpose::Join {
-            return Err(Refusal::new(Why::Unwelcome, "this node does not take new ones in"));
+            return Err(Refusal::new(Why::Other, "this node does not take new ones in"));
         }
         let hello: Hello = message::decode(hello)
-            .map_err(|error| Refusal::new(Why::Unwelcome, error.to_string()))?;
+            .map_err(|error| Refusal::new(Why::Other, error.to_string()))?;
         self.0.check(peer, &hello)?;
         let service = serve::Serve::new(Arc::clone(&self.0), peer.identity.clone());
         Ok((Arc::new(service), message::encode(&self.0.hello)))

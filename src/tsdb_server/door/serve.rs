@@ -15,6 +15,7 @@ use crate::types::AsOf;
 use crate::types::FsError;
 use crate::types::SessionId;
 use crate::wire::Proposal;
+use crate::wire::Server;
 use crate::wire::message;
 use crate::wire::message::Request;
 use crate::wire::message::Response;
@@ -63,7 +64,7 @@ impl Serve {
             };
             reply.answer(message::RESPONSE, message::encode(&response), Bytes::new());
         };
-        self.door.node.propose_remote(proposal, Box::new(durable), Box::new(applied));
+        self.door.node.propose(proposal, Box::new(durable), Box::new(applied));
     }
 
     /// Whether a read of these rows can be answered without waiting for anybody.

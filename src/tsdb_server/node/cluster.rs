@@ -4,16 +4,25 @@
 
 use crate::meta::key::StateKey;
 use crate::meta::record::Store;
+use crate::series::table::Family;
+use crate::series::table::Rows;
 use crate::tsdb_log::core::Follower;
 use crate::tsdb_log::entry::Members;
 use crate::tsdb_log::entry::Message;
+use crate::tsdb_server::data::repair;
+use crate::tsdb_server::data::repair::Repair;
+use crate::tsdb_server::node::Among;
 use crate::tsdb_server::node::Node;
 use crate::tsdb_server::replica::Leadership;
+use crate::types::BlockId;
 use crate::types::FsError;
 use crate::types::NodeId;
 use crate::types::Stamp;
+use crate::wire::Server;
 use crate::wire::message::NodeAt;
 use crate::wire::message::View;
+use bytes::Bytes;
+use std::sync::Arc;
 use std::time::Duration;
 
 impl Node {
@@ -105,11 +114,32 @@ impl Node {
     /// A block that lies here; no other node is asked.
     ///
     /// # Errors
-    /// As for [`Server::block`](crate::wire::Server::block).
-    pub fn own_block(&self, block: crate::types::BlockId) -> Result<bytes::Bytes, FsError> {
-        match self.table.get(crate::series::table::Family::Payload, &block.to_bytes())? {
+    /// `Stale` where there is none, or no whole one; `Io`.
+    pub fn own_block(&self, block: BlockId) -> Result<Bytes, FsError> {
+        match self.table.get(Family::Payload, &block.to_bytes())? {
             Some(frame) => Ok(frame),
             None => self.blocks.get(block),
         }
+    }
+
+    pub(super) fn start_repair(self: &Arc<Node>, among: Among) -> Result<(), FsError> {
+        let (for_rows, for_space) = (Arc::downgrade(self), Arc::downgrade(self));
+        let repair = Repair::new(
+            repair::Parts {
+                blocks: self.blocks.clone(),
+                peers: among.peers,
+                clock: self.clock.clone(),
+                upkeep: Box::new(move || {
+                    for_rows.upgrade().ok_or(FsError::Closing)?.replica.upkeep()
+                }),
+                space_left: Box::new(move || {
+                    for_space.upgrade().map_or(0, |node| node.space_left())
+                }),
+            },
+            repair::Options::default(),
+        );
+        // Set once, as the node is opened once.
+        let _ = self.repair.set(repair.watch());
+        self.tasks.lock().start(repair)
     }
 }
