@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "the suites report their figures")]
 
 /// The commands, from outside.
+mod among;
 mod cli;
 /// The client against a model, over a server in memory.
 mod client;

@@ -82,8 +82,12 @@ impl Node {
 
     /// # Errors
     /// As for [`Replica::change_members`](crate::tsdb_server::replica::Replica::change_members).
-    pub fn change_members(&self, members: Members) -> Result<(), FsError> {
-        self.replica.change_members(members.voters, members.learners).map(drop)
+    pub fn change_members(
+        &self,
+        voters: Vec<NodeId>,
+        learners: Vec<NodeId>,
+    ) -> Result<(), FsError> {
+        self.replica.change_members(voters, learners).map(drop)
     }
 
     /// # Errors
