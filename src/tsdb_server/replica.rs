@@ -400,7 +400,7 @@ impl Opened {
         let seen = Arc::new(Seen::read(&*table)?);
         let standing = Arc::new(Standing::default());
         let progress = *seen.progress.lock();
-        let members = apply::members(&*table)?.unwrap_or_else(|| log.members());
+        let members = apply::members_or(&*table, &log.members())?;
         if outbound.is_none() && !members.decides_alone(options.node) {
             return Err(FsError::NotSupported(
                 "this store belongs to several nodes; start it with 'tsfs node' and mount from there",

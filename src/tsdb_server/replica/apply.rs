@@ -87,12 +87,19 @@ impl Progress {
     }
 }
 
-/// Who takes part in the log, as of the applied entry; `None` where that was never changed.
+/// Who takes part in the log, as of the applied entry. A table that does not say it, because that was never changed, is told
+/// what the log was made with: it may go to another member, whose log was made with something else.
 ///
 /// # Errors
-/// `Damaged`, `Io`.
-pub(in crate::tsdb_server) fn members(rows: &dyn Rows) -> Result<Option<Members>, FsError> {
-    rows.get(Family::Local, MEMBERS_KEY)?.map(|row| Members::decode(&row)).transpose()
+/// `Damaged`, `NoSpace`, `Io`.
+pub(super) fn members_or(table: &dyn Table, founders: &Members) -> Result<Members, FsError> {
+    if let Some(row) = table.get(Family::Local, MEMBERS_KEY)? {
+        return Members::decode(&row);
+    }
+    let mut changes = Changes::default();
+    changes.put(Family::Local, MEMBERS_KEY, founders.encode());
+    table.write(&changes)?;
+    Ok(founders.clone())
 }
 
 /// What readers need to know of what is applied.

@@ -1,0 +1,274 @@
+//! One member: its clocks, which go a little wrong, its disk and table, and the process while it runs.
+
+use crate::chance::Chance;
+use parking_lot::Mutex;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+use tsfs::env::Clock;
+use tsfs::meta::key::StateKey;
+use tsfs::meta::record::Record;
+use tsfs::meta::record::Session;
+use tsfs::series::Direction;
+use tsfs::series::KeyRange;
+use tsfs::series::table::Changes;
+use tsfs::series::table::Family;
+use tsfs::series::table::Rows;
+use tsfs::series::table::Table;
+use tsfs::store::block;
+use tsfs::store::block::BlockStore;
+use tsfs::store::disk::Access;
+use tsfs::store::disk::Disk;
+use tsfs::store::disk::SimulatedDisk;
+use tsfs::store::log;
+use tsfs::store::log::Log;
+use tsfs::store::space::Reserve;
+use tsfs::store::table::MemoryTable;
+use tsfs::tsdb_log::entry::Entry;
+use tsfs::tsdb_log::entry::Members;
+use tsfs::tsdb_log::entry::Message;
+use tsfs::tsdb_server::replica::Options;
+use tsfs::tsdb_server::replica::Outbound;
+use tsfs::tsdb_server::replica::Parts;
+use tsfs::tsdb_server::replica::Progress;
+use tsfs::tsdb_server::replica::stepped::Stepped;
+use tsfs::tsdb_server::room::Room;
+use tsfs::types::FsError;
+use tsfs::types::LogIndex;
+use tsfs::types::NodeId;
+use tsfs::types::SessionId;
+use tsfs::types::Stamp;
+use tsfs::types::Term;
+
+pub(crate) const STORE: [u8; 16] = *b"the simulation's";
+pub(crate) const SESSION: SessionId = SessionId(1);
+const LOG: log::Options = log::Options { segment_bytes: 32 << 10, spares_max: 2 };
+pub(crate) const TICK_MS: u64 = 20;
+
+/// The clocks of one machine. Rates differ by less than members are to count with.
+pub(crate) struct Clocks {
+    now_ms: Arc<AtomicU64>,
+    /// Parts of a hundred thousand that it is fast.
+    fast: u64,
+    ahead_ms: u64,
+}
+
+impl Clock for Clocks {
+    fn wall(&self) -> Stamp {
+        let since = Duration::from_millis(self.ahead_ms) + self.steady();
+        Stamp(1_700_000_000_000_000_000 + since.as_nanos() as u64)
+    }
+
+    fn steady(&self) -> Duration {
+        let ms = self.now_ms.load(SeqCst);
+        Duration::from_millis(ms) + Duration::from_micros(ms * self.fast / 100)
+    }
+}
+
+/// What a member sends, until the world takes it.
+#[derive(Default)]
+struct Outbox {
+    messages: Mutex<Vec<Message>>,
+    behind: Mutex<Vec<NodeId>>,
+}
+
+impl Outbound for Outbox {
+    fn send(&self, messages: Vec<Message>) {
+        self.messages.lock().extend(messages);
+    }
+
+    fn is_behind(&self, node: NodeId) {
+        self.behind.lock().push(node);
+    }
+}
+
+pub(crate) struct Member {
+    pub(crate) node: NodeId,
+    pub(crate) disk: SimulatedDisk,
+    table: Arc<MemoryTable>,
+    pub(crate) clock: Arc<Clocks>,
+    outbox: Arc<Outbox>,
+    pub(crate) running: Option<Stepped>,
+    /// How often it was started.
+    pub(crate) starts: u64,
+    /// When it ticks next, by its own clock.
+    next_tick: Duration,
+    /// Until when it does nothing at all, or is off.
+    pub(crate) asleep_until: u64,
+}
+
+impl Member {
+    pub(crate) fn new(
+        node: NodeId,
+        founders: &Members,
+        now_ms: Arc<AtomicU64>,
+        chance: &mut Chance,
+    ) -> Member {
+        let disk = SimulatedDisk::new(256 << 20);
+        for dir in ["/log", "/blocks"] {
+            disk.make_dir(Path::new(dir)).unwrap();
+        }
+        Log::create(&disk, Path::new("/log"), STORE, founders).unwrap();
+        let (fast, ahead_ms) = (chance.below(1900), chance.below(400));
+        let mut member = Member {
+            node,
+            disk,
+            table: Arc::default(),
+            clock: Arc::new(Clocks { now_ms, fast, ahead_ms }),
+            outbox: Arc::default(),
+            running: None,
+            starts: 0,
+            next_tick: Duration::ZERO,
+            asleep_until: 0,
+        };
+        member.start().unwrap();
+        member
+    }
+
+    pub(crate) fn start(&mut self) -> Result<(), FsError> {
+        let disk = self.disk.shared();
+        let (blocks, faults) = BlockStore::open(
+            disk.clone(),
+            Path::new("/blocks"),
+            STORE,
+            self.table.clone(),
+            block::Options::default(),
+            Access::ReadWrite,
+        )?;
+        assert_eq!(faults, []);
+        let log = Log::open(disk.clone(), Path::new("/log"), STORE, &LOG)?;
+        let reserve = Reserve::open(disk, Path::new("/"), 0, self.clock.steady())?;
+        let room = Arc::new(Room::new(Arc::new(reserve), self.clock.clone()));
+        self.outbox = Arc::default();
+        self.starts += 1;
+        let parts = Parts {
+            table: self.table.clone(),
+            log,
+            blocks: Arc::new(blocks),
+            clock: self.clock.clone(),
+            room,
+            outbound: Some(self.outbox.clone()),
+        };
+        let options = Options {
+            node: self.node,
+            tick: Duration::from_millis(TICK_MS),
+            batch_bytes_max: 8 << 10,
+            seed: self.node.0 * 1000 + self.starts,
+            ..Options::default()
+        };
+        self.running = Some(Stepped::open(parts, options)?);
+        self.next_tick = self.clock.steady();
+        Ok(())
+    }
+
+    /// The process is gone, and what the table had in memory.
+    pub(crate) fn kill(&mut self) {
+        self.running = None;
+        self.table.lose_power();
+    }
+
+    /// The power is gone.
+    pub(crate) fn cut_power(&mut self, seed: u64) {
+        self.kill();
+        self.disk.crash(seed);
+    }
+
+    /// One tick if it is time, and no more than one.
+    pub(crate) fn count_time(&mut self) {
+        let now = self.clock.steady();
+        if let Some(running) = self.running.as_mut().filter(|_| now >= self.next_tick) {
+            running.tick();
+            self.next_tick = now + Duration::from_millis(TICK_MS);
+        }
+    }
+
+    pub(crate) fn take_messages(&self) -> Vec<Message> {
+        std::mem::take(&mut *self.outbox.messages.lock())
+    }
+
+    pub(crate) fn take_behind(&self) -> Vec<NodeId> {
+        std::mem::take(&mut *self.outbox.behind.lock())
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        Progress::read(&*self.table).unwrap()
+    }
+
+    /// The last batch of the session that was applied; `None` where the session is not open here.
+    pub(crate) fn last_applied(&self) -> Option<u64> {
+        let key = StateKey::Session { session: SESSION }.encode();
+        let row = self.table.get(Family::State, &key).unwrap()?;
+        Some(Session::from_row(&key, &row).unwrap().last.0)
+    }
+
+    /// A number that stands for all rows that members have in common.
+    pub(crate) fn digest(&self) -> u64 {
+        let mut digest = 0xcbf2_9ce4_8422_2325;
+        let mut take = |bytes: &[u8]| {
+            for byte in bytes.iter().chain(&[0xff]) {
+                digest = (digest ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        };
+        for (family, key, value) in self.rows() {
+            if family != Family::Local {
+                take(&key);
+                take(&value);
+            }
+        }
+        digest
+    }
+
+    fn rows(&self) -> Vec<(Family, Vec<u8>, Vec<u8>)> {
+        let everything = KeyRange { start: Vec::new(), end: Vec::new() };
+        let mut rows = Vec::new();
+        for family in Family::ALL {
+            self.table
+                .scan(family, &everything, Direction::Forward, &mut |key, value| {
+                    rows.push((family, key.to_vec(), value.to_vec()));
+                    std::ops::ControlFlow::Continue(())
+                })
+                .unwrap();
+        }
+        rows
+    }
+
+    /// Who takes part as of the applied entry. The row is there once that was ever changed.
+    pub(crate) fn applied_members(&self) -> Members {
+        let row = self.table.get(Family::Local, b"members").unwrap();
+        Members::decode(&row.unwrap()).unwrap()
+    }
+
+    /// Takes up the table of another member, which is as of its applied entry. The process is not running.
+    pub(crate) fn install(&mut self, from: &Member, members: &Members) -> Result<(), FsError> {
+        assert!(self.running.is_none());
+        let Progress { index, term, .. } = from.progress();
+        let mut changes = Changes::default();
+        for (family, key, value) in from.rows() {
+            changes.put(family, key, value);
+        }
+        Log::install(&self.disk, Path::new("/log"), STORE, index, term, members)?;
+        self.table = Arc::default();
+        self.table.write(&changes)?;
+        self.table.flush()
+    }
+
+    /// Everything in the log on its disk.
+    pub(crate) fn log(&self) -> Vec<Entry> {
+        let found = Log::check(&self.disk, Path::new("/log"), STORE, &mut |_, _| {}).unwrap();
+        let (mut entries, end) = (Vec::new(), LogIndex(found.last.0 + 1));
+        let mut next = found.first;
+        while next < end {
+            entries.extend(found.reader.entries(next, end, 1 << 20).unwrap());
+            next = LogIndex(entries.last().map_or(end.0, |entry: &Entry| entry.index.0 + 1));
+        }
+        entries
+    }
+
+    /// Whom it takes for the leader.
+    pub(crate) fn leads(&self) -> Option<Term> {
+        let leadership = self.running.as_ref()?.leadership();
+        leadership.here.then_some(leadership.term)
+    }
+}
