@@ -455,6 +455,16 @@ impl Shared {
     }
 
     #[cfg(test)]
+    pub(super) fn is_pinging(&self) -> bool {
+        self.ping.lock().since.is_some()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_working(&self) -> bool {
+        self.working.load(Relaxed)
+    }
+
+    #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.outbox.waiting()
     }

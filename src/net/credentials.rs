@@ -8,6 +8,7 @@ use super::identity::Identity;
 use super::identity::StoreId;
 use crate::env::Clock;
 use crate::types::Stamp;
+use crate::types::instant;
 use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
 use rustls::crypto::CryptoProvider;
@@ -266,6 +267,12 @@ fn validity(certificate: &EndEntityCert<'_>) -> Option<(Stamp, Stamp)> {
 
 pub(super) fn stamp(time: UnixTime) -> Stamp {
     Stamp(time.as_secs().saturating_mul(1_000_000_000))
+}
+
+/// A time in a sentence: certificates know no fractions of a second.
+pub(super) fn date(stamp: Stamp) -> String {
+    let text = instant::utc(stamp);
+    format!("{} UTC", text.get(..19).unwrap_or(&text).replace('T', " "))
 }
 
 pub(super) fn unix_time(stamp: Stamp) -> UnixTime {

@@ -9,6 +9,7 @@ use super::credentials::Credentials;
 use super::credentials::Fingerprint;
 use super::credentials::Material;
 use super::credentials::PROVIDER;
+use super::credentials::date;
 use super::credentials::identity;
 use super::credentials::stamp;
 use super::credentials::unix_time;
@@ -19,7 +20,6 @@ use super::identity::Identity;
 use crate::env::Clock;
 use crate::types::NodeId;
 use crate::types::Stamp;
-use crate::types::instant;
 use parking_lot::Mutex;
 use rustls::AlertDescription;
 use rustls::CertificateError;
@@ -271,12 +271,12 @@ fn renewal(identity: &Identity) -> String {
 fn doubt(who: &Identity, error: webpki::Error) -> Disbelief {
     match error {
         webpki::Error::CertExpired { time, not_after } => {
-            let (date, renewal) = (instant::utc(stamp(not_after)), renewal(who));
+            let (date, renewal) = (date(stamp(not_after)), renewal(who));
             let sentence = format!("the certificate of {who} expired on {date}; {renewal}");
             (sentence, CertificateError::ExpiredContext { time, not_after })
         }
         webpki::Error::CertNotValidYet { time, not_before } => {
-            let (date, now) = (instant::utc(stamp(not_before)), instant::utc(stamp(time)));
+            let (date, now) = (date(stamp(not_before)), date(stamp(time)));
             let sentence = format!(
                 "the certificate of {who} is valid from {date}, and here it is {now}: set the clocks of both machines"
             );
@@ -296,12 +296,12 @@ fn refused(own: &Material, alert: AlertDescription, now: Stamp) -> String {
     let who = own.identity();
     match alert {
         AlertDescription::CertificateExpired if own.valid_until() < now => {
-            let (date, renewal) = (instant::utc(own.valid_until()), renewal(who));
+            let (date, renewal) = (date(own.valid_until()), renewal(who));
             format!("the certificate of {who}, used here, expired on {date}; {renewal}")
         }
         AlertDescription::CertificateExpired => {
-            let (from, until) = (instant::utc(own.valid_from()), instant::utc(own.valid_until()));
-            let now = instant::utc(now);
+            let (from, until) = (date(own.valid_from()), date(own.valid_until()));
+            let now = date(now);
             format!(
                 "the certificate of {who}, used here, is valid from {from} to {until}, which there it is not, and here it is {now}: set the clocks of both machines"
             )

@@ -5,10 +5,10 @@
 //! Numbers are little-endian. Not here: which tokens are good, which the store knows.
 
 use super::credentials::Fingerprint;
+use super::credentials::date;
 use super::error::NetError;
 use crate::env;
 use crate::types::Stamp;
-use crate::types::instant;
 use data_encoding::BASE64URL_NOPAD;
 use std::fmt;
 use std::str::FromStr;
@@ -82,9 +82,9 @@ impl Token {
         if !self.is_expired(now) {
             return Ok(());
         }
-        let date = instant::utc(self.expires);
+        let ended = date(self.expires);
         Err(NetError::Unproven(format!(
-            "the token ended on {date}: make a new one with 'tsfs cluster invite'"
+            "the token ended on {ended}: make a new one with 'tsfs cluster invite'"
         )))
     }
 }

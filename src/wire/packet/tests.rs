@@ -17,7 +17,7 @@ fn any_packet() -> impl Strategy<Value = Packet> {
 }
 
 fn encoded(packets: &[Packet]) -> Vec<u8> {
-    packets.iter().flat_map(|packet| packet.encode().unwrap().concat()).collect()
+    packets.iter().map(|packet| packet.encode().unwrap().concat()).collect::<Vec<_>>().concat()
 }
 
 /// All packets of bytes that arrive in pieces of these sizes, over and over.
