@@ -82,7 +82,8 @@ fn unmarked_owner(state: &mut impl State, ino: Ino) -> Result<Option<SessionId>,
     {
         return Ok(Some(range.session));
     }
-    Ok(record::<Grant>(state, &StateKey::Grant)?.map(|grant| grant.session))
+    let grant = record::<Grant>(state, &StateKey::Grant)?;
+    Ok(grant.filter(|grant| ino < grant.below).map(|grant| grant.session))
 }
 
 /// The range of numbers that holds this one, with its last number.

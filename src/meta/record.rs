@@ -108,6 +108,9 @@ pub struct Grant {
     pub epoch: u64,
     /// The session's last batch when it was given. What later ones give back is given back of this grant.
     pub after: BatchSeq,
+    /// The number that was to be given out next. From there on, what an inode belongs to is a range: else a session would
+    /// take for its own what another has made since.
+    pub below: Ino,
 }
 
 /// Inode numbers that were given to a session: from `first` to the one that the row's key ends with.
@@ -194,11 +197,9 @@ impl Record for Grant {
     const VERSION: u8 = 2;
 
     fn from_former(row: &[u8]) -> Option<postcard::Result<(Grant, &[u8])>> {
-        Some(
-            postcard::take_from_bytes(row).map(|((session, epoch), tail)| {
-                (Grant { session, epoch, after: BatchSeq(0) }, tail)
-            }),
-        )
+        Some(postcard::take_from_bytes(row).map(|((session, epoch), tail)| {
+            (Grant { session, epoch, after: BatchSeq(0), below: Ino::END }, tail)
+        }))
     }
 }
 
@@ -249,7 +250,8 @@ mod tests {
         let former = postcard::to_stdvec(&former).expect("it fits");
         assert_eq!(Session::from_row(b"S", &former), Ok(session.clone()));
         assert_eq!(Session::from_row(b"S", &session.to_row()), Ok(session));
-        let grant = Grant { session: SessionId(4), epoch: 2, after: BatchSeq(0) };
+        let (session, epoch, after, below) = (SessionId(4), 2, BatchSeq(0), Ino::END);
+        let grant = Grant { session, epoch, after, below };
         let former = postcard::to_stdvec(&(1_u8, grant.session, grant.epoch)).expect("it fits");
         assert_eq!(Grant::from_row(b"g", &former), Ok(grant.clone()));
         assert_eq!(Grant::from_row(b"g", &grant.to_row()), Ok(grant));

@@ -392,7 +392,7 @@ impl Server for Node {
         Ok(Welcome {
             session,
             epoch: grant.epoch,
-            whole: true,
+            whole: Some(grant.into()),
             hash_key: store.hash_key,
             store: self.label.to_string(),
         })

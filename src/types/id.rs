@@ -13,6 +13,8 @@ pub struct Ino(NonZeroU64);
 impl Ino {
     /// The root directory.
     pub const ROOT: Ino = Ino(NonZeroU64::MIN);
+    /// Above every number of an inode.
+    pub const END: Ino = Ino(NonZeroU64::MIN.saturating_add((1 << 63) - 1));
 
     /// `None` for zero.
     pub fn new(raw: u64) -> Option<Ino> {

@@ -11,6 +11,7 @@ pub mod quorum;
 
 use crate::meta::op::Op;
 use crate::meta::op::Outcome;
+use crate::meta::record::Grant;
 use crate::series::Direction;
 use crate::series::KeyRange;
 use crate::series::Version;
@@ -35,22 +36,31 @@ pub struct Welcome {
     pub session: SessionId,
     /// Of its grant of the whole, or of the next one to be given.
     pub epoch: u64,
-    /// It owns every inode that no other session owns. An embedded mount always does.
-    pub whole: bool,
+    /// Whether it owns every inode that there is. An embedded mount always does.
+    pub whole: Option<Whole>,
     /// Key of the hash that orders directory entries (SipHash-1-3).
     pub hash_key: [u8; 16],
     /// The store's identity, for people and logs.
     pub store: String,
 }
 
-/// A grant of the whole: the session owns every inode that no other session owns.
+/// A grant of the whole: the session owns every inode that there was, but for what it gives back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Whole {
     /// Rises with every such grant.
     pub epoch: u64,
     /// The session's last batch when it was given. What it gave back in this one or before it owns again; what it gave back
-    /// later it gave back of this grant, even if it did not know of it yet.
+    /// later it gave back of this grant, even if it did not know of it yet. (So what is asked back is given back by an op, and
+    /// noted with that op's batch, also where the session believes that it does not own it.)
     pub after: BatchSeq,
+    /// Only inodes with a number below this: what is made later is owned by who was given its number, as long as that is there.
+    pub below: Ino,
+}
+
+impl From<Grant> for Whole {
+    fn from(grant: Grant) -> Whole {
+        Whole { epoch: grant.epoch, after: grant.after, below: grant.below }
+    }
 }
 
 /// What a session is to give back.
@@ -72,7 +82,7 @@ pub trait Listener: Send + Sync {
     /// up to now is applied, or lost.
     fn flush(&self, done: Box<dyn FnOnce() + Send>);
 
-    /// The session owns every inode that no other session owns. What it knows of them may be old. May be told late, and more
+    /// The session owns every inode that there is. What it knows of them may be old. May be told late, and more
     /// than once.
     fn whole(&self, whole: Whole);
 

@@ -13,6 +13,7 @@
 mod faults;
 mod ops;
 mod rules;
+mod sessions;
 mod tree;
 mod world;
 
@@ -20,6 +21,7 @@ use ops::Chance;
 use ops::Maker;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use tree::Model;
 use tree::Node;
@@ -46,21 +48,24 @@ const BATCHES: u64 = 60;
 
 #[test]
 fn every_instant_reads_as_the_tree_that_was() {
-    let set = |name| {
-        #[expect(clippy::disallowed_methods, reason = "a test is told its seed by who runs it")]
-        std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"))
-    };
-    let seeds = match (set("TSFS_SEED"), set("TSFS_SEEDS")) {
-        (Some(seed), _) => seed..seed + 1,
-        (None, Some(count)) => 0..count,
-        (None, None) => 0..SEEDS,
-    };
-    for seed in seeds {
+    for seed in seeds(SEEDS) {
         let run = AssertUnwindSafe(|| Run::new(seed).all());
         if let Err(panic) = std::panic::catch_unwind(run) {
             println!("FAILED seed {seed}: TSFS_SEED={seed} cargo test --test it model::");
             std::panic::resume_unwind(panic);
         }
+    }
+}
+
+/// One seed, or so many, or what is usual.
+fn seeds(usual: u64) -> Range<u64> {
+    let set = |name| {
+        #[expect(clippy::disallowed_methods, reason = "a test is told its seed by who runs it")]
+        std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"))
+    };
+    match (set("TSFS_SEED"), set("TSFS_SEEDS")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, count) => 0..count.unwrap_or(usual),
     }
 }
 

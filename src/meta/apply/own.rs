@@ -11,6 +11,7 @@ use crate::meta::record::Grant;
 use crate::meta::record::Next;
 use crate::meta::record::Range;
 use crate::meta::record::Session;
+use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::SessionId;
@@ -50,10 +51,16 @@ impl Apply<'_> {
         if self.is_another_session(session)? {
             return Err(FsError::Invalid("another session is open"));
         }
+        self.put_whole(session, member.last)
+    }
+
+    /// The session, which is alone, owns every inode that there is.
+    pub(super) fn put_whole(&mut self, session: SessionId, after: BatchSeq) -> Result<(), FsError> {
         let next = self.next()?;
         let epoch = next.epoch;
         next.epoch += 1;
-        self.put_state(&StateKey::Grant, &Grant { session, epoch, after: member.last });
+        let below = Ino::new(next.ino).unwrap_or(Ino::END);
+        self.put_state(&StateKey::Grant, &Grant { session, epoch, after, below });
         Ok(())
     }
 

@@ -86,8 +86,6 @@ impl Apply<'_> {
             return Err(FsError::Invalid("a session's number is never used twice"));
         }
         next.session = SessionId(session.0 + 1);
-        let (epoch, after) = (next.epoch, BatchSeq(0));
-        next.epoch += u64::from(alone);
         let member = Session {
             client: client.to_owned(),
             opened,
@@ -97,10 +95,7 @@ impl Apply<'_> {
             told: None,
         };
         self.put_state(&StateKey::Session { session }, &member);
-        if alone {
-            self.put_state(&StateKey::Grant, &Grant { session, epoch, after });
-        }
-        Ok(())
+        if alone { self.put_whole(session, BatchSeq(0)) } else { Ok(()) }
     }
 
     /// Ends a session at once, as far as its rights go; what it leaves goes with this op and further ones of the same.

@@ -25,7 +25,7 @@ impl Check<'_> {
     }
 
     fn whole(&mut self, next: &Next) -> Result<(), FsError> {
-        let Some(Grant { session, epoch, after }) = self.record(&StateKey::Grant)? else {
+        let Some(Grant { session, epoch, after, .. }) = self.record(&StateKey::Grant)? else {
             return Ok(());
         };
         let key = StateKey::Grant.encode();

@@ -234,8 +234,9 @@ impl Server for Memory {
         }
         let session = self.record::<Next>(&StateKey::Next)?.unwrap().session;
         self.administer(Op::OpenSession { session, client: client.to_owned() })?;
-        let epoch = self.record::<Grant>(&StateKey::Grant)?.unwrap().epoch;
-        Ok(Welcome { session, epoch, whole: true, hash_key: HASH_KEY, store: "memory".to_owned() })
+        let grant = self.record::<Grant>(&StateKey::Grant)?.unwrap();
+        let (epoch, whole) = (grant.epoch, Some(grant.into()));
+        Ok(Welcome { session, epoch, whole, hash_key: HASH_KEY, store: "memory".to_owned() })
     }
 
     fn grant_inos(&self, session: SessionId, count: u64) -> Result<u64, FsError> {

@@ -12,11 +12,14 @@ use tsfs::meta::op::Piece;
 use tsfs::meta::op::SetAttr;
 use tsfs::meta::op::XattrHow;
 use tsfs::meta::record::Dirent;
+use tsfs::meta::record::Grant;
 use tsfs::meta::record::Inode;
 use tsfs::meta::record::Lives;
 use tsfs::meta::record::Mark;
 use tsfs::meta::record::Next;
+use tsfs::meta::record::Range;
 use tsfs::meta::record::Record;
+use tsfs::meta::record::Session;
 use tsfs::meta::record::Totals;
 use tsfs::meta::repair;
 use tsfs::series;
@@ -276,6 +279,34 @@ const BROKEN: &[(&str, bool, Break)] = &[
     }),
     ("session 1 is not open", REPAIRED, |world| {
         put_state(world, StateKey::Session { session: world.session }, None);
+    }),
+    ("session 1 was ended and owns the whole", REPAIRED, |world| {
+        change_state::<Session>(world, StateKey::Session { session: world.session }, &|session| {
+            session.ended = true;
+        });
+    }),
+    ("after batch 9, which is to come", LEFT, |world| {
+        change_state::<Grant>(world, StateKey::Grant, &|grant| grant.after = BatchSeq(9));
+    }),
+    ("epoch 1 is given, and 1 is next", REPAIRED, |world| {
+        change_state::<Next>(world, StateKey::Next, &|next| next.epoch = 1);
+    }),
+    ("numbers from 3 on are given twice", REPAIRED, |world| {
+        let range = Range { first: ino(3), session: world.session };
+        let last = ino((1 << 20) + 5);
+        put_state(world, StateKey::Range { last }, Some(range.to_row()));
+    }),
+    ("the range is not listed with its session", REPAIRED, |world| {
+        let last = ino((1 << 20) + 1);
+        put_state(world, StateKey::RangeOf { session: world.session, last }, None);
+    }),
+    ("a range is listed that is not the session's", REPAIRED, |world| {
+        let of = StateKey::RangeOf { session: world.session, last: ino(77) };
+        put_state(world, of, Some(Bytes::from_static(&[1])));
+    }),
+    ("what was given back is yet to be given", REPAIRED, |world| {
+        let shared = StateKey::Shared { epoch: 99, ino: ino(FILE) };
+        put_state(world, shared, Some(Bytes::from_static(&[1])));
     }),
     ("the mark is not listed by its instant", REPAIRED, |world| {
         change_state::<Mark>(world, StateKey::Mark { name: b"m".to_vec() }, &|mark| {

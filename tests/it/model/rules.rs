@@ -494,28 +494,22 @@ fn a_batch_is_applied_once_and_only_in_its_turn() {
     let mut fs = Fs::new();
     fs.file(ROOT, "a");
     let (session, seq) = (fs.world.session, fs.world.seq);
-    let append = |fs: &mut Fs, seq, epoch| {
-        let unlink = Op::Unlink { dir: ROOT, name: name("a"), keep_open: false, time: fs.time() };
-        let batch = Batch {
-            session,
-            seq: BatchSeq(seq),
-            epoch,
-            by: Vec::new(),
-            ops: vec![unlink],
-            direct: None,
-        };
+    let append = |fs: &mut Fs, seq| {
+        let ops =
+            vec![Op::Unlink { dir: ROOT, name: name("a"), keep_open: false, time: fs.time() }];
+        let (seq, by) = (BatchSeq(seq), Vec::new());
+        let batch = Batch { session, seq, epoch: 1, by, ops, direct: None };
         let stamp = Stamp(fs.world.last.0 + 1);
         fs.world.append(stamp, &batch).0
     };
     let refused = |outcome| matches!(outcome, Outcome::Refused { op: 0, .. });
-    assert_eq!(append(&mut fs, seq.0, 1), Outcome::Repeated);
-    assert!(refused(append(&mut fs, seq.0 + 2, 1)), "a gap");
-    assert!(refused(append(&mut fs, seq.0 + 1, 7)), "another epoch");
-    assert!(refused(append(&mut fs, 0, 1)), "a session without a number");
-    assert_eq!(append(&mut fs, seq.0 + 1, 1), Outcome::Applied);
+    assert_eq!(append(&mut fs, seq.0), Outcome::Repeated);
+    assert!(refused(append(&mut fs, seq.0 + 2)), "a gap");
+    assert!(refused(append(&mut fs, 0)), "a session without a number");
+    assert_eq!(append(&mut fs, seq.0 + 1), Outcome::Applied);
     let next = Stamp(fs.world.last.0 + 1);
-    fs.world.open_session(next);
-    assert!(refused(append(&mut fs, seq.0 + 2, 1)), "fenced by the next session");
+    fs.world.administer(next, Op::EndSession { session });
+    assert!(refused(append(&mut fs, seq.0 + 2)), "fenced by its end");
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub(super) struct World {
     named: BTreeSet<BlockId>,
     pub(super) session: SessionId,
     pub(super) seq: BatchSeq,
-    epoch: u64,
+    pub(super) epoch: u64,
     pub(super) last: Stamp,
 }
 
@@ -286,12 +286,19 @@ impl World {
 pub(super) struct View<'a> {
     table: &'a MemoryTable,
     pub(super) rows: BTreeMap<Vec<u8>, Option<Bytes>>,
+    /// Committed rows that were looked at.
+    pub(super) seen: BTreeMap<Vec<u8>, Option<Bytes>>,
     state: BTreeMap<Vec<u8>, Option<Bytes>>,
 }
 
 impl<'a> View<'a> {
     pub(super) fn new(table: &'a MemoryTable) -> View<'a> {
-        View { table, rows: BTreeMap::new(), state: BTreeMap::new() }
+        View::over(table, BTreeMap::new())
+    }
+
+    /// With rows that the client changed before and that are not committed.
+    pub(super) fn over(table: &'a MemoryTable, rows: BTreeMap<Vec<u8>, Option<Bytes>>) -> View<'a> {
+        View { table, rows, seen: BTreeMap::new(), state: BTreeMap::new() }
     }
 
     fn committed(&self) -> Series<'a> {
@@ -303,7 +310,11 @@ impl Present for View<'_> {
     fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, FsError> {
         match self.rows.get(key) {
             Some(row) => Ok(row.clone()),
-            None => self.committed().get(key, AsOf::Now),
+            None => {
+                let row = self.committed().get(key, AsOf::Now)?;
+                self.seen.insert(key.to_vec(), row.clone());
+                Ok(row)
+            }
         }
     }
 
@@ -319,6 +330,7 @@ impl Present for View<'_> {
             rows.insert(key.to_vec(), Some(Bytes::copy_from_slice(row)));
             ControlFlow::Continue(())
         })?;
+        self.seen.extend(rows.clone());
         let own = self.rows.iter().filter(|(key, _)| range.contains(key));
         rows.extend(own.map(|(key, row)| (key.clone(), row.clone())));
         for (key, row) in rows {
