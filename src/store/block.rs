@@ -9,6 +9,7 @@
 //!
 //! [`Changes`]: crate::series::table::Changes
 
+mod adopt;
 mod index;
 mod listed;
 mod open;
@@ -16,6 +17,8 @@ mod rebuild;
 mod reclaim;
 mod scrub;
 
+pub use adopt::Adopted;
+pub use adopt::adopt;
 pub use listed::Supplied;
 pub use rebuild::rebuild;
 pub use reclaim::Reclaim;

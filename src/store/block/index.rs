@@ -131,6 +131,11 @@ pub(super) fn each_block(
     failed
 }
 
+/// What the row of a listed block holds.
+pub(super) fn listed_row() -> Vec<u8> {
+    vec![VERSION]
+}
+
 /// Visits the blocks that are listed for repair, in order, from behind `after`.
 pub(super) fn each_listed(
     rows: &dyn Rows,
@@ -249,7 +254,7 @@ impl<'a> Writing<'a> {
     pub(super) fn list(&mut self, block: BlockId) {
         if self.state.unsaved_list.insert(block, true) != Some(true) {
             self.state.listed += 1;
-            self.changes.put(Family::Local, block_key(Kind::Listed, block), vec![VERSION]);
+            self.changes.put(Family::Local, block_key(Kind::Listed, block), listed_row());
         }
     }
 
