@@ -23,6 +23,9 @@ pub use listed::Supplied;
 pub use rebuild::rebuild;
 pub use reclaim::Reclaim;
 pub use reclaim::Retired;
+pub use scrub::Fault;
+pub use scrub::Scrub;
+pub use scrub::Scrubbed;
 
 use crate::series::table::Table;
 use crate::store::disk::Disk;
@@ -116,6 +119,9 @@ struct State {
     perhaps_dead: BTreeSet<SegmentId>,
     /// Segments with more synced than their row says.
     rowed_behind: BTreeSet<SegmentId>,
+    /// How far scrubbing in the background is, once it was noted; and whether the row is behind.
+    scrubbed: Option<Scrubbed>,
+    scrubbed_unsaved: bool,
     retiring: Retiring,
     syncing: Syncing,
 }

@@ -6,6 +6,7 @@
 //! | `P` block 16 | the same | pending block that was synced when a batch was applied |
 //! | `L` block 16 | version | named block that is listed for repair: it is not here, or, with `B`, damaged |
 //! | `G` segment 8 | version, rowed, live, retired | segment |
+//! | `scrubbed` | version, how far scrubbing in the background is | store |
 
 use crate::series::Direction;
 use crate::series::KeyRange;
@@ -15,6 +16,7 @@ use crate::series::table::Rows;
 use crate::store::block::BlockStore;
 use crate::store::block::Fate;
 use crate::store::block::Pending;
+use crate::store::block::Scrubbed;
 use crate::store::block::State;
 use crate::store::segment::Place;
 use crate::store::segment::SegmentId;
@@ -150,6 +152,18 @@ pub(super) fn each_listed(
         // The table's own rows may share the first byte, but not the length.
         BlockId::from_bytes(&key[1..]).map_or(ControlFlow::Continue(()), &mut visit)
     })
+}
+
+/// How far scrubbing in the background is.
+const SCRUBBED_KEY: &[u8] = b"scrubbed";
+
+pub(super) fn scrubbed(rows: &dyn Rows) -> Result<Option<Scrubbed>, FsError> {
+    let row = rows.get(Family::Local, SCRUBBED_KEY)?;
+    row.map(|row| decode(&row, "what is scrubbed")).transpose()
+}
+
+pub(super) fn put_scrubbed(scrubbed: &Scrubbed, changes: &mut Changes) {
+    changes.put(Family::Local, SCRUBBED_KEY, encode(scrubbed));
 }
 
 /// The rows of segments.

@@ -6,6 +6,7 @@
 pub mod adopt;
 pub mod lend;
 pub mod repair;
+pub mod scrub;
 pub mod stream;
 
 use crate::series::table::Family;
