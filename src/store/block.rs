@@ -9,6 +9,7 @@
 //!
 //! [`Changes`]: crate::series::table::Changes
 
+mod adopt;
 mod index;
 mod listed;
 mod open;
@@ -16,10 +17,15 @@ mod rebuild;
 mod reclaim;
 mod scrub;
 
+pub use adopt::Adopted;
+pub use adopt::adopt;
 pub use listed::Supplied;
 pub use rebuild::rebuild;
 pub use reclaim::Reclaim;
 pub use reclaim::Retired;
+pub use scrub::Fault;
+pub use scrub::Scrub;
+pub use scrub::Scrubbed;
 
 use crate::series::table::Table;
 use crate::store::disk::Disk;
@@ -113,6 +119,9 @@ struct State {
     perhaps_dead: BTreeSet<SegmentId>,
     /// Segments with more synced than their row says.
     rowed_behind: BTreeSet<SegmentId>,
+    /// How far scrubbing in the background is, once it was noted; and whether the row is behind.
+    scrubbed: Option<Scrubbed>,
+    scrubbed_unsaved: bool,
     retiring: Retiring,
     syncing: Syncing,
 }

@@ -6,6 +6,7 @@
 //! | `P` block 16 | the same | pending block that was synced when a batch was applied |
 //! | `L` block 16 | version | named block that is listed for repair: it is not here, or, with `B`, damaged |
 //! | `G` segment 8 | version, rowed, live, retired | segment |
+//! | `scrubbed` | version, how far scrubbing in the background is | store |
 
 use crate::series::Direction;
 use crate::series::KeyRange;
@@ -15,6 +16,7 @@ use crate::series::table::Rows;
 use crate::store::block::BlockStore;
 use crate::store::block::Fate;
 use crate::store::block::Pending;
+use crate::store::block::Scrubbed;
 use crate::store::block::State;
 use crate::store::segment::Place;
 use crate::store::segment::SegmentId;
@@ -131,6 +133,11 @@ pub(super) fn each_block(
     failed
 }
 
+/// What the row of a listed block holds.
+pub(super) fn listed_row() -> Vec<u8> {
+    vec![VERSION]
+}
+
 /// Visits the blocks that are listed for repair, in order, from behind `after`.
 pub(super) fn each_listed(
     rows: &dyn Rows,
@@ -145,6 +152,18 @@ pub(super) fn each_listed(
         // The table's own rows may share the first byte, but not the length.
         BlockId::from_bytes(&key[1..]).map_or(ControlFlow::Continue(()), &mut visit)
     })
+}
+
+/// How far scrubbing in the background is.
+const SCRUBBED_KEY: &[u8] = b"scrubbed";
+
+pub(super) fn scrubbed(rows: &dyn Rows) -> Result<Option<Scrubbed>, FsError> {
+    let row = rows.get(Family::Local, SCRUBBED_KEY)?;
+    row.map(|row| decode(&row, "what is scrubbed")).transpose()
+}
+
+pub(super) fn put_scrubbed(scrubbed: &Scrubbed, changes: &mut Changes) {
+    changes.put(Family::Local, SCRUBBED_KEY, encode(scrubbed));
 }
 
 /// The rows of segments.
@@ -249,7 +268,7 @@ impl<'a> Writing<'a> {
     pub(super) fn list(&mut self, block: BlockId) {
         if self.state.unsaved_list.insert(block, true) != Some(true) {
             self.state.listed += 1;
-            self.changes.put(Family::Local, block_key(Kind::Listed, block), vec![VERSION]);
+            self.changes.put(Family::Local, block_key(Kind::Listed, block), listed_row());
         }
     }
 

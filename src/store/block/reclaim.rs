@@ -8,6 +8,7 @@ use crate::series::table::Family;
 use crate::store::block::BlockStore;
 use crate::store::block::Segment;
 use crate::store::block::State;
+use crate::store::block::index;
 use crate::store::block::index::Kind;
 use crate::store::block::index::SegmentRow;
 use crate::store::block::index::Writing;
@@ -193,7 +194,8 @@ impl BlockStore {
         let state = self.state.lock();
         let dead = state.perhaps_dead.iter().any(|id| state.is_dead(*id));
         let moved = state.moves.iter().any(|moved| state.is_synced(moved.to));
-        dead || moved || !state.retiring.removed.is_empty() || state.list_is_due()
+        let listed = state.list_is_due();
+        dead || moved || listed || state.scrubbed_unsaved || !state.retiring.removed.is_empty()
     }
 
     /// Moves the rows of copied blocks, keeps the list for repair, retires dead segments and forgets removed ones. The
@@ -224,6 +226,11 @@ impl BlockStore {
             writing.moved(&moved, holds, listed, listed || noted.contains(&moved.block));
         }
         writing.finish();
+        if std::mem::take(&mut state.scrubbed_unsaved)
+            && let Some(scrubbed) = &state.scrubbed
+        {
+            index::put_scrubbed(scrubbed, changes);
+        }
         for id in std::mem::take(&mut state.perhaps_dead) {
             if state.is_dead(id) {
                 let segment = state.segments.remove(&id).expect("a dead segment is known");

@@ -1,6 +1,7 @@
 //! A block store on a simulated disk and a table in memory: what it does, and what it does after faults. `crash`
 //! cuts the power everywhere.
 
+mod adopt;
 mod crash;
 mod listed;
 

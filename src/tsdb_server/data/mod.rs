@@ -3,7 +3,11 @@
 //! A read of a block that is missing or damaged here is answered with another node's copy, which is kept. Not here: how
 //! other nodes are asked ([`Peers`] is the seam), and what an op names.
 
+pub mod adopt;
+pub mod lend;
 pub mod repair;
+pub mod scrub;
+pub mod stream;
 
 use crate::series::table::Family;
 use crate::series::table::Table;
