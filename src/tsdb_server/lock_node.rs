@@ -11,7 +11,6 @@ use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::SessionId;
 use crate::types::Stamp;
-use crate::types::BatchSeq;
 use crate::wire::Listener;
 use crate::wire::Server;
 use crate::wire::Welcome;
@@ -31,15 +30,15 @@ impl LockNode {
         self.node.administer(Op::OpenSession { session, client: client.to_owned() })?;
         let grant: Option<Grant> = self.node.record(&StateKey::Grant)?;
         let store: Store = self.node.must(&StateKey::Store)?;
-        let whole = grant.as_ref().is_some_and(|g| g.session == session);
-        let epoch = grant.map_or(0, |g| g.epoch);
+        let whole = grant.filter(|g| g.session == session).map(Whole::from);
+        let epoch = whole.map_or(0, |g| g.epoch);
         Ok((Welcome { session, epoch, whole, hash_key: store.hash_key, store: "x".into() }, Duration::from_secs(10)))
     }
     pub fn attend(&self, session: SessionId, _l: Arc<dyn Listener>) -> Result<Renewed, FsError> { self.renew(session) }
     pub fn unattend(&self, _session: SessionId) {}
     pub fn renew(&self, session: SessionId) -> Result<Renewed, FsError> {
         let grant: Option<Grant> = self.node.record(&StateKey::Grant)?;
-        let whole = grant.filter(|g| g.session == session).map(|g| Whole { epoch: g.epoch, after: BatchSeq(0) });
+        let whole = grant.filter(|g| g.session == session).map(Whole::from);
         Ok(Renewed { lease_ms: 10_000, whole, space: self.node.space_left() })
     }
     pub fn touch(&self, _s: SessionId, _i: &[Ino], _d: Duration) -> Result<(), FsError> { Ok(()) }

@@ -206,7 +206,9 @@ impl Adoption<'_> {
         place: Place,
         origin: Origin,
     ) -> Result<Option<Kind>, FsError> {
-        let has = |kind| Ok(self.table.get(Family::Local, &block_key(kind, block))?.is_some());
+        let has = |kind| -> Result<bool, FsError> {
+            Ok(self.table.get(Family::Local, &block_key(kind, block))?.is_some())
+        };
         if has(Kind::Listed)? {
             return Ok(Some(Kind::Named));
         }

@@ -19,7 +19,6 @@ use crate::tsdb_client::remote::Options;
 use crate::tsdb_client::remote::WhenDown;
 use crate::tsdb_client::remote::hear::Hear;
 use crate::tsdb_client::remote::stream::Stream;
-use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::NodeId;
 use crate::types::SessionId;
@@ -327,8 +326,7 @@ impl Links {
         asked: Duration,
         lease_ms: u64,
     ) {
-        let (epoch, after) = (welcome.epoch, BatchSeq(0));
-        let whole = welcome.whole.then_some(Whole { epoch, after });
+        let whole = welcome.whole;
         let mut state = self.state.lock();
         state.session = Some(Member { session: welcome.session, listener, whole });
         // It is to be attended: until then nothing reaches us that is told unasked.
