@@ -12,6 +12,7 @@
 //! Not here: what the pieces do once they are open.
 
 use crate::env;
+use crate::series::table::Table;
 use crate::store::block;
 use crate::store::block::BlockStore;
 use crate::store::disk::Access;
@@ -27,8 +28,10 @@ use crate::store::space::BALLAST;
 use crate::store::table;
 use crate::store::table::RocksTable;
 use crate::tsdb_log::entry::Members;
+use crate::tsdb_server::cluster::disk;
 use crate::types::FsError;
 use crate::types::NodeId;
+use crate::wire::cluster::SOCKET;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,7 +43,16 @@ pub(super) const TABLE: &str = "table";
 pub(super) const BLOCKS: &str = "blocks";
 /// What the directory of a store that is yet to be made may hold: what a new file system has, who is about to make it,
 /// and what commands put there before.
-const HARMLESS: [&str; 4] = ["lost+found", "holder", "tsfs.toml", "tsfs.log"];
+const HARMLESS: [&str; 8] = [
+    "lost+found",
+    "holder",
+    "tsfs.toml",
+    "tsfs.log",
+    disk::FILE,
+    disk::WRITING,
+    disk::SETTINGS,
+    SOCKET,
+];
 
 /// How a store is opened. Sizes in bytes.
 #[derive(Clone, Debug)]
@@ -109,7 +121,7 @@ pub fn open(dir: &Path, disk: Arc<dyn Disk>, options: &Options) -> Result<Parts,
     let known = Label::read(&*disk, dir)?;
     let label = match known {
         Some(label) => label,
-        None => make(dir, &*disk)?,
+        None => make(dir, &*disk, env::random(), &Members::alone(NodeId(1)))?,
     };
     let table_options = table::Options {
         create: known.is_none(),
@@ -146,6 +158,30 @@ pub fn finish(dir: &Path, disk: &dyn Disk) -> Result<(), FsError> {
     Label::finish(disk, dir)
 }
 
+/// Makes the store of a node that is new in its cluster: it has the cluster's identity, and nothing in it yet. What the
+/// other members have comes over the log.
+///
+/// # Errors
+/// As for [`open`]; `Exists` where there is a store.
+pub fn receive(
+    dir: &Path,
+    disk: &dyn Disk,
+    store: [u8; 16],
+    members: &Members,
+) -> Result<(), FsError> {
+    disk.make_dir(dir)?;
+    let _holder = Holder::take(dir, "joining a cluster")?;
+    if Label::read(disk, dir)?.is_some() {
+        return Err(FsError::Exists);
+    }
+    may_be_made(dir, disk, true)?;
+    make(dir, disk, store, members)?;
+    let options = table::Options { create: true, ..table::Options::default() };
+    RocksTable::open(&dir.join(TABLE), &options)?.flush()?;
+    disk.make_dir(&dir.join(BLOCKS))?;
+    finish(dir, disk)
+}
+
 fn may_be_made(dir: &Path, disk: &dyn Disk, create: bool) -> Result<(), FsError> {
     let shown = dir.display();
     if !disk.exists(dir)? {
@@ -180,7 +216,7 @@ fn may_be_made(dir: &Path, disk: &dyn Disk, create: bool) -> Result<(), FsError>
 
 /// Makes the pieces that are made before they are opened. What an earlier making left has no label, so nothing was ever
 /// kept in it.
-fn make(dir: &Path, disk: &dyn Disk) -> Result<Label, FsError> {
+fn make(dir: &Path, disk: &dyn Disk, store: [u8; 16], members: &Members) -> Result<Label, FsError> {
     for left in [LOG, BLOCKS] {
         let left = dir.join(left);
         if disk.exists(&left)? {
@@ -193,10 +229,9 @@ fn make(dir: &Path, disk: &dyn Disk) -> Result<Label, FsError> {
         disk.remove(&dir.join(BALLAST))?;
     }
     RocksTable::destroy(&dir.join(TABLE))?;
-    let label = Label { store: env::random() };
+    let label = Label { store };
     label.begin(disk, dir)?;
     disk.make_dir(&dir.join(LOG))?;
-    let members = Members::alone(NodeId(1));
-    Log::create(disk, &dir.join(LOG), label.store, &members)?;
+    Log::create(disk, &dir.join(LOG), label.store, members)?;
     Ok(label)
 }

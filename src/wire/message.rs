@@ -21,6 +21,7 @@ use crate::wire::Recall;
 use crate::wire::Status;
 use crate::wire::Welcome;
 use crate::wire::Whole;
+use crate::wire::cluster;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::Serialize;
@@ -151,6 +152,10 @@ pub enum Request {
         session: SessionId,
         number: u64,
     },
+    /// Of a command, or of a node that passes it on. Answered once or more.
+    Cluster(cluster::Ask),
+    /// Of a program that has a token and no certificate.
+    Join(Box<cluster::Join>),
 }
 
 /// What is answered.
@@ -178,6 +183,8 @@ pub enum Response {
     /// The frame is in the tail.
     Frame,
     Status(Box<Status>),
+    Cluster(cluster::Answer),
+    Joined(Box<cluster::Joined>),
 }
 
 /// What a node tells a session unasked.
@@ -188,6 +195,9 @@ pub enum Told {
     Whole(Whole),
     Ended { why: String },
 }
+
+/// The kind of packets that carry a [`Request`] and its [`Response`]s.
+pub const KIND: u16 = 1;
 
 /// The meta part of a packet.
 pub fn encode(message: &impl Serialize) -> Bytes {

@@ -3,6 +3,7 @@
 //! `tsdb_client` and `tsdb_server` do not know each other; they share this seam. Embedded, a server is called in
 //! process; in a cluster, `net` implements the same trait with messages.
 
+pub mod cluster;
 pub mod control;
 pub mod greeting;
 pub mod message;

@@ -67,23 +67,24 @@ impl Apply<'_> {
                     Some(node) => self.same_disk(*node, *incarnation)?,
                     None => None,
                 };
-                let (node, added, starts) = match (node, known) {
-                    (Some(node), Some(known)) => (*node, known.added, known.starts),
+                let (node, before) = match (node, known) {
+                    (Some(node), Some(known)) => (*node, (known.added, known.starts, known.boot)),
                     (Some(_), None) => return Err(UNKNOWN_NODE),
-                    (None, _) => (self.next_node()?, now, 0),
+                    (None, _) => (self.next_node()?, (now, 0, 0)),
                 };
                 let (name, address) = (name.clone(), address.clone());
-                let row =
-                    Node { name, address, roles: *roles, added, incarnation: *incarnation, starts };
+                let (added, starts, boot) = before;
+                let (roles, incarnation) = (*roles, *incarnation);
+                let row = Node { name, address, roles, added, incarnation, starts, boot };
                 self.put_cluster(ClusterKey::Node { node }, &row);
                 Ok(())
             }
-            ClusterOp::NodeStarted { node, incarnation, starts } => {
+            ClusterOp::NodeStarted { node, incarnation, starts, boot } => {
                 let known = self.same_disk(*node, *incarnation)?.ok_or(UNKNOWN_NODE)?;
                 if *starts <= known.starts {
                     return Err(FsError::Invalid("the node was started more often than that"));
                 }
-                let row = Node { starts: *starts, ..known };
+                let row = Node { starts: *starts, boot: *boot, ..known };
                 self.put_cluster(ClusterKey::Node { node: *node }, &row);
                 Ok(())
             }

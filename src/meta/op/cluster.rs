@@ -31,6 +31,8 @@ pub enum ClusterOp {
         node: NodeId,
         incarnation: Incarnation,
         starts: u64,
+        /// What it drew when it did.
+        boot: u64,
     },
     RemoveNode {
         node: NodeId,

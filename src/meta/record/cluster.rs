@@ -45,6 +45,8 @@ pub struct Node {
     pub incarnation: Incarnation,
     /// How often it was started on this disk. One that comes with no more starts than this has an old copy of it.
     pub starts: u64,
+    /// What it drew when it was started last.
+    pub boot: u64,
 }
 
 /// The cluster's own authority with its key. Clients must not read it.

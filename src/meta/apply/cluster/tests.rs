@@ -165,6 +165,7 @@ fn an_old_copy_of_a_disk_has_fewer_starts() {
         node: NodeId(1),
         incarnation: Incarnation([disk; 16]),
         starts,
+        boot: 77,
     };
     rows.batch(vec![started(2, 1)]).unwrap();
     assert_eq!(rows.node(1).unwrap().starts, 2);

@@ -1,0 +1,73 @@
+//! What makes stores on several machines a cluster: who belongs to it, how one more comes in, and how one goes.
+//!
+//! Everything that changes the cluster is decided first, as a [`plan`], which refuses what would stop the cluster or lose the
+//! last copy of something; then it is done ([`work`]). What this needs of the log, of the blocks and of the other nodes it
+//! asks through [`seams`]. `docs/decisions/0014-becoming-a-cluster.md` has the reasons. Not here: the log's own rules about
+//! its members (`tsdb_log`), moving blocks and tables (`tsdb_server::data`), what clients are served.
+
+pub mod admit;
+pub mod answer;
+pub mod clients;
+pub mod disk;
+pub mod init;
+pub mod join;
+pub mod plan;
+pub mod promote;
+pub mod renew;
+pub mod rows;
+pub mod seams;
+pub mod socket;
+pub mod work;
+
+use crate::env::Clock;
+use crate::tsdb_server::cluster::seams::Clients;
+use crate::tsdb_server::cluster::seams::Copies;
+use crate::tsdb_server::cluster::seams::Membership;
+use crate::tsdb_server::cluster::seams::Others;
+use crate::tsdb_server::cluster::work::Pause;
+use crate::types::FsError;
+use crate::types::NodeId;
+use crate::wire::Server;
+use std::sync::Arc;
+
+/// How long a certificate of a node or a client is good for, unless it is told otherwise.
+pub const CERTIFICATE_VALID: std::time::Duration = std::time::Duration::from_secs(366 * 24 * 3600);
+
+/// A node's view of its cluster, and its hands.
+pub struct Cluster {
+    pub here: NodeId,
+    pub server: Arc<dyn Server>,
+    pub members: Arc<dyn Membership>,
+    pub copies: Arc<dyn Copies>,
+    pub clients: Arc<dyn Clients>,
+    pub others: Arc<dyn Others>,
+    pub clock: Arc<dyn Clock>,
+    /// How whatever waits here is ended.
+    pub pause: Arc<Pause>,
+}
+
+impl Cluster {
+    /// What plans are made from, as this node knows it.
+    ///
+    /// # Errors
+    /// `NotLeader`: another node knows it. `Damaged`, `Io`.
+    pub fn facts(&self) -> Result<plan::Facts, FsError> {
+        let leader = self.members.leader();
+        if leader != Some(self.here) {
+            return Err(FsError::NotLeader { leader });
+        }
+        let nodes = rows::nodes(&*self.server)?;
+        let lacks =
+            nodes.iter().filter_map(|(node, _)| Some((*node, self.copies.lacks(*node)?))).collect();
+        Ok(plan::Facts {
+            leader: self.here,
+            names: nodes.into_iter().map(|(node, row)| (node, row.name)).collect(),
+            members: self.members.members(),
+            followers: self.members.followers(),
+            lacks,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

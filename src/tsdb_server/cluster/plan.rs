@@ -1,0 +1,279 @@
+//! Changes of the cluster, decided before anything is done: a plan is a list of steps, or a sentence why there is none.
+//!
+//! What a plan must not do: leave nodes to decide of which no majority answers, or take away the last copy of a block.
+//! Not here: carrying it out (`work`).
+
+use crate::tsdb_log::entry::Members;
+use crate::tsdb_server::cluster::seams::Follower;
+use crate::types::NodeId;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A learner that lacks no more entries of the log than this may vote: what comes in some seconds.
+pub const LAG_MAX: u64 = 1024;
+
+/// The cluster, as the node that leads knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Facts {
+    pub leader: NodeId,
+    /// Of every node that belongs to the cluster.
+    pub names: BTreeMap<NodeId, String>,
+    pub members: Members,
+    pub followers: Vec<Follower>,
+    /// Blocks that a node has yet to fetch. Of those that are not here nobody knows.
+    pub lacks: BTreeMap<NodeId, u64>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Has another node lead, which then goes on with the plan.
+    HandOver(NodeId),
+    /// Waits until a node has the log.
+    AwaitLog(NodeId),
+    /// Waits until a node has every block.
+    AwaitBlocks(NodeId),
+    /// These are all voters and all learners from now on.
+    Members { voters: Vec<NodeId>, learners: Vec<NodeId> },
+    /// The node does not belong to the cluster any more.
+    Forget(NodeId),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::HandOver(node) => write!(f, "hand the lead to node {}", node.0),
+            Step::AwaitLog(node) => write!(f, "wait until node {} has the log", node.0),
+            Step::AwaitBlocks(node) => write!(f, "wait until node {} has every block", node.0),
+            Step::Members { voters, learners } if learners.is_empty() => {
+                write!(f, "have {} decide", list(voters))
+            }
+            Step::Members { voters, learners } => {
+                write!(f, "have {} decide and {} learn", list(voters), list(learners))
+            }
+            Step::Forget(node) => write!(f, "forget node {}", node.0),
+        }
+    }
+}
+
+/// "node 1", "nodes 1, 2 and 3".
+pub fn list(nodes: &[NodeId]) -> String {
+    let numbers: Vec<String> = nodes.iter().map(|node| node.0.to_string()).collect();
+    match numbers.split_last() {
+        None => "no node".to_owned(),
+        Some((last, [])) => format!("node {last}"),
+        Some((last, first)) => format!("nodes {} and {last}", first.join(", ")),
+    }
+}
+
+/// Steps, one after the other. None: there is nothing to do.
+pub type Plan = Vec<Step>;
+
+impl Facts {
+    fn follower(&self, node: NodeId) -> Option<&Follower> {
+        self.followers.iter().find(|follower| follower.node == node)
+    }
+
+    fn answers(&self, node: NodeId) -> bool {
+        node == self.leader || self.follower(node).is_some_and(|follower| follower.answers)
+    }
+
+    fn has_every_block(&self, node: NodeId) -> bool {
+        self.lacks.get(&node) == Some(&0)
+    }
+
+    /// A node that belongs to the cluster.
+    fn known(&self, node: NodeId) -> Result<(), String> {
+        if self.names.contains_key(&node) {
+            return Ok(());
+        }
+        let all: Vec<NodeId> = self.names.keys().copied().collect();
+        Err(format!("the cluster has no node {}; it has {}", node.0, list(&all)))
+    }
+
+    /// That a majority of those who would decide answers.
+    fn can_decide(&self, voters: &[NodeId]) -> Result<(), String> {
+        if voters.is_empty() {
+            return Err(
+                "no node would be left to decide; add another one first ('tsfs cluster invite')"
+                    .to_owned(),
+            );
+        }
+        let answering = voters.iter().filter(|node| self.answers(**node)).count();
+        if answering > voters.len() / 2 {
+            return Ok(());
+        }
+        let silent: Vec<NodeId> =
+            voters.iter().copied().filter(|node| !self.answers(*node)).collect();
+        Err(format!(
+            "{} would be left to decide, and of those only {answering} of {} answer, which is no majority; bring up {} first",
+            list(voters),
+            voters.len(),
+            list(&silent)
+        ))
+    }
+
+    /// The voter, other than this one, that should lead next: one that answers, with the smallest lag.
+    fn successor(&self, leaving: NodeId) -> Result<NodeId, String> {
+        let fit = |follower: &&Follower| {
+            follower.answers
+                && follower.node != leaving
+                && self.members.voters.contains(&follower.node)
+        };
+        let best = self.followers.iter().filter(fit).min_by_key(|follower| follower.lag);
+        best.map(|follower| follower.node).ok_or_else(|| {
+            format!(
+                "node {} leads, and no other node that may lead answers; bring one up first",
+                leaving.0
+            )
+        })
+    }
+
+    /// Steps after which a majority of `voters` has every block, `without` one that goes.
+    ///
+    /// # Errors
+    /// Nobody would have every block.
+    fn keep_blocks(&self, voters: &[NodeId], without: NodeId) -> Result<Plan, String> {
+        let (have, mut lack): (Vec<NodeId>, Vec<NodeId>) =
+            voters.iter().copied().partition(|node| self.has_every_block(*node));
+        let missing = (voters.len() / 2 + 1).saturating_sub(have.len());
+        if have.is_empty() && !self.answers(without) {
+            let known = |node: &NodeId| {
+                let lacks = self.lacks.get(node);
+                let count = lacks.map_or("an unknown number".to_owned(), u64::to_string);
+                format!("node {} lacks {count}", node.0)
+            };
+            let each: Vec<String> = voters.iter().map(known).collect();
+            return Err(format!(
+                "node {} does not answer and may have the last copy of some blocks ({}); bring it up first",
+                without.0,
+                each.join(", ")
+            ));
+        }
+        // Those that are nearest to it, of those that answer.
+        lack.retain(|node| self.answers(*node));
+        lack.sort_by_key(|node| self.lacks.get(node).copied().unwrap_or(u64::MAX));
+        if lack.len() < missing {
+            return Err(format!(
+                "a majority of {} must have every block first, and of those that lack some only {} answer",
+                list(voters),
+                lack.len()
+            ));
+        }
+        Ok(lack.into_iter().take(missing).map(Step::AwaitBlocks).collect())
+    }
+}
+
+fn without(nodes: &[NodeId], node: NodeId) -> Vec<NodeId> {
+    nodes.iter().copied().filter(|other| *other != node).collect()
+}
+
+/// Takes a node out.
+///
+/// # Errors
+/// A sentence why not, with what to do.
+pub fn remove(facts: &Facts, node: NodeId) -> Result<Plan, String> {
+    facts.known(node)?;
+    let Members { voters, learners, .. } = &facts.members;
+    if node == facts.leader {
+        facts.can_decide(&without(voters, node))?;
+        return Ok(vec![Step::HandOver(facts.successor(node)?)]);
+    }
+    let (left, learn) = (without(voters, node), without(learners, node));
+    let mut plan = Plan::new();
+    if left.len() < voters.len() {
+        facts.can_decide(&left)?;
+        plan = facts.keep_blocks(&left, node)?;
+    }
+    if left.len() + learn.len() < voters.len() + learners.len() {
+        plan.push(Step::Members { voters: left, learners: learn });
+    }
+    plan.push(Step::Forget(node));
+    Ok(plan)
+}
+
+/// Has `by` take the place of `node`.
+///
+/// # Errors
+/// As for `remove`.
+pub fn replace(facts: &Facts, node: NodeId, by: NodeId) -> Result<Plan, String> {
+    facts.known(node)?;
+    facts.known(by)?;
+    if node == by {
+        return Err(format!("node {} cannot take its own place; invite a new node", node.0));
+    }
+    let Members { voters, learners, .. } = &facts.members;
+    if !voters.contains(&by) && !learners.contains(&by) {
+        return Err(format!("node {} does not take part yet; start it, and try again", by.0));
+    }
+    if node == facts.leader {
+        return Ok(vec![Step::HandOver(facts.successor(node)?)]);
+    }
+    if voters.contains(&by) || !voters.contains(&node) {
+        return remove(facts, node);
+    }
+    if !facts.answers(by) {
+        return Err(format!("node {} does not answer; start it, and try again", by.0));
+    }
+    let mut left = without(voters, node);
+    left.push(by);
+    left.sort_unstable();
+    facts.can_decide(&left)?;
+    let mut plan = vec![Step::AwaitLog(by)];
+    let blocks = facts.keep_blocks(&left, node)?;
+    if !facts.has_every_block(by) {
+        plan.push(Step::AwaitBlocks(by));
+    }
+    plan.extend(blocks.into_iter().filter(|step| *step != Step::AwaitBlocks(by)));
+    plan.push(Step::Members { voters: left, learners: without(learners, by) });
+    plan.push(Step::Forget(node));
+    Ok(plan)
+}
+
+/// Makes it so that a node may be stopped: it leads nothing, and the others can do without it.
+///
+/// # Errors
+/// As for `remove`.
+pub fn drain(facts: &Facts, node: NodeId) -> Result<Plan, String> {
+    facts.known(node)?;
+    if !facts.members.voters.contains(&node) {
+        return Ok(Plan::new());
+    }
+    let others = without(&facts.members.voters, node);
+    let needed = facts.members.voters.len() / 2 + 1;
+    let answering: Vec<NodeId> =
+        others.iter().copied().filter(|other| facts.answers(*other)).collect();
+    if answering.len() < needed {
+        return Err(format!(
+            "without node {} only {} of {} nodes that decide would answer, which is no majority: everybody would wait \
+             until it is back; bring up others first",
+            node.0,
+            answering.len(),
+            facts.members.voters.len()
+        ));
+    }
+    if node == facts.leader {
+        return Ok(vec![Step::HandOver(facts.successor(node)?)]);
+    }
+    // A majority without it has the log already where that of all answers; blocks have to be fetched.
+    let lack = answering.iter().filter(|other| !facts.has_every_block(**other));
+    Ok(lack.map(|other| Step::AwaitBlocks(*other)).collect())
+}
+
+/// Has the first learner vote that has everything. None: there is no such one.
+pub fn promote(facts: &Facts) -> Option<Plan> {
+    let Members { voters, learners, .. } = &facts.members;
+    let ready = learners.iter().copied().find(|node| {
+        let lag = facts.follower(*node).filter(|follower| follower.answers);
+        lag.is_some_and(|follower| follower.lag <= LAG_MAX)
+            && facts.has_every_block(*node)
+            && facts.names.contains_key(node)
+    })?;
+    let mut all = voters.clone();
+    all.push(ready);
+    all.sort_unstable();
+    facts.can_decide(&all).ok()?;
+    Some(vec![Step::Members { voters: all, learners: without(learners, ready) }])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! Plans for clusters in every state that matters: what is done in which order, and what is refused.
+
+use super::*;
+
+/// Nodes 1 to `n`, all voting and well; node 1 leads.
+fn cluster(n: u64) -> Facts {
+    let nodes: Vec<NodeId> = (1..=n).map(NodeId).collect();
+    let follower = |node: &NodeId| Follower { node: *node, answers: true, lag: 0 };
+    Facts {
+        leader: NodeId(1),
+        names: nodes.iter().map(|node| (*node, format!("host{}", node.0))).collect(),
+        followers: nodes[1..].iter().map(follower).collect(),
+        lacks: nodes.iter().map(|node| (*node, 0)).collect(),
+        members: Members { voters: nodes, ..Members::default() },
+    }
+}
+
+impl Facts {
+    fn silent(mut self, node: u64) -> Facts {
+        let follower = self.followers.iter_mut().find(|follower| follower.node.0 == node);
+        follower.expect("it follows").answers = false;
+        self.lacks.remove(&NodeId(node));
+        self
+    }
+
+    fn lacking(mut self, node: u64, blocks: u64) -> Facts {
+        self.lacks.insert(NodeId(node), blocks);
+        self
+    }
+
+    fn learner(mut self, node: u64, lag: u64, lacks: u64) -> Facts {
+        let id = NodeId(node);
+        self.names.insert(id, "new".to_owned());
+        self.members.voters.retain(|voter| *voter != id);
+        self.members.learners.push(id);
+        self.followers.retain(|follower| follower.node != id);
+        self.followers.push(Follower { node: id, answers: true, lag });
+        self.lacking(node, lacks)
+    }
+}
+
+fn members(voters: &[u64]) -> Step {
+    Step::Members { voters: voters.iter().copied().map(NodeId).collect(), learners: Vec::new() }
+}
+
+fn refused(plan: Result<Plan, String>, why: &str) {
+    let sentence = plan.unwrap_err();
+    assert!(sentence.contains(why), "{sentence}");
+}
+
+#[test]
+fn a_node_is_removed_when_the_others_can_do_without_it() {
+    let plan = remove(&cluster(3), NodeId(3)).unwrap();
+    assert_eq!(plan, [members(&[1, 2]), Step::Forget(NodeId(3))]);
+    // A dead one as well.
+    let plan = remove(&cluster(3).silent(3), NodeId(3)).unwrap();
+    assert_eq!(plan, [members(&[1, 2]), Step::Forget(NodeId(3))]);
+    // Others get every block first: as many as make a majority, the nearest.
+    let plan = remove(&cluster(4).lacking(2, 9).lacking(3, 5), NodeId(4)).unwrap();
+    let wait = Step::AwaitBlocks(NodeId(3));
+    assert_eq!(plan, [wait, members(&[1, 2, 3]), Step::Forget(NodeId(4))]);
+    let learner = cluster(3).learner(4, 0, 7);
+    assert_eq!(
+        remove(&learner, NodeId(4)).unwrap(),
+        [members(&[1, 2, 3]), Step::Forget(NodeId(4))]
+    );
+}
+
+#[test]
+fn who_leads_hands_over_before_it_goes() {
+    let mut facts = cluster(3);
+    facts.followers[0].lag = 5;
+    assert_eq!(remove(&facts, NodeId(1)).unwrap(), [Step::HandOver(NodeId(3))]);
+    assert_eq!(drain(&facts, NodeId(1)).unwrap(), [Step::HandOver(NodeId(3))]);
+    refused(remove(&cluster(2).silent(2), NodeId(1)), "only 0 of 1 answer");
+    refused(remove(&cluster(1), NodeId(1)), "no node would be left");
+}
+
+#[test]
+fn what_would_stop_the_cluster_is_refused() {
+    refused(remove(&cluster(3).silent(2), NodeId(3)), "bring up node 2 first");
+    refused(remove(&cluster(5).silent(2).silent(3), NodeId(4)), "bring up nodes 2 and 3 first");
+    refused(drain(&cluster(3).silent(2), NodeId(3)), "only 1 of 3 nodes");
+    refused(drain(&cluster(2), NodeId(2)), "only 1 of 2 nodes");
+    refused(drain(&cluster(1), NodeId(1)), "only 0 of 1 nodes");
+    refused(remove(&cluster(3), NodeId(9)), "no node 9; it has nodes 1, 2 and 3");
+}
+
+#[test]
+fn the_last_copy_is_not_taken_away() {
+    let facts = cluster(3).lacking(1, 4).lacking(2, 5).silent(3);
+    let sentence = remove(&facts, NodeId(3)).unwrap_err();
+    assert!(sentence.contains("last copy") && sentence.contains("node 2 lacks 5"), "{sentence}");
+    // While it is there the others can fetch what they lack.
+    let facts = cluster(3).lacking(1, 4).lacking(2, 5);
+    let plan = remove(&facts, NodeId(3)).unwrap();
+    assert_eq!(plan[..2], [Step::AwaitBlocks(NodeId(1)), Step::AwaitBlocks(NodeId(2))]);
+    let mut unknown = cluster(3);
+    unknown.lacks.clear();
+    refused(remove(&unknown.silent(3), NodeId(3)), "an unknown number");
+}
+
+#[test]
+fn a_node_is_drained_when_the_others_have_everything() {
+    assert_eq!(drain(&cluster(3), NodeId(3)), Ok(Plan::new()));
+    let plan = drain(&cluster(3).lacking(2, 7), NodeId(3)).unwrap();
+    assert_eq!(plan, [Step::AwaitBlocks(NodeId(2))]);
+    assert_eq!(drain(&cluster(3).learner(4, 0, 0), NodeId(4)), Ok(Plan::new()));
+}
+
+#[test]
+fn a_node_takes_the_place_of_another_in_one_step() {
+    let facts = cluster(3).silent(3).learner(4, 0, 12);
+    let plan = replace(&facts, NodeId(3), NodeId(4)).unwrap();
+    let (log, blocks) = (Step::AwaitLog(NodeId(4)), Step::AwaitBlocks(NodeId(4)));
+    assert_eq!(plan, [log, blocks, members(&[1, 2, 4]), Step::Forget(NodeId(3))]);
+    // It votes already: what is left is to take the other one out.
+    let plan = replace(&cluster(4).silent(3), NodeId(3), NodeId(4)).unwrap();
+    assert_eq!(plan, [members(&[1, 2, 4]), Step::Forget(NodeId(3))]);
+    refused(replace(&cluster(3), NodeId(3), NodeId(3)), "its own place");
+    refused(
+        replace(&cluster(3).learner(4, 0, 0).silent(4), NodeId(3), NodeId(4)),
+        "does not answer",
+    );
+    let mut away = cluster(3);
+    away.names.insert(NodeId(4), "new".to_owned());
+    refused(replace(&away, NodeId(3), NodeId(4)), "does not take part yet");
+}
+
+#[test]
+fn a_learner_votes_when_it_has_everything() {
+    assert_eq!(promote(&cluster(3)), None);
+    assert_eq!(promote(&cluster(1).learner(2, 0, 0)), Some(vec![members(&[1, 2])]));
+    assert_eq!(promote(&cluster(1).learner(2, LAG_MAX + 1, 0)), None);
+    assert_eq!(promote(&cluster(1).learner(2, 0, 1)), None);
+    assert_eq!(promote(&cluster(1).learner(2, 0, 0).silent(2)), None);
+    // Three, one of which is gone: a fourth would leave two of four, so it waits for the third, or replaces it.
+    assert_eq!(promote(&cluster(3).silent(3).learner(4, 0, 0)), Some(vec![members(&[1, 2, 3, 4])]));
+    assert_eq!(promote(&cluster(2).silent(2).learner(3, 0, 0)), Some(vec![members(&[1, 2, 3])]));
+    let mut removed = cluster(1).learner(2, 0, 0);
+    removed.names.remove(&NodeId(2));
+    assert_eq!(promote(&removed), None);
+}
+
+#[test]
+fn steps_are_sentences() {
+    let plan = replace(&cluster(3).learner(4, 0, 3), NodeId(2), NodeId(4)).unwrap();
+    let said: Vec<String> = plan.iter().map(Step::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "wait until node 4 has the log",
+            "wait until node 4 has every block",
+            "have nodes 1, 3 and 4 decide",
+            "forget node 2"
+        ]
+    );
+}

@@ -1,0 +1,132 @@
+//! What the cluster asks of the parts that it is made of.
+
+use crate::tsdb_log::entry::Members;
+use crate::types::FsError;
+use crate::types::NodeId;
+use crate::types::SessionId;
+use crate::wire::cluster::Answer;
+use crate::wire::cluster::Ask;
+use crate::wire::cluster::Client;
+use crate::wire::cluster::Lock;
+use crate::wire::cluster::Progress;
+use std::ops::ControlFlow;
+
+/// Another member, as the one that leads sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Follower {
+    pub node: NodeId,
+    /// It answered a moment ago.
+    pub answers: bool,
+    /// Entries of the log that it has not confirmed.
+    pub lag: u64,
+}
+
+/// The log's members.
+pub trait Membership: Send + Sync {
+    fn members(&self) -> Members;
+
+    /// Who leads, as far as this node knows.
+    fn leader(&self) -> Option<NodeId>;
+
+    fn term(&self) -> u64;
+
+    /// Empty where this node does not lead.
+    fn followers(&self) -> Vec<Follower>;
+
+    /// Has these be all voters and all learners. [`Membership::members`] says when it holds.
+    ///
+    /// # Errors
+    /// `NotLeader`; `Refused` with the reason; `Closing`.
+    fn change(&self, voters: Vec<NodeId>, learners: Vec<NodeId>) -> Result<(), FsError>;
+
+    /// Has another voter lead. [`Membership::leader`] says when it does.
+    ///
+    /// # Errors
+    /// As for `change`.
+    fn hand_over(&self, to: NodeId) -> Result<(), FsError>;
+}
+
+/// Where blocks are.
+pub trait Copies: Send + Sync {
+    /// Blocks that a node should have and has not; `None` where it is not known.
+    fn lacks(&self, node: NodeId) -> Option<u64>;
+}
+
+/// Who uses the file system.
+pub trait Clients: Send + Sync {
+    /// # Errors
+    /// `Damaged`, `Io`.
+    fn clients(&self) -> Result<Vec<Client>, FsError>;
+
+    /// At most `limit` of them; whether there are more.
+    ///
+    /// # Errors
+    /// `Damaged`, `Io`.
+    fn locks(&self, limit: usize) -> Result<(Vec<Lock>, bool), FsError>;
+
+    /// Ends a session.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotLeader`, `Io`.
+    fn evict(&self, session: SessionId) -> Result<(), FsError>;
+}
+
+/// The way to the other nodes.
+pub trait Others: Send + Sync {
+    /// Passes a question on, and what the node says to it.
+    ///
+    /// # Errors
+    /// What the node said; `Unreachable`.
+    fn ask(
+        &self,
+        node: NodeId,
+        ask: &Ask,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Answer, FsError>;
+}
+
+/// A log with one member, this node: it leads, and has nobody to hand over to.
+pub struct Alone(pub NodeId);
+
+impl Membership for Alone {
+    fn members(&self) -> Members {
+        Members::alone(self.0)
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        Some(self.0)
+    }
+
+    fn term(&self) -> u64 {
+        1
+    }
+
+    fn followers(&self) -> Vec<Follower> {
+        Vec::new()
+    }
+
+    fn change(&self, _: Vec<NodeId>, _: Vec<NodeId>) -> Result<(), FsError> {
+        Err(FsError::Refused("this log has one member, and can have no other".to_owned()))
+    }
+
+    fn hand_over(&self, to: NodeId) -> Result<(), FsError> {
+        Err(FsError::Refused(format!("node {} is no other voter", to.0)))
+    }
+}
+
+impl Copies for Alone {
+    fn lacks(&self, node: NodeId) -> Option<u64> {
+        (node == self.0).then_some(0)
+    }
+}
+
+impl Others for Alone {
+    fn ask(
+        &self,
+        node: NodeId,
+        _: &Ask,
+        _: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Answer, FsError> {
+        Err(FsError::Unreachable(format!("there is no way to node {}", node.0)))
+    }
+}

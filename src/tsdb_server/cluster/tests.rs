@@ -1,0 +1,467 @@
+//! A cluster of one real store, with the other nodes made up: becoming a cluster, joining over TLS, changes carried out,
+//! commands through the socket.
+
+use super::*;
+use crate::env::SystemClock;
+use crate::meta::op::ClusterOp;
+use crate::meta::op::Op;
+use crate::meta::record::Invited;
+use crate::net;
+use crate::net::Bounds;
+use crate::net::Credentials;
+use crate::net::Handler;
+use crate::net::Listen;
+use crate::net::ListenSecurity;
+use crate::net::Listener;
+use crate::net::Material;
+use crate::net::Net;
+use crate::net::Networks;
+use crate::net::PendingKey;
+use crate::net::Service;
+use crate::net::Token;
+use crate::store::disk::RealDisk;
+use crate::store::label::Label;
+use crate::tsdb_log::entry::Members;
+use crate::tsdb_server::cluster::clients::ByRows;
+use crate::tsdb_server::cluster::disk::Identity;
+use crate::tsdb_server::cluster::init::Described;
+use crate::tsdb_server::cluster::plan::Step;
+use crate::tsdb_server::cluster::seams::Follower;
+use crate::tsdb_server::cluster::socket::Asked;
+use crate::tsdb_server::cluster::socket::Entrance;
+use crate::tsdb_server::cluster::socket::Local;
+use crate::tsdb_server::cluster::socket::Way;
+use crate::tsdb_server::cluster::work::Worked;
+use crate::tsdb_server::node::Fresh;
+use crate::tsdb_server::node::Node;
+use crate::tsdb_server::open;
+use crate::types::Roles;
+use crate::types::SessionId;
+use crate::wire::cluster::Answer;
+use crate::wire::cluster::Ask;
+use crate::wire::cluster::Joined;
+use crate::wire::cluster::Joiner;
+use crate::wire::cluster::Part;
+use crate::wire::cluster::Progress;
+use crate::wire::greeting::Refusal;
+use crate::wire::greeting::Why;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The log's members, the blocks and the other nodes, as a test wants them.
+#[derive(Default)]
+struct Made {
+    members: Mutex<Members>,
+    leader: Mutex<Option<NodeId>>,
+    followers: Mutex<Vec<Follower>>,
+    /// What a node lacks; one block less each time it is asked.
+    lacks: Mutex<BTreeMap<NodeId, u64>>,
+    asked: Mutex<Vec<(NodeId, Ask)>>,
+}
+
+impl Membership for Made {
+    fn members(&self) -> Members {
+        self.members.lock().clone()
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        *self.leader.lock()
+    }
+
+    fn term(&self) -> u64 {
+        7
+    }
+
+    fn followers(&self) -> Vec<Follower> {
+        self.followers.lock().clone()
+    }
+
+    fn change(&self, voters: Vec<NodeId>, learners: Vec<NodeId>) -> Result<(), FsError> {
+        let mut members = self.members.lock();
+        (members.voters, members.learners) = (voters, learners);
+        Ok(())
+    }
+
+    fn hand_over(&self, to: NodeId) -> Result<(), FsError> {
+        *self.leader.lock() = Some(to);
+        Ok(())
+    }
+}
+
+impl Copies for Made {
+    fn lacks(&self, node: NodeId) -> Option<u64> {
+        let mut lacks = self.lacks.lock();
+        let left = lacks.get_mut(&node)?;
+        *left = left.saturating_sub(1);
+        Some(*left)
+    }
+}
+
+impl Others for Made {
+    fn ask(
+        &self,
+        node: NodeId,
+        ask: &Ask,
+        _: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Answer, FsError> {
+        self.asked.lock().push((node, ask.clone()));
+        Ok(Answer::Done("passed on".to_owned()))
+    }
+}
+
+/// A door that lets nobody in.
+struct Shut;
+
+impl Handler for Shut {
+    fn greeted(&self, _: &net::Peer, _: &Bytes) -> Result<(Arc<dyn Service>, Bytes), Refusal> {
+        Err(Refusal::new(Why::Other, "the door is shut"))
+    }
+}
+
+/// A store that has become a cluster, and where it listens.
+struct World {
+    _scratch: tempfile::TempDir,
+    dir: PathBuf,
+    node: Arc<Node>,
+    made: Arc<Made>,
+    net: Arc<Net>,
+    cluster: Arc<Cluster>,
+    listener: Option<Listener>,
+}
+
+fn described(address: &str) -> Described {
+    Described { name: "a host".to_owned(), address: address.to_owned(), roles: Roles::ALL }
+}
+
+fn open_store(dir: &Path) -> Arc<Node> {
+    let options =
+        open::Options { create: true, reserve_bytes: 16 << 20, ..open::Options::default() };
+    Node::open(dir, Arc::new(RealDisk), SystemClock::shared(), &options, &Fresh::default()).unwrap()
+}
+
+fn init(node: &Node, dir: &Path, address: &str) -> Result<Identity, FsError> {
+    let plan = init::plan(node, &RealDisk, dir)?;
+    init::carry_out(&plan, &described(address), node, &SystemClock, (&RealDisk, dir))
+}
+
+impl World {
+    fn new() -> World {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("store");
+        let node = open_store(&dir);
+        init(&node, &dir, "127.0.0.1:1").unwrap();
+        let made = Arc::new(Made::default());
+        *made.members.lock() = Members::alone(NodeId(1));
+        *made.leader.lock() = Some(NodeId(1));
+        made.lacks.lock().insert(NodeId(1), 0);
+        let clock = SystemClock::shared();
+        let cluster = Arc::new(Cluster {
+            here: NodeId(1),
+            server: node.clone(),
+            members: made.clone(),
+            copies: made.clone(),
+            clients: Arc::new(ByRows(node.clone())),
+            others: made.clone(),
+            clock: clock.clone(),
+            pause: Arc::default(),
+        });
+        let net = Net::start(clock, Bounds::default()).unwrap();
+        let mut world = World { _scratch: scratch, dir, node, made, net, cluster, listener: None };
+        world.listen();
+        world
+    }
+
+    /// Listens, and says so in the node's row.
+    fn listen(&mut self) {
+        let path = self.dir.join(disk::CERTIFICATE);
+        let credentials = Credentials::load(SystemClock::shared(), &path).unwrap();
+        let asked = Asked::new(self.cluster.clone());
+        let listen = Listen {
+            address: "127.0.0.1:0".to_owned(),
+            security: ListenSecurity::Tls { credentials, strangers: true },
+            networks: Networks::everywhere(),
+            connections_max: 16,
+            handler: Arc::new(Entrance { asked, door: Arc::new(Shut) }),
+        };
+        let listener = Listener::bind(&self.net, listen).unwrap();
+        let address = listener.address().to_string();
+        let identity = Identity::read(&RealDisk, &self.dir).unwrap().unwrap();
+        let here = init::set_node(identity.node, identity.incarnation, &described(&address));
+        self.node.administer(Op::Cluster(here)).unwrap();
+        self.listener = Some(listener);
+    }
+
+    fn ask(&self, ask: Ask) -> Result<Answer, FsError> {
+        self.cluster.answer(&ask, &mut |_| ControlFlow::Continue(()))
+    }
+
+    fn invite(&self, to: Invited) -> Token {
+        match self.ask(Ask::Invite { to, valid_s: 3600 }).unwrap() {
+            Answer::Token { text, .. } => text.parse().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn join(&self, token: &Token, who: Joiner) -> Result<(Joined, String), FsError> {
+        let key = PendingKey::generate().unwrap();
+        let joined = join::ask(&self.net, token, &key, &who, &Pause::default())?;
+        let certificate = key.complete(&joined.certificate, token.authority)?;
+        Ok((joined, certificate))
+    }
+
+    fn add(&self, node: u64) {
+        let disk = crate::meta::record::Incarnation([node as u8; 16]);
+        let address = format!("127.0.0.1:{node}");
+        let op = init::set_node(None, disk, &described(&address));
+        self.node.administer(Op::Cluster(op)).unwrap();
+        self.made.members.lock().voters.push(NodeId(node));
+        let follower = Follower { node: NodeId(node), answers: true, lag: 0 };
+        self.made.followers.lock().push(follower);
+        self.made.lacks.lock().insert(NodeId(node), 0);
+    }
+}
+
+fn joiner(identity: Identity, address: &str) -> Joiner {
+    let Described { name, address, roles } = described(address);
+    Joiner::Node { incarnation: identity.incarnation, name, address, roles }
+}
+
+fn refused<T: std::fmt::Debug>(result: Result<T, FsError>, why: &str) {
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains(why), "{error}");
+}
+
+#[test]
+fn a_store_becomes_a_cluster_in_place_and_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("store");
+    let node = open_store(&dir);
+    let identity = init(&node, &dir, "a:1").unwrap();
+    assert_eq!(identity.node, Some(NodeId(1)));
+    let material = Material::load(&dir.join(disk::CERTIFICATE)).unwrap();
+    let label = Label::read(&RealDisk, &dir).unwrap().unwrap();
+    assert_eq!(material.store().0, label.store);
+    refused(init(&node, &dir, "a:1"), "node 1 of a cluster already");
+    // It was cut off before the node knew its number.
+    Identity { node: None, ..identity }.write(&RealDisk, &dir).unwrap();
+    let plan = init::plan(&*node, &RealDisk, &dir).unwrap();
+    assert!(!plan.make_authority && !plan.make_node, "{plan:?}");
+    assert_eq!(init(&node, &dir, "a:1").unwrap(), identity);
+    // Somebody removed the file, or copied the directory without it.
+    std::fs::remove_file(dir.join(disk::FILE)).unwrap();
+    refused(init(&node, &dir, "a:1"), "a copy of a node");
+}
+
+#[test]
+fn a_token_takes_one_node_in_over_tls() {
+    let world = World::new();
+    let token = world.invite(Invited::Node);
+    let identity = Identity::fresh();
+    let (joined, certificate) = world.join(&token, joiner(identity, "b:1")).unwrap();
+    let member = joined.member.clone().unwrap();
+    assert_eq!((member.node, &*member.members.learners), (NodeId(2), &[NodeId(2)][..]));
+    assert_eq!(joined.nodes.len(), 2);
+    // The answer was lost: the same disk asks again and is answered the same.
+    let (again, _) = world.join(&token, joiner(identity, "b:1")).unwrap();
+    assert_eq!(again.member, joined.member);
+    refused(world.join(&token, joiner(Identity::fresh(), "c:1")), "used already");
+
+    let store = world.dir.with_file_name("second");
+    std::fs::create_dir(&store).unwrap();
+    identity.write(&RealDisk, &store).unwrap();
+    let settled = join::settle_in(identity, &joined, &certificate, (&RealDisk, &store)).unwrap();
+    assert_eq!(Identity::read(&RealDisk, &store), Ok(Some(settled)));
+    assert_eq!(Label::read(&RealDisk, &store).unwrap().unwrap().store, joined.store);
+    let material = Material::load(&store.join(disk::CERTIFICATE)).unwrap();
+    let id = net::StoreId(joined.store);
+    assert_eq!(*material.identity(), net::Identity::Node { node: NodeId(2), store: id });
+    // Cut off in between, it is done again.
+    join::settle_in(identity, &joined, &certificate, (&RealDisk, &store)).unwrap();
+}
+
+#[test]
+fn a_client_gets_its_certificate_with_a_token() {
+    let world = World::new();
+    let to = Invited::Client { name: "laptop".to_owned() };
+    let token = world.invite(to.clone());
+    refused(world.join(&token, joiner(Identity::fresh(), "b:1")), "is for the client laptop");
+    let (joined, certificate) = world.join(&token, Joiner::Client).unwrap();
+    assert_eq!(joined.member, None);
+    let material = Material::from_pem(certificate.as_bytes()).unwrap();
+    let store = net::StoreId(joined.store);
+    let laptop = net::Identity::Client { name: "laptop".to_owned(), store };
+    assert_eq!(*material.identity(), laptop);
+    refused(world.join(&token, Joiner::Client), "used already");
+    refused(world.join(&world.invite(Invited::Node), Joiner::Client), "is for a node");
+    let Answer::Certificate { text, .. } =
+        world.ask(Ask::Certificate { name: "tv".to_owned(), valid_s: 60 }).unwrap()
+    else {
+        panic!("no certificate");
+    };
+    assert!(Material::from_pem(text.as_bytes()).is_ok());
+    refused(world.ask(Ask::Certificate { name: String::new(), valid_s: 60 }), "1 to 64 bytes");
+    refused(world.ask(Ask::Certificate { name: "tv".to_owned(), valid_s: 0 }), "one second");
+}
+
+#[test]
+fn tokens_that_are_not_good_are_refused_with_a_sentence() {
+    let world = World::new();
+    let good = world.invite(Invited::Node);
+    let now = world.cluster.clock.wall();
+    // Of this cluster's authority, but made up.
+    let hour = Duration::from_secs(3600);
+    let made_up = Token::make(good.authority, good.addresses.clone(), now, hour).unwrap();
+    refused(world.join(&made_up, joiner(Identity::fresh(), "b:1")), "did not make the token");
+    refused(world.join(&made_up, Joiner::Client), "did not make the token");
+    // Over by the joiner's clock, before anybody is asked.
+    let over = crate::types::Stamp(now.0 - 7_200_000_000_000);
+    let over = Token::make(good.authority, good.addresses.clone(), over, hour).unwrap();
+    refused(world.join(&over, Joiner::Client), "the token ended on");
+    // Over by the cluster's.
+    let digest = made_up.digest();
+    let expires = crate::types::Stamp(1);
+    let invite = ClusterOp::Invite { digest, expires, to: Invited::Node };
+    world.node.administer(Op::Cluster(invite)).unwrap();
+    refused(world.join(&made_up, joiner(Identity::fresh(), "b:1")), "has expired");
+    // An address that another node has: the token is not used up.
+    let taken = world.listener.as_ref().unwrap().address().to_string();
+    refused(world.join(&good, joiner(Identity::fresh(), &taken)), "has this address");
+    world.join(&good, joiner(Identity::fresh(), "b:1")).unwrap();
+}
+
+#[test]
+fn a_joiner_does_not_trust_another_cluster() {
+    let world = World::new();
+    let token = world.invite(Invited::Node);
+    let now = world.cluster.clock.wall();
+    let other = net::Authority::make(net::StoreId([9; 16]), now).unwrap();
+    let hour = Duration::from_secs(3600);
+    let wrong = Token::make(other.fingerprint(), token.addresses, now, hour).unwrap();
+    let pause = Pause::default();
+    pause.close();
+    let key = PendingKey::generate().unwrap();
+    let asked = join::ask(&world.net, &wrong, &key, &Joiner::Client, &pause);
+    assert_eq!(asked.unwrap_err(), FsError::Closing, "it tries again until it is told to end");
+}
+
+#[test]
+fn a_change_is_carried_out_step_by_step() {
+    let world = World::new();
+    world.add(2);
+    world.add(3);
+    world.made.lacks.lock().insert(NodeId(2), 3);
+    let mut said = Vec::new();
+    let plan = vec![
+        Step::AwaitBlocks(NodeId(2)),
+        Step::Members { voters: vec![NodeId(1), NodeId(2)], learners: Vec::new() },
+        Step::Forget(NodeId(3)),
+    ];
+    let worked = world.cluster.carry_out(&plan, &mut |progress| {
+        said.push((progress.done, progress.total));
+        ControlFlow::Continue(())
+    });
+    assert_eq!(worked, Ok(Worked::Done));
+    assert_eq!(said, [(1, Some(2))]);
+    assert_eq!(world.made.members.lock().voters, [NodeId(1), NodeId(2)]);
+    assert_eq!(rows::nodes(&*world.node).unwrap().len(), 2);
+    // Nobody wants it any more.
+    world.made.lacks.lock().insert(NodeId(2), 9);
+    let plan = vec![Step::AwaitBlocks(NodeId(2))];
+    refused(world.cluster.carry_out(&plan, &mut |_| ControlFlow::Break(())), "nobody waits");
+}
+
+#[test]
+fn who_leads_is_removed_by_its_successor() {
+    let world = World::new();
+    world.add(2);
+    world.add(3);
+    let ask = Ask::Remove { node: NodeId(1) };
+    assert_eq!(world.ask(ask.clone()), Ok(Answer::Done("passed on".to_owned())));
+    assert_eq!(*world.made.asked.lock(), [(NodeId(2), ask.clone())]);
+    // It does not lead any more: what it is asked now it passes on, and what was passed on to it it leaves.
+    assert_eq!(world.ask(ask.clone()), Ok(Answer::Done("passed on".to_owned())));
+    let leader = Some(NodeId(2));
+    let here = world.cluster.answer_here(&ask, &mut |_| ControlFlow::Continue(()));
+    assert_eq!(here, Err(FsError::NotLeader { leader }));
+    assert_eq!(rows::nodes(&*world.node).unwrap().len(), 3);
+}
+
+#[test]
+fn commands_come_through_the_socket() {
+    let world = World::new();
+    world.add(2);
+    let way = Way::open(&world.net, &world.dir);
+    refused(way.map(|_| ()), "no node serves");
+    let local = Local::bind(&world.net, &world.dir, Asked::new(world.cluster.clone())).unwrap();
+    let way = Way::open(&world.net, &world.dir).unwrap();
+    let Answer::Overview(overview) = way.ask(&Ask::Overview, &mut |_| {}).unwrap() else {
+        panic!("no overview");
+    };
+    assert_eq!((overview.here, overview.leader, overview.term), (1, Some(1), 7));
+    let parts: Vec<Part> = overview.nodes.iter().map(|node| node.part).collect();
+    assert_eq!(parts, [Part::Leads, Part::Votes]);
+    assert!(overview.health.iter().any(|line| line.contains("add a third")), "{overview:?}");
+    refused(way.ask(&Ask::Drain { node: NodeId(2) }, &mut |_| {}), "only 1 of 2");
+    refused(way.ask(&Ask::Remove { node: NodeId(7) }, &mut |_| {}), "no node 7");
+    refused(way.ask(&Ask::Evict { session: SessionId(99) }, &mut |_| {}), "no client 99");
+    let session = world.node.open_session("a mount", Arc::new(Deaf)).unwrap().session;
+    let Answer::Clients(clients) = way.ask(&Ask::Clients, &mut |_| {}).unwrap() else {
+        panic!("no clients");
+    };
+    assert_eq!((clients.len(), &*clients[0].name, clients[0].whole), (1, "a mount", true));
+    let locks = way.ask(&Ask::Locks { limit: 10 }, &mut |_| {}).unwrap();
+    assert!(
+        matches!(&locks, Answer::Locks { locks, more: false } if locks.len() == 1),
+        "{locks:?}"
+    );
+    way.ask(&Ask::Evict { session }, &mut |_| {}).unwrap();
+    assert_eq!(way.ask(&Ask::Clients, &mut |_| {}), Ok(Answer::Clients(Vec::new())));
+    let mode = std::fs::metadata(world.dir.join(crate::wire::cluster::SOCKET)).unwrap();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777, 0o600);
+    drop(local);
+    assert!(way.ask(&Ask::Clients, &mut |_| {}).is_err(), "the node is gone");
+    refused(Way::open(&world.net, &world.dir).map(|_| ()), "no node serves");
+}
+
+#[test]
+fn a_socket_may_lie_deep() {
+    let world = World::new();
+    let deep = world.dir.with_file_name("d".repeat(200));
+    std::fs::create_dir(&deep).unwrap();
+    let _local = Local::bind(&world.net, &deep, Asked::new(world.cluster.clone())).unwrap();
+    let way = Way::open(&world.net, &deep).unwrap();
+    assert!(way.ask(&Ask::Clients, &mut |_| {}).is_ok());
+}
+
+#[test]
+fn a_learner_with_everything_is_made_a_voter() {
+    use crate::tsdb_server::task::Task as _;
+    let world = World::new();
+    world.add(2);
+    let mut members = Members::alone(NodeId(1));
+    members.learners.push(NodeId(2));
+    *world.made.members.lock() = members;
+    world.made.lacks.lock().insert(NodeId(2), 2);
+    let mut promoter = promote::Promoter(Arc::downgrade(&world.cluster));
+    promoter.work().unwrap();
+    assert_eq!(world.made.members.lock().voters, [NodeId(1)]);
+    promoter.work().unwrap();
+    assert_eq!(world.made.members.lock().voters, [NodeId(1), NodeId(2)]);
+}
+
+/// A mount that hears nothing.
+struct Deaf;
+
+impl crate::wire::Listener for Deaf {
+    fn recall(&self, _: crate::wire::Recall) {}
+    fn flush(&self, done: Box<dyn FnOnce() + Send>) {
+        done();
+    }
+    fn whole(&self, _: u64) {}
+    fn ended(&self, _: &str) {}
+}
