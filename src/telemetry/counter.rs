@@ -82,6 +82,9 @@ counters! {
     CLIENT_STORED: Bytes, "The same after compression, as put into ops and blocks.";
     CLIENT_WAITS: Count, "Writes held back because too much was not yet committed.";
     CLIENT_FSYNCS: Count, "Syncs asked for by programs.";
+    CLIENT_DIRECT: Count, "Changes made together with other mounts, each sent by itself.";
+    CLIENT_AGAIN: Count, "Such changes that another mount was faster than, and that were tried again.";
+    CLIENT_RECALLED: Count, "Files and directories given back because another mount asked for them.";
     LOG_ENTRIES: Count, "Entries appended to the log.";
     LOG_BYTES: Bytes, "Bytes appended to the log.";
     LOG_SYNCS: Count, "Syncs of the log to disk; each covers everything queued.";
