@@ -1,0 +1,28 @@
+//! Three nodes and two mounts as real processes, what befalls them, and judges of what programs saw meanwhile.
+//!
+//! `place` has the processes, `net` their addresses and lines, `faults` what befalls them; `load` works on the mounts and writes
+//! down what it saw (`history`), which `judge` and `ledgers` judge; the tests are in the other files. `make chaos` does the same for
+//! longer. Not here: the cluster on simulated time.
+
+/// Two mounts, and nothing wrong.
+mod alike;
+/// Nodes that die and come back.
+mod failover;
+/// What befalls processes.
+mod faults;
+/// What happened, and when.
+mod history;
+/// Whether a history is that of one tree.
+mod judge;
+/// Judgements that need no search.
+mod ledgers;
+/// Programs at work on several mounts.
+mod load;
+/// Addresses and lines.
+mod net;
+/// Registers and names.
+mod objects;
+/// Nodes and mounts.
+mod place;
+/// What one of those programs does.
+mod worker;
