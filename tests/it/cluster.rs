@@ -6,10 +6,20 @@
 
 /// Two mounts, and nothing wrong.
 mod alike;
+/// Most of the nodes gone.
+mod away;
+/// Mounts that die, and power cuts.
+mod crashes;
+/// Lines that are cut.
+mod cut;
+/// Disks that are full.
+mod disks;
 /// Nodes that die and come back.
 mod failover;
 /// What befalls processes.
 mod faults;
+/// A store of one process becomes three.
+mod grow;
 /// What happened, and when.
 mod history;
 /// Whether a history is that of one tree.
@@ -24,5 +34,7 @@ mod net;
 mod objects;
 /// Nodes and mounts.
 mod place;
+/// Who may not enter.
+mod refused;
 /// What one of those programs does.
 mod worker;

@@ -19,10 +19,10 @@ use std::time::Duration;
 
 /// Steps of the load between two faults.
 const STEPS: u64 = 300;
-/// Faults in `make test`.
-const FAULTS: u64 = 12;
-/// Faults under one load, before it is judged and the next begins.
-const FAULTS_A_LOAD: u64 = 12;
+/// How often the leader is killed in `make test`.
+const KILLS: u64 = 12;
+/// How often anything else happens there.
+pub(super) const FAULTS: u64 = 4;
 
 /// A number to begin with: from the environment for who looks for a failure again, else another each time.
 pub(super) fn seed() -> u64 {
@@ -82,21 +82,25 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Lets `fault` happen a dozen times, or for as long as is asked for, under load.
-fn endure(net: Net, what: &str, mut fault: impl FnMut(&mut Cluster, &mut Random, &mut Stage<'_>)) {
+/// Lets `fault` happen so often, or for as long as is asked for, under load that is judged and begun anew after so many.
+pub(super) fn endure(
+    cluster: &mut Cluster,
+    what: &str,
+    faults: u64,
+    mut fault: impl FnMut(&mut Cluster, &mut Random, &mut Stage<'_>),
+) {
     let seed = seed();
     println!("REPLAY TSFS_TEST_CHAOS_SEED={seed}");
     let mut random = Random::new(seed);
-    let mut cluster = Cluster::three(net);
     let (one, other) = (cluster.mount(), cluster.mount());
     let time = Duration::from_secs(support::setting("TSFS_TEST_CHAOS_SECONDS").unwrap_or(0));
     let start = support::now();
     let (mut count, mut longest, mut calls) = (0, Vec::new(), Vec::new());
     for round in 0.. {
-        let mut stage = Stage::new(&cluster, [&one, &other], round, random.next());
-        for _ in 0..FAULTS_A_LOAD {
+        let mut stage = Stage::new(cluster, [&one, &other], round, random.next());
+        for _ in 0..faults {
             stage.load.work(1 + random.below(STEPS));
-            fault(&mut cluster, &mut random, &mut stage);
+            fault(cluster, &mut random, &mut stage);
             count += 1;
         }
         stage.load.work(STEPS);
@@ -104,19 +108,19 @@ fn endure(net: Net, what: &str, mut fault: impl FnMut(&mut Cluster, &mut Random,
         longest.extend(stalls(&took, &faults));
         calls.extend(took.iter().map(|took| Duration::from_nanos(took.nanos)));
         cluster.settle();
-        if count >= FAULTS && start.elapsed() >= time {
+        if start.elapsed() >= time {
             break;
         }
     }
     println!("{what}, {count} times: stalls {}; each call {}", spread(longest), spread(calls));
     other.close();
     one.close();
-    cluster.close();
 }
 
 #[test]
 fn the_leader_is_killed_under_load() {
-    endure(Net::loopback(), "leader killed", |cluster, _, stage| {
+    let mut cluster = Cluster::three(Net::loopback());
+    endure(&mut cluster, "leader killed", KILLS, |cluster, _, stage| {
         let leader = cluster.settle();
         stage.fault();
         cluster.kill(leader);
@@ -124,11 +128,13 @@ fn the_leader_is_killed_under_load() {
         cluster.start(leader);
         cluster.settle();
     });
+    cluster.close();
 }
 
 #[test]
 fn a_follower_is_killed_and_catches_up() {
-    endure(Net::loopback(), "follower killed", |cluster, random, stage| {
+    let mut cluster = Cluster::three(Net::loopback());
+    endure(&mut cluster, "follower killed", FAULTS, |cluster, random, stage| {
         let follower = cluster.follower();
         stage.fault();
         cluster.kill(follower);
@@ -137,11 +143,13 @@ fn a_follower_is_killed_and_catches_up() {
         // Until it has all of it: the next may need it for the majority.
         cluster.settle();
     });
+    cluster.close();
 }
 
 #[test]
 fn the_leader_is_frozen_and_wakes_up_to_another() {
-    endure(Net::loopback(), "leader frozen", |cluster, _, stage| {
+    let mut cluster = Cluster::three(Net::loopback());
+    endure(&mut cluster, "leader frozen", FAULTS, |cluster, _, stage| {
         let leader = cluster.settle();
         stage.fault();
         cluster.freeze(leader);
@@ -155,24 +163,26 @@ fn the_leader_is_frozen_and_wakes_up_to_another() {
         cluster.thaw(leader);
         cluster.settle();
     });
+    cluster.close();
 }
 
 #[test]
 fn all_die_at_once_and_come_back() {
-    endure(Net::loopback(), "all killed", |cluster, _, stage| {
+    let mut cluster = Cluster::three(Net::loopback());
+    endure(&mut cluster, "all killed", FAULTS, |cluster, _, stage| {
         stage.fault();
         cluster.kill_all();
-        for node in 0..cluster.nodes.len() {
-            cluster.start(node);
-        }
+        cluster.start_all();
         cluster.settle();
     });
+    cluster.close();
 }
 
 #[test]
 fn a_rolling_restart_is_not_noticed() {
     let mut next = 0;
-    endure(Net::loopback(), "restarted", |cluster, _, stage| {
+    let mut cluster = Cluster::three(Net::loopback());
+    endure(&mut cluster, "restarted", FAULTS, |cluster, _, stage| {
         let node = next % cluster.nodes.len();
         next += 1;
         stage.fault();
@@ -180,4 +190,5 @@ fn a_rolling_restart_is_not_noticed() {
         cluster.start(node);
         cluster.settle();
     });
+    cluster.close();
 }

@@ -32,6 +32,15 @@ impl Cluster {
         }
     }
 
+    /// All that are down.
+    pub(super) fn start_all(&mut self) {
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].server.is_none() {
+                self.start(node);
+            }
+        }
+    }
+
     /// Takes its processor away: it says nothing and does nothing, but all its connections stand.
     pub(super) fn freeze(&self, node: usize) {
         self.signal(node, Signal::STOP);
@@ -39,6 +48,16 @@ impl Cluster {
 
     pub(super) fn thaw(&self, node: usize) {
         self.signal(node, Signal::CONT);
+    }
+
+    /// Whether it has ended by itself; then it is down.
+    pub(super) fn has_ended(&mut self, node: usize) -> bool {
+        let server = self.nodes[node].server.as_mut().expect("it was up");
+        let ended = server.0.try_wait().unwrap().is_some();
+        if ended {
+            self.nodes[node].server = None;
+        }
+        ended
     }
 
     /// As an operator would end it, by SIGTERM.

@@ -229,7 +229,7 @@ mod tests {
         let mut events = Vec::new();
         for n in 0..count {
             let moment = 100 + n * 10;
-            let (asked, end) = (moment - random.below(60), moment + 1 + random.below(60));
+            let (asked, end) = (moment - random.below(30), moment + 1 + random.below(30));
             let (op, answer) = match random.below(2) {
                 0 => (Read, value),
                 _ => {

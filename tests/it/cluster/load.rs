@@ -18,10 +18,7 @@ use super::ledgers::Record;
 use super::ledgers::Written;
 use super::objects::NAMES;
 use super::objects::Names;
-use super::objects::NamesAnswer;
-use super::objects::NamesOp;
 use super::objects::Register;
-use super::objects::RegisterOp;
 use super::worker;
 use crate::support;
 use crate::support::Mount;
@@ -41,6 +38,8 @@ pub(super) const HANG_LIMIT: Duration = Duration::from_secs(30);
 const MEETING: usize = 2;
 /// Steps of all threads on one register and one directory.
 const STEPS_EACH: u64 = 400;
+/// Of each thread, so many errors are remembered.
+const ERRORS_MAX: usize = 100;
 
 /// What all threads know.
 pub(super) struct Shared {
@@ -64,8 +63,8 @@ impl Shared {
 /// What one thread was told.
 #[derive(Default)]
 pub(super) struct Account {
-    pub registers: BTreeMap<u64, Vec<Event<RegisterOp, u64>>>,
-    pub names: BTreeMap<u64, Vec<Event<NamesOp, NamesAnswer>>>,
+    pub registers: Histories<Register>,
+    pub names: Histories<Names>,
     pub appended: BTreeMap<u64, Written>,
     pub claims: BTreeMap<u64, Claim>,
     /// Records written to the file of its own.
@@ -210,9 +209,23 @@ impl Report {
         );
     }
 
+    /// Judges only the files that were synced, with what is there after the mounts died.
+    ///
+    /// # Panics
+    /// If one is shorter than what was synced, or is no beginning of what was written.
+    pub(super) fn judge_synced(&self, mount: &Mount, name: &str) {
+        for (who, account) in self.accounts.iter().enumerate().filter(|(_, a)| a.synced > 0) {
+            let own = worker::own_file(&mount.join(name), who);
+            let bytes = std::fs::read(&own).unwrap_or_else(|error| panic!("{own:?}: {error}"));
+            let left = ledgers::kept(&bytes, who as u32, account.own, account.synced);
+            let left = left.unwrap_or_else(|fault| panic!("{own:?}: {fault}"));
+            println!("{left} of {} records are left, {} were synced", account.own, account.synced);
+        }
+    }
+
     fn judge_objects(&self, dirs: &[PathBuf]) {
-        let mut registers: BTreeMap<u64, Vec<Event<RegisterOp, u64>>> = BTreeMap::new();
-        let mut names: BTreeMap<u64, Vec<Event<NamesOp, NamesAnswer>>> = BTreeMap::new();
+        let mut registers = Histories::<Register>::new();
+        let mut names = Histories::<Names>::new();
         for account in &self.accounts {
             for (object, events) in &account.registers {
                 registers.entry(*object).or_default().extend(events.iter().cloned());
@@ -260,11 +273,10 @@ impl Report {
     }
 }
 
-fn judge_all<M: Model>(
-    initial: M::State,
-    objects: &BTreeMap<u64, Vec<Event<M::Op, M::Answer>>>,
-    what: &str,
-) {
+/// What happened to each of many objects.
+type Histories<M> = BTreeMap<u64, Vec<Event<<M as Model>::Op, <M as Model>::Answer>>>;
+
+fn judge_all<M: Model>(initial: M::State, objects: &Histories<M>, what: &str) {
     for (object, events) in objects {
         let verdict = judge::<M>(initial.clone(), events, BUDGET);
         assert_eq!(verdict, Verdict::Linear, "{what} {object}, {} events: {verdict}", events.len());
@@ -278,6 +290,9 @@ pub(super) fn record(who: usize, number: u32) -> Vec<u8> {
 
 /// Whether an error leaves open what came of the call; any error is one that a program saw.
 pub(super) fn is_open(account: &mut Account, what: &str, errno: rustix::io::Errno) -> bool {
-    account.errors.push(format!("{what}: {errno}"));
+    // On a mount that is dead everything fails.
+    if account.errors.len() < ERRORS_MAX {
+        account.errors.push(format!("{what}: {errno}"));
+    }
     leaves_open(errno)
 }

@@ -31,7 +31,9 @@ pub(super) struct Cluster {
     net: Net,
     cert: PathBuf,
     mounts: usize,
-    scratch: tempfile::TempDir,
+    dir: PathBuf,
+    /// Removed at the end, where it is this cluster's own.
+    _scratch: Option<tempfile::TempDir>,
 }
 
 /// One node. It may be down.
@@ -52,18 +54,28 @@ impl Cluster {
     /// Three nodes with stores on the disk under the temporary directory.
     pub(super) fn three(net: Net) -> Cluster {
         let scratch = support::scratch();
-        let store = |n| scratch.path().join(format!("store{n}"));
-        let stores = (1..=3).map(store).collect();
-        Cluster::on(net, stores, scratch)
+        let stores = (1..=3).map(|n| scratch.path().join(format!("store{n}"))).collect();
+        let mut cluster = Cluster::on(net, stores, scratch.path());
+        cluster._scratch = Some(scratch);
+        cluster
     }
 
-    /// Nodes on these stores. One that is there already, as the first may be, is taken with all that it holds.
-    pub(super) fn on(net: Net, stores: Vec<PathBuf>, scratch: tempfile::TempDir) -> Cluster {
-        let log = |n: usize| scratch.path().join(format!("node{}.log", n + 1));
+    /// A cluster of one node.
+    pub(super) fn one(net: Net) -> Cluster {
+        let scratch = support::scratch();
+        let mut cluster = Cluster::on(net, vec![scratch.path().join("store1")], scratch.path());
+        cluster._scratch = Some(scratch);
+        cluster
+    }
+
+    /// Nodes on these stores, with logs and mounts in `dir`. A store that is there already, as the first may be, is taken with all
+    /// that it holds.
+    pub(super) fn on(net: Net, stores: Vec<PathBuf>, dir: &Path) -> Cluster {
+        let log = |n: usize| dir.join(format!("node{}.log", n + 1));
         let node = |(n, store)| Node { store, log: log(n), server: None };
         let nodes = stores.into_iter().enumerate().map(node).collect();
-        let cert = scratch.path().join("client.pem");
-        let mut cluster = Cluster { nodes, net, cert, mounts: 0, scratch };
+        let (cert, dir) = (dir.join("client.pem"), dir.to_owned());
+        let mut cluster = Cluster { nodes, net, cert, mounts: 0, dir, _scratch: None };
         cluster.begin();
         for node in 1..cluster.nodes.len() {
             let token = cluster.invite();
@@ -123,7 +135,7 @@ impl Cluster {
     }
 
     pub(super) fn dir(&self) -> &Path {
-        self.scratch.path()
+        &self.dir
     }
 
     pub(super) fn cert(&self) -> &Path {
@@ -173,6 +185,15 @@ impl Cluster {
     pub(super) fn leader_says(&self, node: usize) -> Option<usize> {
         // Nodes are numbered from one, in the order in which they joined.
         self.status(node)?["leader"].as_u64().map(|number| number as usize - 1)
+    }
+
+    /// Waits until the cluster knows so many nodes.
+    pub(super) fn count(&self, nodes: usize) {
+        support::wait_until(SETTLE_LIMIT, "the nodes to be known", || {
+            self.status(0).is_some_and(|status| {
+                status["nodes"].as_array().is_some_and(|known| known.len() == nodes)
+            })
+        });
     }
 
     /// The nodes that are up, as they are now.
@@ -233,7 +254,7 @@ impl Drop for Cluster {
             node.server.take();
         }
         if std::thread::panicking() {
-            show_logs(self.dir());
+            show_logs(&self.dir);
         }
     }
 }
