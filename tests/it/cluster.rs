@@ -26,6 +26,8 @@ mod history;
 mod judge;
 /// Judgements that need no search.
 mod ledgers;
+/// Lines do as they are told.
+mod lines;
 /// Programs at work on several mounts.
 mod load;
 /// Addresses and lines.

@@ -15,12 +15,12 @@ impl Cluster {
     }
 
     /// kill -9.
-    pub(super) fn kill(&mut self, node: usize) {
+    pub(crate) fn kill(&mut self, node: usize) {
         self.nodes[node].server.take().expect("the node is up").kill();
     }
 
     /// All at once, in no order that they could notice.
-    pub(super) fn kill_all(&mut self) {
+    pub(crate) fn kill_all(&mut self) {
         let up: Vec<usize> =
             (0..self.nodes.len()).filter(|n| self.nodes[*n].server.is_some()).collect();
         for node in &up {
@@ -33,7 +33,7 @@ impl Cluster {
     }
 
     /// All that are down.
-    pub(super) fn start_all(&mut self) {
+    pub(crate) fn start_all(&mut self) {
         for node in 0..self.nodes.len() {
             if self.nodes[node].server.is_none() {
                 self.start(node);
@@ -42,16 +42,16 @@ impl Cluster {
     }
 
     /// Takes its processor away: it says nothing and does nothing, but all its connections stand.
-    pub(super) fn freeze(&self, node: usize) {
+    pub(crate) fn freeze(&self, node: usize) {
         self.signal(node, Signal::STOP);
     }
 
-    pub(super) fn thaw(&self, node: usize) {
+    pub(crate) fn thaw(&self, node: usize) {
         self.signal(node, Signal::CONT);
     }
 
     /// Whether it has ended by itself; then it is down.
-    pub(super) fn has_ended(&mut self, node: usize) -> bool {
+    pub(crate) fn has_ended(&mut self, node: usize) -> bool {
         let server = self.nodes[node].server.as_mut().expect("it was up");
         let ended = server.0.try_wait().unwrap().is_some();
         if ended {
@@ -64,7 +64,7 @@ impl Cluster {
     ///
     /// # Panics
     /// If it does not end, or not well.
-    pub(super) fn end(&mut self, node: usize) {
+    pub(crate) fn end(&mut self, node: usize) {
         let Some(mut server) = self.nodes[node].server.take() else { return };
         server.terminate();
         let mut status = None;
@@ -78,7 +78,7 @@ impl Cluster {
     }
 
     /// A node that is not the leader at this moment.
-    pub(super) fn follower(&mut self) -> usize {
+    pub(crate) fn follower(&mut self) -> usize {
         let leader = self.settle();
         (leader + 1) % self.nodes.len()
     }

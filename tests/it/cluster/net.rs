@@ -13,18 +13,18 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// The port of every node: below those that the kernel gives out.
-pub(super) const PORT: u16 = 7000;
+pub(crate) const PORT: u16 = 7000;
 /// Namespaces of tests, with the process that made them behind it.
 const PREFIX: &str = "tsfs-test-";
 
-pub(super) enum Net {
+pub(crate) enum Net {
     Loopback(Subnet),
     Spaces(Spaces),
 }
 
 /// Three bytes of addresses that no other test uses at this moment.
 #[derive(Clone, Copy)]
-pub(super) struct Subnet(u8, u8);
+pub(crate) struct Subnet(u8, u8);
 
 impl Subnet {
     fn unique() -> Subnet {
@@ -38,7 +38,7 @@ impl Subnet {
 
 impl Net {
     /// Addresses of the loopback interface.
-    pub(super) fn loopback() -> Net {
+    pub(crate) fn loopback() -> Net {
         Net::Loopback(Subnet::unique())
     }
 
@@ -46,11 +46,11 @@ impl Net {
     ///
     /// # Panics
     /// Where the machine does not allow it, with what is missing.
-    pub(super) fn spaces(places: usize) -> Net {
+    pub(crate) fn spaces(places: usize) -> Net {
         Net::Spaces(Spaces::new(places))
     }
 
-    pub(super) fn address(&self, place: usize) -> Ipv4Addr {
+    pub(crate) fn address(&self, place: usize) -> Ipv4Addr {
         let host = place as u8 + 1;
         match self {
             Net::Loopback(Subnet(a, b)) => Ipv4Addr::new(127, *a, *b, host),
@@ -59,7 +59,7 @@ impl Net {
     }
 
     /// `program`, to be started where `place` is.
-    pub(super) fn command(&self, place: usize, program: &OsStr) -> Command {
+    pub(crate) fn command(&self, place: usize, program: &OsStr) -> Command {
         match self {
             Net::Spaces(spaces) if place < spaces.count => {
                 // Not `ip netns exec`: what is mounted in there would be seen there only.
@@ -76,7 +76,7 @@ impl Net {
     ///
     /// # Panics
     /// On loopback, where there are no lines.
-    pub(super) fn lines(&self) -> &Spaces {
+    pub(crate) fn lines(&self) -> &Spaces {
         match self {
             Net::Spaces(spaces) => spaces,
             Net::Loopback(_) => panic!("there are no lines on loopback: ask for namespaces"),
@@ -85,7 +85,7 @@ impl Net {
 }
 
 /// Namespaces, a bridge, and a line from each to it.
-pub(super) struct Spaces {
+pub(crate) struct Spaces {
     subnet: Subnet,
     count: usize,
     /// Of interfaces, whose names are short.
@@ -126,23 +126,23 @@ impl Spaces {
         spaces
     }
 
-    fn space(&self, place: usize) -> String {
+    pub(crate) fn space(&self, place: usize) -> String {
         format!("{PREFIX}{}-{}-{place}", std::process::id(), self.stem)
     }
 
     /// The line of a place is cut, or whole again.
-    pub(super) fn link(&self, place: usize, up: bool) {
+    pub(crate) fn link(&self, place: usize, up: bool) {
         ip(&format!("link set {}h{place} {}", self.stem, if up { "up" } else { "down" }));
     }
 
     /// What `from` sends to `to` is lost without a word; the other direction works.
-    pub(super) fn cut(&self, from: usize, to: usize) {
+    pub(crate) fn cut(&self, from: usize, to: usize) {
         // It is sent to a card that nobody has.
         self.neighbour(from, to, "replace", " lladdr 02:00:00:00:00:01 nud permanent");
     }
 
     /// Undoes a cut.
-    pub(super) fn mend(&self, from: usize, to: usize) {
+    pub(crate) fn mend(&self, from: usize, to: usize) {
         self.neighbour(from, to, "del", "");
     }
 
@@ -177,69 +177,5 @@ fn sweep() {
             let _ = Command::new("ip").args(["netns", "del", &name]).output();
             let _ = Command::new("ip").args(["link", "del", &format!("{stem}b")]).output();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Net;
-    use super::PORT;
-    use crate::support::Running;
-    use crate::support::wait_until;
-    use std::ffi::OsStr;
-    use std::net::SocketAddr;
-    use std::net::UdpSocket;
-    use std::process::Command;
-    use std::process::Stdio;
-    use std::time::Duration;
-
-    /// What says back what it is sent, in a place.
-    fn echo(net: &Net, place: usize) -> Running {
-        let script = "import socket,sys
-s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind((sys.argv[1],int(sys.argv[2])))
-while True:
- data,who=s.recvfrom(99); s.sendto(data,who)";
-        let mut command = net.command(place, OsStr::new("python3"));
-        command.args(["-c", script, &net.address(place).to_string(), &PORT.to_string()]);
-        Running::start(command.stdin(Stdio::null()))
-    }
-
-    #[test]
-    fn lines_are_cut_in_one_direction_or_both_and_leave_nothing() {
-        let net = Net::spaces(2);
-        let names = [net.lines().space(0), net.lines().space(1)];
-        let _there = echo(&net, 0);
-        let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        let to = SocketAddr::from((net.address(0), PORT));
-        let mut count = 0_u32;
-        let mut answers = || {
-            count += 1;
-            let sent = socket.send_to(&count.to_le_bytes(), to);
-            let mut bytes = [0; 4];
-            sent.is_ok() && socket.recv(&mut bytes).is_ok() && bytes == count.to_le_bytes()
-        };
-        let long = Duration::from_secs(20);
-        wait_until(long, "an answer over the bridge", &mut answers);
-        net.lines().link(0, false);
-        assert!(!answers(), "the line is down");
-        net.lines().link(0, true);
-        wait_until(long, "an answer over the mended line", &mut answers);
-        // The test itself has the address .254.
-        net.lines().cut(0, 253);
-        assert!(!answers(), "what it hears it cannot answer");
-        net.lines().mend(0, 253);
-        wait_until(long, "an answer after the cut", &mut answers);
-        drop(net);
-        let left = Command::new("ip").args(["netns", "list"]).output().unwrap();
-        let left = String::from_utf8(left.stdout).unwrap();
-        assert!(!names.iter().any(|name| left.contains(name)), "{left}");
-    }
-
-    #[test]
-    fn two_networks_share_no_address() {
-        let (one, other) = (Net::loopback(), Net::loopback());
-        assert_ne!(one.address(0), other.address(0));
-        std::net::TcpListener::bind((one.address(2), PORT)).unwrap();
     }
 }

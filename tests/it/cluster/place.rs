@@ -3,6 +3,8 @@
 //! Whatever a process says is in a file of the test's directory, and is shown when the test fails. The command line of a cluster is
 //! spelled here and nowhere else in these tests. Not here: what befalls them (`faults`), what programs do (`load`).
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use super::net::Net;
 use super::net::PORT;
 use crate::support;
@@ -21,13 +23,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 /// How long a cluster may take to be whole again after anything, on a slow machine.
-pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 /// The last lines of each log that a failure shows.
 const LINES_SHOWN: usize = 40;
 
 /// Nodes, and what it takes to mount them. Dropped, all of it is ended; declare it before its mounts.
-pub(super) struct Cluster {
-    pub(super) nodes: Vec<Node>,
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
     net: Net,
     cert: PathBuf,
     mounts: usize,
@@ -37,10 +39,10 @@ pub(super) struct Cluster {
 }
 
 /// One node. It may be down.
-pub(super) struct Node {
-    pub(super) store: PathBuf,
+pub(crate) struct Node {
+    pub(crate) store: PathBuf,
     log: PathBuf,
-    pub(super) server: Option<Running>,
+    pub(crate) server: Option<Running>,
 }
 
 /// How a cluster looks.
@@ -52,7 +54,7 @@ struct Seen {
 
 impl Cluster {
     /// Three nodes with stores on the disk under the temporary directory.
-    pub(super) fn three(net: Net) -> Cluster {
+    pub(crate) fn three(net: Net) -> Cluster {
         let scratch = support::scratch();
         let stores = (1..=3).map(|n| scratch.path().join(format!("store{n}"))).collect();
         let mut cluster = Cluster::on(net, stores, scratch.path());
@@ -61,7 +63,7 @@ impl Cluster {
     }
 
     /// A cluster of one node.
-    pub(super) fn one(net: Net) -> Cluster {
+    pub(crate) fn one(net: Net) -> Cluster {
         let scratch = support::scratch();
         let mut cluster = Cluster::on(net, vec![scratch.path().join("store1")], scratch.path());
         cluster._scratch = Some(scratch);
@@ -70,7 +72,7 @@ impl Cluster {
 
     /// Nodes on these stores, with logs and mounts in `dir`. A store that is there already, as the first may be, is taken with all
     /// that it holds.
-    pub(super) fn on(net: Net, stores: Vec<PathBuf>, dir: &Path) -> Cluster {
+    pub(crate) fn on(net: Net, stores: Vec<PathBuf>, dir: &Path) -> Cluster {
         let log = |n: usize| dir.join(format!("node{}.log", n + 1));
         let node = |(n, store)| Node { store, log: log(n), server: None };
         let nodes = stores.into_iter().enumerate().map(node).collect();
@@ -98,20 +100,20 @@ impl Cluster {
     }
 
     /// A token for one more node.
-    pub(super) fn invite(&self) -> String {
+    pub(crate) fn invite(&self) -> String {
         let mut command = self.tsfs(0);
         let output = run(command.args(["cluster", "invite"]).arg(&self.nodes[0].store));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
     /// Starts a node that is not of the cluster yet.
-    pub(super) fn join(&mut self, node: usize, token: &str) {
+    pub(crate) fn join(&mut self, node: usize, token: &str) {
         let address = self.address(node);
         self.spawn(node, &["--join", token, "--listen", &address]);
     }
 
     /// Starts a node that belongs to the cluster.
-    pub(super) fn start(&mut self, node: usize) {
+    pub(crate) fn start(&mut self, node: usize) {
         self.spawn(node, &[]);
     }
 
@@ -126,46 +128,56 @@ impl Cluster {
     }
 
     /// The program, to be run where that node is.
-    pub(super) fn tsfs(&self, node: usize) -> Command {
+    pub(crate) fn tsfs(&self, node: usize) -> Command {
         self.net.command(node, OsStr::new(env!("CARGO_BIN_EXE_tsfs")))
     }
 
-    pub(super) fn net(&self) -> &Net {
+    pub(crate) fn net(&self) -> &Net {
         &self.net
     }
 
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    pub(super) fn cert(&self) -> &Path {
+    pub(crate) fn cert(&self) -> &Path {
         &self.cert
     }
 
-    pub(super) fn address(&self, node: usize) -> String {
+    pub(crate) fn address(&self, node: usize) -> String {
         format!("{}:{PORT}", self.net.address(node))
     }
 
     /// What is mounted: all nodes, and the top of the tree.
-    pub(super) fn source(&self) -> String {
+    pub(crate) fn source(&self) -> String {
         let addresses: Vec<String> = (0..self.nodes.len()).map(|node| self.address(node)).collect();
         format!("{}:/", addresses.join(","))
     }
 
     /// A mount that waits for as long as it takes when the nodes are away.
-    pub(super) fn mount(&mut self) -> Mount {
+    pub(crate) fn mount(&mut self) -> Mount {
         self.mount_with("when-down=wait")
     }
 
     /// A mount with options of its own, at a directory of its own. Namespaces behind those of the nodes are for mounts, one each.
-    pub(super) fn mount_with(&mut self, options: &str) -> Mount {
+    pub(crate) fn mount_with(&mut self, options: &str) -> Mount {
         let place = self.nodes.len() + self.mounts;
         self.mounts += 1;
         let point = Point::new(&self.dir().join(format!("mnt{}", self.mounts)));
         self.mount_at(point, place, options)
     }
 
-    pub(super) fn mount_at(&self, point: Point, place: usize, options: &str) -> Mount {
+    /// A mount at a directory where one was.
+    pub(crate) fn mount_again(&self, dir: &Path) -> Mount {
+        self.mount_at(Point::new(dir), self.nodes.len(), "when-down=wait")
+    }
+
+    /// Of the nodes that are up.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = u32> {
+        self.nodes.iter().filter_map(|node| Some(node.server.as_ref()?.0.id()))
+    }
+
+    pub(crate) fn mount_at(&self, point: Point, place: usize, options: &str) -> Mount {
         let mut command = self.tsfs(place);
         command.args(["mount", "--foreground"]).arg(self.source()).arg(point.dir());
         command.arg("-o").arg(format!("cert={},{options}", self.cert.display()));
@@ -174,7 +186,7 @@ impl Cluster {
     }
 
     /// What `tsfs cluster status` says, as that node sees it.
-    pub(super) fn status(&self, node: usize) -> Option<Value> {
+    pub(crate) fn status(&self, node: usize) -> Option<Value> {
         let mut command = self.tsfs(node);
         command.args(["cluster", "status", "--json"]).arg(&self.nodes[node].store);
         let Output { status, stdout, .. } = command.stderr(Stdio::null()).output().unwrap();
@@ -182,13 +194,13 @@ impl Cluster {
     }
 
     /// Who leads, as that node says.
-    pub(super) fn leader_says(&self, node: usize) -> Option<usize> {
+    pub(crate) fn leader_says(&self, node: usize) -> Option<usize> {
         // Nodes are numbered from one, in the order in which they joined.
         self.status(node)?["leader"].as_u64().map(|number| number as usize - 1)
     }
 
     /// Waits until the cluster knows so many nodes.
-    pub(super) fn count(&self, nodes: usize) {
+    pub(crate) fn count(&self, nodes: usize) {
         support::wait_until(SETTLE_LIMIT, "the nodes to be known", || {
             self.status(0).is_some_and(|status| {
                 status["nodes"].as_array().is_some_and(|known| known.len() == nodes)
@@ -208,7 +220,7 @@ impl Cluster {
     ///
     /// # Panics
     /// After a while; if a node has ended by itself, at once.
-    pub(super) fn settle(&mut self) -> usize {
+    pub(crate) fn settle(&mut self) -> usize {
         let mut leader = None;
         support::wait_until(SETTLE_LIMIT, "the nodes to follow one leader", || {
             self.assert_up();
@@ -220,7 +232,7 @@ impl Cluster {
     }
 
     /// No node has ended that was not told to.
-    pub(super) fn assert_up(&mut self) {
+    pub(crate) fn assert_up(&mut self) {
         for (n, node) in self.nodes.iter_mut().enumerate() {
             if let Some(server) = &mut node.server {
                 let status = server.0.try_wait().unwrap();
@@ -230,7 +242,7 @@ impl Cluster {
     }
 
     /// Everything that a node has logged.
-    pub(super) fn logged(&self, node: usize) -> String {
+    pub(crate) fn logged(&self, node: usize) -> String {
         std::fs::read_to_string(&self.nodes[node].log).unwrap_or_default()
     }
 
@@ -238,7 +250,7 @@ impl Cluster {
     ///
     /// # Panics
     /// If one does not end, or has a fault.
-    pub(super) fn close(mut self) {
+    pub(crate) fn close(mut self) {
         for node in 0..self.nodes.len() {
             self.end(node);
         }
