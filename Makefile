@@ -16,7 +16,7 @@ TSFS := $(CARGO_TARGET_DIR)/release/tsfs
 MNT ?= $(HOME)/tsfs
 STORE ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/tsfs/store
 
-.PHONY: help deps build install check fix test bench demo run posix crash fixture
+.PHONY: help deps build install check fix test bench demo run posix crash chaos fixture
 
 help: ## List these commands
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ posix: deps ## The POSIX suites (pjdfstest, fsx with many seeds) on a mount, wit
 
 crash: deps ## Kill -9, lost writes, and the power cut at every step of small workloads: an hour instead of seconds
 	TSFS_TEST_CRASH_SECONDS=$${SECONDS_EACH:-180} $(CARGO) test --locked --test it -- crash:: power:: --nocapture
+
+chaos: deps ## Three nodes under load, killed, frozen and cut off, for minutes each instead of seconds; prints the stalls
+	TSFS_TEST_CHAOS_SECONDS=$${SECONDS_EACH:-180} $(CARGO) test --locked --test it cluster:: -- --nocapture --test-threads=1
 
 fixture: deps ## A store of the present format for tests/fixtures: once for each format, before its release
 	$(CARGO) test --locked --test it format::make -- --ignored

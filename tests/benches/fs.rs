@@ -10,6 +10,13 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is a table")]
 
 mod bulk;
+#[allow(dead_code, reason = "the tests of a cluster use all of it")]
+#[path = "../it/cluster"]
+mod cluster {
+    pub(crate) mod faults;
+    pub(crate) mod net;
+    pub(crate) mod place;
+}
 mod durable;
 mod footprint;
 mod history;
@@ -18,9 +25,11 @@ mod place;
 #[path = "../it/support.rs"]
 mod support;
 mod table;
+mod three;
 mod tree;
 
 use clap::Parser;
+use place::Place;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -50,9 +59,11 @@ struct Arguments {
     bench: bool,
 }
 
-/// How much one group may do, and where.
+/// How much one group may do, where, and with what.
 pub(crate) struct Plan {
     quick: bool,
+    /// Three nodes and a mount on this machine, not a store in the mount's process.
+    three: bool,
     scratch: tempfile::TempDir,
     deadline: Instant,
 }
@@ -61,6 +72,16 @@ impl Plan {
     /// An empty directory for this group.
     fn dir(&self) -> &Path {
         self.scratch.path()
+    }
+
+    /// What is measured, empty.
+    fn ours(&self) -> Place {
+        if self.three { Place::three(self.dir()) } else { Place::tsfs(self.dir()) }
+    }
+
+    /// The bar that holds here: for one process, or for three nodes.
+    fn bar<T>(&self, embedded: T, three: T) -> T {
+        if self.three { three } else { embedded }
     }
 
     fn count(&self, full: u64, quick: u64) -> u64 {
@@ -82,7 +103,10 @@ struct Group {
     measure: fn(&Plan) -> Vec<Row>,
 }
 
-const GROUPS: [Group; 13] = [
+/// Those that are measured with three nodes are called so.
+const THREE: &str = "cluster-";
+
+const GROUPS: [Group; 24] = [
     Group { name: "unpack", seconds: 60, measure: tree::unpack },
     Group { name: "create", seconds: 30, measure: tree::create },
     Group { name: "warm", seconds: 40, measure: tree::warm },
@@ -96,6 +120,17 @@ const GROUPS: [Group; 13] = [
     Group { name: "spool", seconds: 60, measure: history::spool },
     Group { name: "around", seconds: 100, measure: history::around },
     Group { name: "footprint", seconds: 60, measure: footprint::files },
+    Group { name: "cluster-unpack", seconds: 90, measure: tree::unpack },
+    Group { name: "cluster-create", seconds: 40, measure: tree::create },
+    Group { name: "cluster-warm", seconds: 40, measure: tree::warm },
+    Group { name: "cluster-sync", seconds: 20, measure: durable::sync },
+    Group { name: "cluster-threads", seconds: 30, measure: durable::sync_threads },
+    Group { name: "cluster-sqlite", seconds: 40, measure: durable::sqlite },
+    Group { name: "cluster-sequential", seconds: 90, measure: bulk::sequential },
+    Group { name: "cluster-failover", seconds: 120, measure: three::failover },
+    Group { name: "cluster-recall", seconds: 60, measure: three::recall },
+    Group { name: "cluster-pingpong", seconds: 40, measure: three::ping_pong },
+    Group { name: "cluster-scan", seconds: 120, measure: three::cold_scan },
 ];
 
 fn main() {
@@ -121,8 +156,12 @@ fn main() {
             tempfile::Builder::new().prefix("tsfs-bench-").tempdir_in(&arguments.dir).unwrap();
         let seconds = if arguments.quick { group.seconds / 5 } else { group.seconds };
         let deadline = support::now() + Duration::from_secs(seconds);
-        let rows = (group.measure)(&Plan { quick: arguments.quick, scratch, deadline });
-        for row in rows {
+        let (quick, three) = (arguments.quick, group.name.starts_with(THREE));
+        let rows = (group.measure)(&Plan { quick, three, scratch, deadline });
+        for mut row in rows {
+            if three {
+                row.name = format!("{} [3]", row.name);
+            }
             missed += usize::from(row.passes() == Some(false));
             if arguments.json {
                 println!("{}", row.json());

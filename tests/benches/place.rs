@@ -1,5 +1,7 @@
 //! Where an operation is measured: a directory of the machine's own file system, a mount of `nofuse`, a mount of tsfs.
 
+use crate::cluster::net::Net;
+use crate::cluster::place::Cluster;
 use crate::support;
 use crate::support::Mount;
 use crate::support::Point;
@@ -16,6 +18,8 @@ pub(crate) struct Place {
     dir: PathBuf,
     mount: Option<Mount>,
     store: Option<PathBuf>,
+    /// The nodes that the mount talks to, if the store is not its own.
+    cluster: Option<Cluster>,
     /// Settings of the mount that are not the defaults.
     settings: &'static [&'static str],
 }
@@ -25,7 +29,7 @@ impl Place {
     pub(crate) fn disk(under: &Path) -> Place {
         let dir = under.join("ext4");
         std::fs::create_dir_all(&dir).unwrap();
-        Place { name: "ext4", dir, mount: None, store: None, settings: &[] }
+        Place { name: "ext4", dir, mount: None, store: None, cluster: None, settings: &[] }
     }
 
     /// An in-memory FUSE server that does nothing else: the ceiling.
@@ -35,7 +39,7 @@ impl Place {
         command.arg("--nofuse").arg(&dir);
         let mount = Mount::serve(&mut command, &under.join("nofuse.log"), Point::new(&dir));
         let dir = mount.dir().to_owned();
-        Place { name: "nofuse", dir, mount: Some(mount), store: None, settings: &[] }
+        Place { name: "nofuse", dir, mount: Some(mount), store: None, cluster: None, settings: &[] }
     }
 
     /// A fresh store, mounted.
@@ -57,7 +61,24 @@ impl Place {
         let store = under.join(format!("{name}-store"));
         let mount = serve(&["--create"], settings, &store, &under.join(name));
         let dir = mount.dir().to_owned();
-        Place { name, dir, mount: Some(mount), store: Some(store), settings }
+        Place { name, dir, mount: Some(mount), store: Some(store), cluster: None, settings }
+    }
+
+    /// Three fresh nodes on this machine, mounted.
+    pub(crate) fn three(under: &Path) -> Place {
+        let dir = under.join("cluster");
+        std::fs::create_dir_all(&dir).unwrap();
+        let stores = (1..=3).map(|n| dir.join(format!("store{n}"))).collect();
+        let mut cluster = Cluster::on(Net::loopback(), stores, &dir);
+        let mount = cluster.mount();
+        let dir = mount.dir().to_owned();
+        let (mount, cluster) = (Some(mount), Some(cluster));
+        Place { name: "tsfs", dir, mount, store: None, cluster, settings: &[] }
+    }
+
+    /// Its nodes, for who does something to them.
+    pub(crate) fn cluster(&mut self) -> &mut Cluster {
+        self.cluster.as_mut().expect("it has nodes")
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -75,15 +96,10 @@ impl Place {
         dir
     }
 
-    /// Processor time that its server has used.
+    /// Processor time that its servers have used, those that run.
     pub(crate) fn server_time(&self) -> Duration {
-        let Some(mount) = &self.mount else { return Duration::ZERO };
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", mount.pid())).unwrap();
-        // The name, which may hold anything, ends at the last parenthesis; user and system time are 12th and 13th
-        // behind it, in hundredths of a second.
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        Duration::from_millis(ticks * 10)
+        let nodes = self.cluster.iter().flat_map(Cluster::pids);
+        self.mount.iter().map(Mount::pid).chain(nodes).map(processor_time).sum()
     }
 
     /// Memory of its server's own: resident, neither shared nor backed by a file. In bytes.
@@ -104,9 +120,19 @@ impl Place {
     /// Forgets whatever is in memory: the kernel's caches, and the server's, by mounting again.
     pub(crate) fn cool(&mut self) {
         self.settle();
-        if let (Some(mount), Some(store)) = (self.mount.take(), &self.store) {
-            mount.close();
-            self.mount = Some(serve(&[], self.settings, store, &self.dir));
+        if self.store.is_some() || self.cluster.is_some() {
+            self.mount.take().expect("it is mounted").close();
+            if let Some(cluster) = &mut self.cluster {
+                (0..cluster.nodes.len()).for_each(|node| cluster.end(node));
+                drop_caches();
+                cluster.start_all();
+                cluster.settle();
+            }
+            self.mount = Some(match (&self.store, &self.cluster) {
+                (Some(store), _) => serve(&[], self.settings, store, &self.dir),
+                (None, Some(cluster)) => cluster.mount_again(&self.dir),
+                (None, None) => unreachable!("one of them is there"),
+            });
         }
         drop_caches();
     }
@@ -124,6 +150,16 @@ impl Place {
         let store = self.store.as_ref().expect("only tsfs has a store");
         self.mount = Some(serve(&[], self.settings, store, &self.dir));
     }
+}
+
+/// Processor time of a process.
+fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The name, which may hold anything, ends at the last parenthesis; user and system time are 12th and 13th
+    // behind it, in hundredths of a second.
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
 }
 
 fn serve(how: &[&str], settings: &[&str], store: &Path, dir: &Path) -> Mount {

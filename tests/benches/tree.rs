@@ -41,7 +41,7 @@ fn tar_into(tar: &Path, dir: &Path) {
 /// untar, `cp -r`, `rm -rf`.
 pub(crate) fn unpack(plan: &Plan) -> Vec<Row> {
     let (tar, files) = archive(plan.dir(), plan.count(20_000, 4_000));
-    let places = [Place::disk(plan.dir()), Place::nofuse(plan.dir()), Place::tsfs(plan.dir())];
+    let places = [Place::disk(plan.dir()), Place::nofuse(plan.dir()), plan.ours()];
     let mut untar = Measured::new(places.len());
     let mut copy = Measured::new(places.len());
     let mut remove = Measured::new(places.len());
@@ -68,14 +68,14 @@ pub(crate) fn unpack(plan: &Plan) -> Vec<Row> {
         unit: "files/s",
         ours: measured.rates(2, files),
         base: Some((places[base].name, measured.rates(base, files))),
-        bar: Bar::AtLeast(bar),
+        bar,
         server: Some(measured.server_each(files)),
     };
     vec![
-        row("untar, small files", &untar, 1, files, 0.5),
-        row("untar, small files", &untar, 0, files, 0.8),
-        row("rm -rf", &remove, 0, 2.0 * files, 1.0),
-        row("cp -r", &copy, 0, files, 0.7),
+        row("untar, small files", &untar, 1, files, Bar::AtLeast(plan.bar(0.5, 0.3))),
+        row("untar, small files", &untar, 0, files, plan.bar(Bar::AtLeast(0.8), Bar::None)),
+        row("rm -rf", &remove, 0, 2.0 * files, Bar::AtLeast(plan.bar(1.0, 0.5))),
+        row("cp -r", &copy, 0, files, Bar::AtLeast(plan.bar(0.7, 0.3))),
     ]
 }
 
@@ -92,7 +92,7 @@ fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
 /// `stat` of everything, `du`, `git status`, with everything in the caches.
 pub(crate) fn warm(plan: &Plan) -> Vec<Row> {
     let (tar, _) = archive(plan.dir(), plan.count(20_000, 4_000));
-    let places = [Place::disk(plan.dir()), Place::nofuse(plan.dir()), Place::tsfs(plan.dir())];
+    let places = [Place::disk(plan.dir()), Place::nofuse(plan.dir()), plan.ours()];
     let git = "git -c user.name=b -c user.email=b@b -c gc.auto=0 -c maintenance.auto=false";
     let mut found: Vec<Vec<PathBuf>> = Vec::new();
     for place in &places {
@@ -130,7 +130,7 @@ pub(crate) fn warm(plan: &Plan) -> Vec<Row> {
         ("du -s, warm", "/s", 5.0),
         ("git status, warm", "/s", 5.0),
     ];
-    let bars = [(0, Bar::AtLeast(0.95)), (1, Bar::None)];
+    let bars = [(0, Bar::AtLeast(plan.bar(0.95, 0.9))), (1, Bar::None)];
     let rows = names.iter().zip(&measured).flat_map(|((name, unit, operations), measured)| {
         bars.map(|(base, bar)| Row {
             name: (*name).to_owned(),
@@ -147,7 +147,7 @@ pub(crate) fn warm(plan: &Plan) -> Vec<Row> {
 /// create + write 4 KiB + close, one thread.
 pub(crate) fn create(plan: &Plan) -> Vec<Row> {
     let files = plan.count(20_000, 5_000);
-    let places = [Place::disk(plan.dir()), Place::nofuse(plan.dir()), Place::tsfs(plan.dir())];
+    let places = [Place::disk(plan.dir()), Place::nofuse(plan.dir()), plan.ours()];
     let mut measured = Measured::new(places.len());
     let data = Random::new(2).text(4096);
     for round in plan.rounds(5) {
@@ -173,7 +173,7 @@ pub(crate) fn create(plan: &Plan) -> Vec<Row> {
         server: Some(measured.server_each(files)),
     };
     vec![
-        row("create + write 4 KiB + close", None, Bar::AtLeast(12_000.0)),
+        row("create + write 4 KiB + close", None, Bar::AtLeast(plan.bar(12_000.0, 7_000.0))),
         row("create + write 4 KiB + close", Some(1), Bar::None),
         row("create + write 4 KiB + close", Some(0), Bar::None),
     ]

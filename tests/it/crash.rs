@@ -8,6 +8,7 @@
 //! Not here: reproducing a failure exactly. A seed repeats the writers' changes and the moments by count, not the
 //! kernel's scheduling.
 
+mod account;
 mod tree;
 mod writer;
 
@@ -18,9 +19,10 @@ use crate::support::Mount;
 use crate::support::Point;
 use crate::support::Random;
 use crate::support::Running;
+use account::Account;
+pub(crate) use account::Writer;
 use std::path::Path;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 use tree::Model;
 use tree::Tree;
@@ -29,8 +31,6 @@ use writer::Entry;
 /// How long the writers may take to reach the moment of a kill.
 const ROUND_LIMIT: Duration = Duration::from_secs(120);
 const WRITERS: usize = 2;
-/// Of a state that fits nowhere, how many comparisons a failure shows.
-const DIFFERENCES_SHOWN: usize = 6;
 /// How many earlier instants are read back after a kill.
 const INSTANTS_READ: usize = 6;
 
@@ -70,31 +70,6 @@ impl Disk for Lossy {
     }
 }
 
-/// A writer process and what is known of it.
-struct Writer {
-    process: Running,
-    seed: u64,
-    ledger: PathBuf,
-}
-
-impl Writer {
-    fn start(scratch: &Path, mount: &Mount, index: usize, seed: u64) -> Writer {
-        let ledger = scratch.join(format!("ledger{index}"));
-        std::fs::write(&ledger, []).unwrap();
-        let top = mount.join(format!("w{index}"));
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "crash::writer_process", "--ignored", "--nocapture"]);
-        command.env("TSFS_TEST_TOP", top).env("TSFS_TEST_LEDGER", &ledger);
-        command.env("TSFS_TEST_SEED", seed.to_string());
-        command.stdout(std::process::Stdio::null());
-        Writer { process: Running::start(&mut command), seed, ledger }
-    }
-
-    fn progress(&self) -> u64 {
-        std::fs::metadata(&self.ledger).unwrap().len() / Entry::BYTES as u64
-    }
-}
-
 /// The body of a writer process, which the tests below start: this binary again, with this one test.
 #[test]
 #[ignore = "a process that the crash tests start"]
@@ -103,79 +78,6 @@ fn writer_process() {
     let path = |name| PathBuf::from(std::env::var(name).unwrap());
     let seed = support::setting("TSFS_TEST_SEED").unwrap();
     writer::write(&path("TSFS_TEST_TOP"), &path("TSFS_TEST_LEDGER"), seed, u64::MAX);
-}
-
-/// What one writer's ledger says of one round.
-struct Account {
-    seed: u64,
-    entries: Vec<Entry>,
-}
-
-/// The prefixes of a writer's changes that what is left could be: the shortest and the longest.
-struct Survived {
-    shortest: usize,
-    longest: usize,
-    model: Model,
-}
-
-impl Account {
-    /// How many of its changes had returned before `moment`.
-    fn returned_before(&self, moment: u64) -> usize {
-        self.entries.iter().take_while(|entry| entry.answered < moment).count()
-    }
-
-    /// The moments at which a successful sync was asked for, with the number of the change.
-    fn syncs(&self) -> impl Iterator<Item = u64> {
-        let sync = |(n, entry): (usize, &Entry)| {
-            (entry.errno == 0 && writer::change(self.seed, n as u64).is_sync())
-                .then_some(entry.asked)
-        };
-        self.entries.iter().enumerate().filter_map(sync)
-    }
-
-    /// Replays the changes on `model` until they give what was found, not stopping before `least`.
-    fn survived(&self, mut model: Model, least: usize, found: &Tree) -> Result<Survived, String> {
-        let mut fit: Option<Survived> = None;
-        let mut differences = Vec::new();
-        for n in 0..=self.entries.len() + 1 {
-            let change = writer::change(self.seed, n as u64);
-            if n >= least {
-                let beginnings = change.beginnings(&model).into_iter().map(|beginning| {
-                    let mut model = model.clone();
-                    // One that fails changes nothing.
-                    let _ = beginning.apply(&mut model);
-                    model
-                });
-                let mut states = std::iter::once(model.clone()).chain(beginnings);
-                let how = tree::difference(&model.tree(), found);
-                if let Some(model) =
-                    states.find(|state| tree::difference(&state.tree(), found).is_none())
-                {
-                    let shortest = fit.map_or(n, |fit| fit.shortest);
-                    fit = Some(Survived { shortest, longest: n, model });
-                } else if let Some(how) = how {
-                    differences.push(format!("before change {n} {change:.60?}: {how}"));
-                }
-            }
-            let expected =
-                change.apply(&mut model).map_or_else(|errno| errno.raw_os_error(), |()| 0);
-            if let Some(entry) = self.entries.get(n)
-                && entry.errno != expected
-            {
-                return Err(format!(
-                    "change {n} {change:.40?} was answered {}, not {expected}",
-                    entry.errno
-                ));
-            }
-        }
-        fit.ok_or_else(|| {
-            let done = self.entries.len();
-            differences.truncate(DIFFERENCES_SHOWN);
-            format!(
-                "what is left is no prefix of at least {least} of {done} changes: {differences:#?}"
-            )
-        })
-    }
 }
 
 /// Everything that is known of the store under test.
@@ -243,9 +145,7 @@ impl World<'_> {
             writers.iter_mut().all(|writer| writer.process.0.try_wait().unwrap().is_some())
         });
         self.kills += 1;
-        let account =
-            |writer: &Writer| Account { seed: writer.seed, entries: Entry::read(&writer.ledger) };
-        Ok((point, writers.iter().map(account).collect()))
+        Ok((point, writers.iter().map(Writer::account).collect()))
     }
 
     /// Compares a mount after a kill with what is known, and takes what it holds as the new truth.

@@ -13,10 +13,10 @@ use std::path::PathBuf;
 const RESERVE: &str = "store.reserve=32MiB";
 
 /// An ext4 of so many MiB in a file, mounted while it lives.
-struct Image(PathBuf);
+pub(crate) struct Image(PathBuf);
 
 impl Image {
-    fn new(scratch: &Path, mib: u64) -> Image {
+    pub(crate) fn new(scratch: &Path, mib: u64) -> Image {
         sh(
             scratch,
             &format!(
@@ -27,7 +27,11 @@ impl Image {
         Image(scratch.canonicalize().unwrap().join("disk"))
     }
 
-    fn free(&self) -> u64 {
+    pub(crate) fn dir(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn free(&self) -> u64 {
         let space = rustix::fs::statvfs(&self.0).unwrap();
         space.f_bavail * space.f_frsize
     }

@@ -10,6 +10,8 @@ mod among;
 mod cli;
 /// The client against a model, over a server in memory.
 mod client;
+/// Nodes, mounts and faults.
+mod cluster;
 /// The server killed under real writers.
 mod crash;
 /// A file system that loses what was not synced, for the tests that cut the power.

@@ -148,6 +148,10 @@ impl Point {
         std::fs::create_dir_all(dir).unwrap();
         Point(dir.canonicalize().unwrap())
     }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.0
+    }
 }
 
 impl Drop for Point {

@@ -1,0 +1,42 @@
+//! Three nodes and two mounts as real processes, what befalls them, and judges of what programs saw meanwhile.
+//!
+//! `place` has the processes, `net` their addresses and lines, `faults` what befalls them; `load` works on the mounts and writes
+//! down what it saw (`history`), which `judge` and `ledgers` judge; the tests are in the other files. `make chaos` does the same for
+//! longer. Not here: the cluster on simulated time.
+
+/// Two mounts, and nothing wrong.
+mod alike;
+/// Most of the nodes gone.
+mod away;
+/// Mounts that die, and power cuts.
+mod crashes;
+/// Lines that are cut.
+mod cut;
+/// Disks that are full.
+mod disks;
+/// Nodes that die and come back.
+mod failover;
+/// What befalls processes.
+mod faults;
+/// A store of one process becomes three.
+mod grow;
+/// What happened, and when.
+mod history;
+/// Whether a history is that of one tree.
+mod judge;
+/// Judgements that need no search.
+mod ledgers;
+/// Lines do as they are told.
+mod lines;
+/// Programs at work on several mounts.
+mod load;
+/// Addresses and lines.
+mod net;
+/// Registers and names.
+mod objects;
+/// Nodes and mounts.
+mod place;
+/// Who may not enter.
+mod refused;
+/// What one of those programs does.
+mod worker;

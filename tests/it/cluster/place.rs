@@ -1,0 +1,288 @@
+//! A cluster of real processes: nodes on stores of their own, mounts that reach them, and waiting until all is well.
+//!
+//! Whatever a process says is in a file of the test's directory, and is shown when the test fails. The command line of a cluster is
+//! spelled here and nowhere else in these tests. Not here: what befalls them (`faults`), what programs do (`load`).
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use super::net::Net;
+use super::net::PORT;
+use crate::support;
+use crate::support::Mount;
+use crate::support::Point;
+use crate::support::Running;
+use crate::support::run;
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Output;
+use std::process::Stdio;
+use std::time::Duration;
+
+/// How long a cluster may take to be whole again after anything, on a slow machine.
+pub(crate) const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+/// The last lines of each log that a failure shows.
+const LINES_SHOWN: usize = 40;
+
+/// Nodes, and what it takes to mount them. Dropped, all of it is ended; declare it before its mounts.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
+    net: Net,
+    cert: PathBuf,
+    mounts: usize,
+    dir: PathBuf,
+    /// Removed at the end, where it is this cluster's own.
+    _scratch: Option<tempfile::TempDir>,
+}
+
+/// One node. It may be down.
+pub(crate) struct Node {
+    pub(crate) store: PathBuf,
+    log: PathBuf,
+    pub(crate) server: Option<Running>,
+}
+
+/// How a cluster looks.
+struct Seen {
+    leader: Option<usize>,
+    /// Every node that is up follows that leader and has all that is committed.
+    settled: bool,
+}
+
+impl Cluster {
+    /// Three nodes with stores on the disk under the temporary directory.
+    pub(crate) fn three(net: Net) -> Cluster {
+        let scratch = support::scratch();
+        let stores = (1..=3).map(|n| scratch.path().join(format!("store{n}"))).collect();
+        let mut cluster = Cluster::on(net, stores, scratch.path());
+        cluster._scratch = Some(scratch);
+        cluster
+    }
+
+    /// A cluster of one node.
+    pub(crate) fn one(net: Net) -> Cluster {
+        let scratch = support::scratch();
+        let mut cluster = Cluster::on(net, vec![scratch.path().join("store1")], scratch.path());
+        cluster._scratch = Some(scratch);
+        cluster
+    }
+
+    /// Nodes on these stores, with logs and mounts in `dir`. A store that is there already, as the first may be, is taken with all
+    /// that it holds.
+    pub(crate) fn on(net: Net, stores: Vec<PathBuf>, dir: &Path) -> Cluster {
+        let log = |n: usize| dir.join(format!("node{}.log", n + 1));
+        let node = |(n, store)| Node { store, log: log(n), server: None };
+        let nodes = stores.into_iter().enumerate().map(node).collect();
+        let (cert, dir) = (dir.join("client.pem"), dir.to_owned());
+        let mut cluster = Cluster { nodes, net, cert, mounts: 0, dir, _scratch: None };
+        cluster.begin();
+        for node in 1..cluster.nodes.len() {
+            let token = cluster.invite();
+            cluster.join(node, &token);
+            cluster.settle();
+        }
+        cluster
+    }
+
+    /// The first node, and a certificate for mounts.
+    fn begin(&mut self) {
+        let mut command = self.tsfs(0);
+        command.args(["cluster", "init"]).arg(&self.nodes[0].store);
+        run(command.arg("--listen").arg(self.address(0)));
+        self.start(0);
+        self.settle();
+        let mut command = self.tsfs(0);
+        command.args(["cluster", "client", "tests"]).arg(&self.nodes[0].store);
+        run(command.arg("--out").arg(&self.cert));
+    }
+
+    /// A token for one more node.
+    pub(crate) fn invite(&self) -> String {
+        let mut command = self.tsfs(0);
+        let output = run(command.args(["cluster", "invite"]).arg(&self.nodes[0].store));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Starts a node that is not of the cluster yet.
+    pub(crate) fn join(&mut self, node: usize, token: &str) {
+        let address = self.address(node);
+        self.spawn(node, &["--join", token, "--listen", &address]);
+    }
+
+    /// Starts a node that belongs to the cluster.
+    pub(crate) fn start(&mut self, node: usize) {
+        self.spawn(node, &[]);
+    }
+
+    fn spawn(&mut self, node: usize, arguments: &[&str]) {
+        let mut command = self.tsfs(node);
+        command.arg("node").arg(&self.nodes[node].store).args(arguments);
+        let Node { log, server, .. } = &mut self.nodes[node];
+        assert!(server.is_none(), "node {node} is up");
+        let file = OpenOptions::new().create(true).append(true).open(log).unwrap();
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        *server = Some(Running::start(&mut command));
+    }
+
+    /// The program, to be run where that node is.
+    pub(crate) fn tsfs(&self, node: usize) -> Command {
+        self.net.command(node, OsStr::new(env!("CARGO_BIN_EXE_tsfs")))
+    }
+
+    pub(crate) fn net(&self) -> &Net {
+        &self.net
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn cert(&self) -> &Path {
+        &self.cert
+    }
+
+    pub(crate) fn address(&self, node: usize) -> String {
+        format!("{}:{PORT}", self.net.address(node))
+    }
+
+    /// What is mounted: all nodes, and the top of the tree.
+    pub(crate) fn source(&self) -> String {
+        let addresses: Vec<String> = (0..self.nodes.len()).map(|node| self.address(node)).collect();
+        format!("{}:/", addresses.join(","))
+    }
+
+    /// A mount that waits for as long as it takes when the nodes are away.
+    pub(crate) fn mount(&mut self) -> Mount {
+        self.mount_with("when-down=wait")
+    }
+
+    /// A mount with options of its own, at a directory of its own. Namespaces behind those of the nodes are for mounts, one each.
+    pub(crate) fn mount_with(&mut self, options: &str) -> Mount {
+        let place = self.nodes.len() + self.mounts;
+        self.mounts += 1;
+        let point = Point::new(&self.dir().join(format!("mnt{}", self.mounts)));
+        self.mount_at(point, place, options)
+    }
+
+    /// A mount at a directory where one was.
+    pub(crate) fn mount_again(&self, dir: &Path) -> Mount {
+        self.mount_at(Point::new(dir), self.nodes.len(), "when-down=wait")
+    }
+
+    /// Of the nodes that are up.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = u32> {
+        self.nodes.iter().filter_map(|node| Some(node.server.as_ref()?.0.id()))
+    }
+
+    pub(crate) fn mount_at(&self, point: Point, place: usize, options: &str) -> Mount {
+        let mut command = self.tsfs(place);
+        command.args(["mount", "--foreground"]).arg(self.source()).arg(point.dir());
+        command.arg("-o").arg(format!("cert={},{options}", self.cert.display()));
+        let log = point.dir().with_extension("log");
+        Mount::serve(&mut command, &log, point)
+    }
+
+    /// What `tsfs cluster status` says, as that node sees it.
+    pub(crate) fn status(&self, node: usize) -> Option<Value> {
+        let mut command = self.tsfs(node);
+        command.args(["cluster", "status", "--json"]).arg(&self.nodes[node].store);
+        let Output { status, stdout, .. } = command.stderr(Stdio::null()).output().unwrap();
+        if status.success() { serde_json::from_slice(&stdout).ok() } else { None }
+    }
+
+    /// Who leads, as that node says.
+    pub(crate) fn leader_says(&self, node: usize) -> Option<usize> {
+        // Nodes are numbered from one, in the order in which they joined.
+        self.status(node)?["leader"].as_u64().map(|number| number as usize - 1)
+    }
+
+    /// Waits until the cluster knows so many nodes.
+    pub(crate) fn count(&self, nodes: usize) {
+        support::wait_until(SETTLE_LIMIT, "the nodes to be known", || {
+            self.status(0).is_some_and(|status| {
+                status["nodes"].as_array().is_some_and(|known| known.len() == nodes)
+            })
+        });
+    }
+
+    /// The nodes that are up, as they are now.
+    fn look(&self) -> Seen {
+        let up = (0..self.nodes.len()).filter(|n| self.nodes[*n].server.is_some());
+        let leaders: Vec<Option<usize>> = up.map(|node| self.leader_says(node)).collect();
+        let leader = leaders.first().copied().flatten();
+        Seen { leader, settled: leader.is_some() && leaders.iter().all(|said| *said == leader) }
+    }
+
+    /// Waits until all that are up follow one leader, and returns it.
+    ///
+    /// # Panics
+    /// After a while; if a node has ended by itself, at once.
+    pub(crate) fn settle(&mut self) -> usize {
+        let mut leader = None;
+        support::wait_until(SETTLE_LIMIT, "the nodes to follow one leader", || {
+            self.assert_up();
+            let seen = self.look();
+            leader = seen.leader;
+            seen.settled
+        });
+        leader.expect("it is settled")
+    }
+
+    /// No node has ended that was not told to.
+    pub(crate) fn assert_up(&mut self) {
+        for (n, node) in self.nodes.iter_mut().enumerate() {
+            if let Some(server) = &mut node.server {
+                let status = server.0.try_wait().unwrap();
+                assert_eq!(status, None, "node {n} ended by itself");
+            }
+        }
+    }
+
+    /// Everything that a node has logged.
+    pub(crate) fn logged(&self, node: usize) -> String {
+        std::fs::read_to_string(&self.nodes[node].log).unwrap_or_default()
+    }
+
+    /// Ends all nodes as an operator would, and looks for faults in their stores.
+    ///
+    /// # Panics
+    /// If one does not end, or has a fault.
+    pub(crate) fn close(mut self) {
+        for node in 0..self.nodes.len() {
+            self.end(node);
+        }
+        for node in &self.nodes {
+            run(support::tsfs().arg("fsck").arg(&node.store));
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            node.server.take();
+        }
+        if std::thread::panicking() {
+            show_logs(&self.dir);
+        }
+    }
+}
+
+/// Prints the ends of all logs of a directory.
+fn show_logs(dir: &Path) {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut logs: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    logs.retain(|path| path.extension() == Some(OsStr::new("log")));
+    logs.sort();
+    for path in logs {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        println!("--- {}, {} lines", path.display(), lines.len());
+        for line in &lines[lines.len().saturating_sub(LINES_SHOWN)..] {
+            println!("{line}");
+        }
+    }
+}
