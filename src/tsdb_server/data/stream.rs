@@ -11,6 +11,7 @@
 use crate::store::disk::Access;
 use crate::store::disk::Disk;
 use crate::store::disk::File;
+use crate::tsdb_server::data::adopt;
 use crate::types::FsError;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -106,7 +107,7 @@ impl Plan {
             _ => return Err(damaged("is of another version")),
         };
         let fits = |name: &str| {
-            let own = [PLAN, PLAN_BEGUN, COMPLETE, super::adopt::ADOPTED].contains(&name);
+            let own = [PLAN, PLAN_BEGUN, COMPLETE, adopt::ADOPTED].contains(&name);
             let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0']);
             plain && name.len() <= 255 && !own
         };
@@ -164,10 +165,7 @@ impl Receiver {
         disk.make_dir(dir)?;
         let encoded = plan.encode();
         if !is_there(&*disk, dir, &encoded)? {
-            for name in disk.list(dir)? {
-                disk.remove(&dir.join(name))?;
-            }
-            disk.sync_dir(dir)?;
+            clear(&*disk, dir)?;
             let begun = dir.join(PLAN_BEGUN);
             let file = disk.create(&begun)?;
             file.write_at(0, &[IoSlice::new(&encoded)])?;
@@ -299,6 +297,20 @@ impl Receiver {
         self.disk.rename(&self.dir.join(PLAN), &self.dir.join(COMPLETE))?;
         self.disk.sync_dir(&self.dir)
     }
+}
+
+/// Empties the directory. First goes what says that something is there: it must not outlive that.
+fn clear(disk: &dyn Disk, dir: &Path) -> Result<(), FsError> {
+    for mark in [COMPLETE, adopt::ADOPTED] {
+        if disk.exists(&dir.join(mark))? {
+            disk.remove(&dir.join(mark))?;
+        }
+    }
+    disk.sync_dir(dir)?;
+    for name in disk.list(dir)? {
+        disk.remove(&dir.join(name))?;
+    }
+    disk.sync_dir(dir)
 }
 
 /// Whether the directory has files of this plan.

@@ -10,6 +10,7 @@ use crate::meta::op::Batch;
 use crate::meta::op::Op;
 use crate::meta::op::Outcome;
 use crate::meta::record::Horizon;
+use crate::meta::record::Next;
 use crate::meta::record::Record;
 use crate::meta::record::Store;
 use crate::series;
@@ -275,10 +276,15 @@ impl Applier {
         self.write(changes)
     }
 
-    /// Drops blocks that no op named, of sessions that ended before the store was opened.
+    /// Drops blocks that no op named, of sessions that ended before the store was opened. A session whose beginning is not
+    /// applied here has not ended: a node that lags has its blocks before it knows of it, and its client relies on them.
     pub(super) fn sweep(&self) -> Result<(), FsError> {
         let mut changes = Changes::default();
-        for session in self.blocks.pending_sessions() {
+        let key = StateKey::Next.encode();
+        let next = self.table.get(Family::State, &key)?.map(|row| Next::from_row(&key, &row));
+        let begun = next.transpose()?.map_or(SessionId(0), |next| next.session);
+        let pending = self.blocks.pending_sessions();
+        for session in pending.into_iter().filter(|session| *session < begun) {
             let key = StateKey::Session { session }.encode();
             if self.table.get(Family::State, &key)?.is_none() {
                 self.blocks.sweep_session(session, &mut changes)?;

@@ -39,6 +39,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 mod limited;
+mod sweep;
 
 use limited::Limited;
 

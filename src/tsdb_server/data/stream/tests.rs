@@ -164,6 +164,24 @@ fn another_plan_begins_anew() {
 }
 
 #[test]
+fn what_says_that_all_is_there_does_not_outlive_it() {
+    let mut newer = Other::new();
+    newer.plan.files.pop();
+    for operations in 0..12 {
+        let (other, disk) = (Other::new(), SimulatedDisk::new(64 << 20));
+        receive(&disk, &other).unwrap();
+        disk.power_off_after(operations);
+        let begun = open(&disk, &newer).is_ok();
+        disk.crash(operations);
+        if disk.exists(&Path::new(DIR).join(COMPLETE)).unwrap() {
+            assert!(!begun);
+            check_complete(&disk);
+        }
+        receive(&disk, &newer).unwrap();
+    }
+}
+
+#[test]
 fn a_plan_comes_back_and_leads_nowhere_else() {
     let plan = Other::new().plan;
     assert_eq!(plan.files.len(), 5);
