@@ -45,7 +45,8 @@ impl Pair {
 /// What it takes to connect, for both.
 pub struct Line {
     pub address: String,
-    pub hello: Bytes,
+    /// What is said first, as it is when a connection is begun.
+    pub hello: Box<dyn Fn() -> Bytes + Send + Sync>,
     pub security: DialSecurity,
     /// What serves each of the two.
     pub service: Box<dyn Fn() -> Arc<dyn Service> + Send + Sync>,
@@ -158,7 +159,7 @@ impl Shared {
         let dial = |purpose| Dial {
             address: line.address.clone(),
             purpose,
-            hello: line.hello.clone(),
+            hello: (line.hello)(),
             security: line.security.clone(),
             service: (line.service)(),
         };

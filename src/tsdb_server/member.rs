@@ -3,6 +3,10 @@
 //! The order of taking apart is the order of dropping: first nobody comes in any more, then nothing is done for those who
 //! waited, then the store closes. Not here: which nodes there are (the caller reads it from the store and says so).
 
+pub(in crate::tsdb_server) mod greeting;
+mod hands;
+mod roster;
+
 use crate::env;
 use crate::env::Clock;
 use crate::net::Bounds;
@@ -10,19 +14,35 @@ use crate::net::Credentials;
 use crate::net::Listen;
 use crate::net::ListenSecurity;
 use crate::net::Listener;
+use crate::net::Material;
 use crate::net::Net;
 use crate::net::Networks;
 use crate::store::disk::Disk;
+use crate::tsdb_server::catch_up;
+use crate::tsdb_server::cluster;
+use crate::tsdb_server::cluster::Cluster;
+use crate::tsdb_server::cluster::clients::ByRows;
+use crate::tsdb_server::cluster::disk::Identity;
+use crate::tsdb_server::cluster::promote::Promoter;
+use crate::tsdb_server::cluster::renew::Renewer;
+use crate::tsdb_server::cluster::rows;
+use crate::tsdb_server::cluster::socket::Asked;
+use crate::tsdb_server::cluster::socket::Entrance;
+use crate::tsdb_server::cluster::socket::Local;
+use crate::tsdb_server::cluster::work::Pause;
 use crate::tsdb_server::door::Door;
 use crate::tsdb_server::door::Porter;
 use crate::tsdb_server::lock_node::LockNode;
+use crate::tsdb_server::member::greeting::Greeting;
+use crate::tsdb_server::member::hands::Hands;
+use crate::tsdb_server::member::roster::Roster;
 use crate::tsdb_server::node::Among;
 use crate::tsdb_server::node::Node;
 use crate::tsdb_server::open;
 use crate::tsdb_server::peers::Peers;
+use crate::tsdb_server::task::Tasks;
 use crate::types::FsError;
 use crate::types::NodeId;
-use crate::wire::message::Hello;
 use crate::wire::message::NodeAt;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
@@ -37,25 +57,37 @@ const CONNECTIONS_MAX: usize = 4096;
 const HAND_OVER: Duration = Duration::from_secs(2);
 
 /// How a node takes part.
+#[derive(Clone)]
 pub struct Options {
     pub dir: PathBuf,
-    pub node: NodeId,
     /// Address and port, as `0.0.0.0:7000`.
     pub listen: String,
     pub networks: Networks,
-    pub credentials: Arc<Credentials>,
-    /// The nodes that are known at the start, this one included.
+    /// The nodes that are known at the start, this one included, where the store's rows do not say it yet.
     pub nodes: Vec<NodeAt>,
     pub store: open::Options,
 }
 
+/// Why a node is to be stopped by whoever runs it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// The log does not reach back to what it has: it is to take over this node's table ([`Member::catch_up`]) and start again.
+    Behind(NodeId),
+}
+
 /// A running node. Dropping it stops it; [`Member::stop`] hands over before.
 pub struct Member {
+    // In this order: nobody comes in any more, then nothing is begun, then what waits ends.
+    local: Option<Local>,
     listener: Option<Listener>,
+    tasks: Mutex<Tasks>,
+    pause: Arc<Pause>,
     locks: Arc<LockNode>,
     peers: Arc<Peers>,
     node: Arc<Node>,
+    credentials: Arc<Credentials>,
     leads: Arc<Leads>,
+    ended: Arc<Mutex<Option<Ended>>>,
 }
 
 /// Whether this node leads, for who waits until it does not.
@@ -78,56 +110,119 @@ impl Leads {
 }
 
 impl Member {
-    /// Opens the store and lets others in.
+    /// Opens the store and lets others in. `on_end` is called, perhaps more than once, where [`Member::ended`] has something
+    /// to say.
     ///
     /// # Errors
-    /// As for [`Node::open`]; `Io` where the address cannot be used.
+    /// `Refused` where the store is no node's; as for [`Node::open_among`]; `Io` where the address cannot be used.
     pub fn start(
         options: Options,
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
+        on_end: impl Fn() + Send + Sync + 'static,
     ) -> Result<Member, FsError> {
-        let Options { dir, node: id, listen, networks, credentials, nodes, store } = options;
-        let net = Net::start(clock.clone(), Bounds::default())?;
-        let hello = Hello {
-            store: credentials.current().store().0,
-            node: Some(id),
-            boot: u64::from_le_bytes(env::random()),
-            features: crate::meta::apply::FEATURES,
+        let Options { dir, listen, networks, nodes, store } = options;
+        catch_up::take_over(&disk, &dir, &store.table)?;
+        let identity = Identity::read(&*disk, &dir)?.and_then(|known| Some((known.node?, known)));
+        let Some((here, identity)) = identity else {
+            return Err(FsError::Refused(format!(
+                "{} is no node of a cluster: 'tsfs cluster init' makes it the first, 'tsfs node --join' one more",
+                dir.display()
+            )));
         };
-        let peers = Peers::new(net.clone(), credentials.clone(), hello.clone());
-        let node = Node::open_among(
-            &dir,
-            disk,
-            clock.clone(),
-            &store,
-            Among { node: id, peers: peers.clone() },
-        )?;
+        let identity = identity.start(&*disk, &dir)?;
+        let credentials = Credentials::load(clock.clone(), &dir.join(cluster::disk::CERTIFICATE))?;
+        let net = Net::start(clock.clone(), Bounds::default())?;
+        let (id, boot) = (credentials.current().store(), u64::from_le_bytes(env::random()));
+        let claim = Greeting::new(here, identity, boot, id);
+        let peers = Peers::new(net.clone(), credentials.clone(), here, claim.clone());
+        let among = Among { node: here, peers: peers.clone() };
+        let node = Node::open_among(&dir, disk, clock.clone(), &store, among)?;
+        claim.of(&node);
+        let nodes = match rows::addresses(&*node)? {
+            none if none.is_empty() => nodes,
+            known => known,
+        };
         node.set_nodes(nodes.clone());
         let leads = Arc::new(Leads::default());
         let told = leads.clone();
         node.on_leader_change(move |leadership| told.set(leadership.here));
         leads.set(node.leadership().here);
-        let locks = LockNode::start(&node, clock)?;
-        let broken = Arc::downgrade(&node);
-        peers.on_broken(move |other| {
-            if let Some(node) = broken.upgrade() {
-                node.unreachable(other);
-            }
+        let locks = LockNode::start(&node, clock.clone())?;
+        let hands = Arc::new(Hands { here, node: node.clone(), peers: peers.clone() });
+        let pause = Arc::new(Pause::default());
+        let cluster = Arc::new(Cluster {
+            here,
+            server: node.clone(),
+            members: hands.clone(),
+            copies: hands.clone(),
+            clients: Arc::new(ByRows(node.clone())),
+            others: hands,
+            clock: clock.clone(),
+            pause: pause.clone(),
         });
+        let asked = Asked::new(cluster.clone());
+        let door = Door::new(node.clone(), locks.clone(), asked.clone(), claim);
+        let ended = Arc::new(Mutex::new(None));
+        watch(&door, &peers, &node, &ended, on_end);
         peers.meet(&nodes)?;
-        let door = Door::new(node.clone(), locks.clone(), hello);
+        let mut tasks = Tasks::new(clock);
+        let (weak_node, weak_peers) = (Arc::downgrade(&node), Arc::downgrade(&peers));
+        tasks.start(Roster { node: weak_node, peers: weak_peers, known: nodes })?;
+        let weak = Arc::downgrade(&cluster);
+        tasks.start(Promoter(weak.clone()))?;
+        tasks.start(Renewer { cluster: weak, credentials: credentials.clone(), dir: dir.clone() })?;
+        let local = Local::bind(&net, &dir, asked.clone(), id)?;
         let listener = Listener::bind(
             &net,
             Listen {
                 address: listen,
-                security: ListenSecurity::Tls { credentials, strangers: true },
+                security: ListenSecurity::Tls { credentials: credentials.clone(), strangers: true },
                 networks,
                 connections_max: CONNECTIONS_MAX,
-                handler: Arc::new(Porter(door)),
+                handler: Arc::new(Entrance { asked, door: Arc::new(Porter(door)) }),
             },
         )?;
-        Ok(Member { listener: Some(listener), locks, peers, node, leads })
+        Ok(Member {
+            local: Some(local),
+            listener: Some(listener),
+            tasks: Mutex::new(tasks),
+            pause,
+            locks,
+            peers,
+            node,
+            credentials,
+            leads,
+            ended,
+        })
+    }
+
+    /// Why this node is to be stopped, if it is.
+    pub fn ended(&self) -> Option<Ended> {
+        *self.ended.lock()
+    }
+
+    /// Reads the certificate anew. New connections use it.
+    ///
+    /// # Errors
+    /// `Io`, and what is wrong with it: the one before stays in use.
+    pub fn reload(&self) -> Result<(), FsError> {
+        self.credentials.replace(Material::load(&self.node.dir().join(cluster::disk::CERTIFICATE))?);
+        Ok(())
+    }
+
+    /// Stops this node and receives the table of another; then it is to be started again.
+    ///
+    /// # Errors
+    /// As for [`catch_up::receive`]; where it is cut off, another call goes on.
+    pub fn catch_up(mut self, disk: &Arc<dyn Disk>, from: NodeId) -> Result<(), FsError> {
+        let dir = self.node.dir().to_path_buf();
+        let pair = self.peers.pair(from);
+        self.close()?;
+        let pair =
+            pair.ok_or_else(|| FsError::Unreachable(format!("node {} is not reached", from.0)))?;
+        drop(self.listener.take());
+        catch_up::receive(disk, &dir, &pair.bulk)
     }
 
     /// Where it listens.
@@ -147,22 +242,20 @@ impl Member {
         &self.peers
     }
 
-    /// The nodes are these from now on.
-    ///
-    /// # Errors
-    /// `Io` where there can be no more threads.
-    pub fn meet(&self, nodes: &[NodeAt]) -> Result<(), FsError> {
-        self.node.set_nodes(nodes.to_vec());
-        self.peers.meet(nodes)
-    }
-
     /// Stops in order: another node leads first, where there is one that can.
     ///
     /// # Errors
     /// What the store says at closing; it is closed all the same.
     pub fn stop(mut self) -> Result<(), FsError> {
         self.hand_over();
+        self.close()
+    }
+
+    fn close(&mut self) -> Result<(), FsError> {
+        self.pause.close();
+        drop(self.local.take());
         drop(self.listener.take());
+        self.tasks.lock().stop();
         self.locks.stop();
         self.node.close()
     }
@@ -180,4 +273,33 @@ impl Member {
         }
         self.leads.wait_for_end(HAND_OVER);
     }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "the node was not stopped cleanly");
+        }
+    }
+}
+
+/// What the parts tell each other.
+fn watch(
+    door: &Door,
+    peers: &Arc<Peers>,
+    node: &Arc<Node>,
+    ended: &Arc<Mutex<Option<Ended>>>,
+    on_end: impl Fn() + Send + Sync + 'static,
+) {
+    let broken = Arc::downgrade(node);
+    peers.on_broken(move |other| {
+        if let Some(node) = broken.upgrade() {
+            node.unreachable(other);
+        }
+    });
+    let ended = ended.clone();
+    door.on_behind(move |by| {
+        *ended.lock() = Some(Ended::Behind(by));
+        on_end();
+    });
 }

@@ -4,6 +4,7 @@ pub mod data;
 pub mod door;
 pub mod lock_node;
 pub mod member;
+pub mod catch_up;
 pub mod cluster;
 pub mod node;
 pub mod offline;

@@ -39,6 +39,7 @@ use crate::store::space::Reserve;
 use crate::store::table::RocksTable;
 use crate::telemetry::counter;
 use crate::tsdb_server::data::Data;
+use crate::tsdb_server::data::lend::Lender;
 use crate::tsdb_server::data::repair;
 use crate::tsdb_server::open;
 use crate::tsdb_server::open::Options;
@@ -87,6 +88,9 @@ const TEND_EVERY: Duration = Duration::from_secs(1);
 /// How often the data role looks for segments that are mostly dead.
 const RECLAIM_EVERY: Duration = Duration::from_secs(10);
 
+/// A table that nobody reads any more is lent no longer.
+const LENT_FOR: Duration = Duration::from_secs(120);
+
 /// How a fresh store is made.
 #[derive(Clone, Debug)]
 pub struct Fresh {
@@ -133,6 +137,8 @@ pub struct Node {
     data: Option<Data>,
     /// How far fetching what is missing here is.
     repair: OnceLock<Arc<repair::Watch>>,
+    /// Checkpoints for nodes that the log cannot bring up to date.
+    lender: Option<Arc<Lender>>,
     /// Who the nodes are.
     nodes: RwLock<Vec<NodeAt>>,
     /// What opening found damaged.
@@ -198,6 +204,10 @@ impl Node {
             among.as_ref().map_or_else(replica::Options::default, Among::options),
         )?;
         replica.sweep()?;
+        let lender = match among {
+            Some(_) => Some(lender(&replica, &parts.disk, dir, &clock)?),
+            None => None,
+        };
         let (parts_table, shared_blocks) = (parts.table.clone(), blocks.clone());
         let node = Arc::new(Node {
             dir: parts.dir,
@@ -212,6 +222,7 @@ impl Node {
             room,
             data: among.as_ref().map(|among| Data::new(parts_table, shared_blocks, among.peers.clone())),
             repair: OnceLock::new(),
+            lender,
             nodes: RwLock::default(),
             faults: parts.faults,
             _holder: parts.holder,
@@ -249,7 +260,12 @@ impl Node {
     }
 
     fn check_features(&self, alone: bool) -> Result<(), FsError> {
-        let store: Store = self.must(&StateKey::Store)?;
+        let store: Store = match self.record(&StateKey::Store)? {
+            // It has just joined: everything comes over the log.
+            None if !alone => return Ok(()),
+            Some(store) => store,
+            None => self.must(&StateKey::Store)?,
+        };
         if store.features > FEATURES {
             return Err(FsError::NotSupported(
                 "a newer tsfs has used this store; use that version or a later one",
@@ -553,6 +569,22 @@ impl Server for Node {
             }
         }
     }
+}
+
+/// What lends tables to other nodes, and keeps the log that those need behind them.
+fn lender(
+    replica: &Replica,
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<Lender>, FsError> {
+    let lender = Arc::new(Lender::open(disk.clone(), dir, clock.clone(), LENT_FOR)?);
+    let kept = lender.clone();
+    replica.keep_log_behind(move || {
+        kept.tend();
+        kept.needs_log_behind()
+    });
+    Ok(lender)
 }
 
 /// Keeps the reserve what it should be.

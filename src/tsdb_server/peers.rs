@@ -14,13 +14,13 @@ use crate::net::Reply;
 use crate::net::Service;
 use crate::tsdb_log::entry::Message;
 use crate::tsdb_server::data;
+use crate::tsdb_server::member::greeting::Greeting;
 use crate::tsdb_server::replica::Outbound;
 use crate::types::BlockId;
 use crate::types::FsError;
 use crate::types::NodeId;
 use crate::types::frame;
 use crate::wire::message;
-use crate::wire::message::Hello;
 use crate::wire::message::NodeAt;
 use crate::wire::message::Request;
 use crate::wire::message::Response;
@@ -36,36 +36,34 @@ use std::time::Duration;
 /// How long another node is waited for that is asked for a block.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Told when the log cannot bring a node up to date, from under the log's locks: it must not wait.
-type OnBehind = Box<dyn Fn(NodeId) + Send + Sync>;
-/// Told that what was sent to a node may be lost, likewise.
+/// Told that what was sent to a node may be lost, from any thread: it must not wait.
 type OnBroken = Box<dyn Fn(NodeId) + Send + Sync>;
 
 pub struct Peers {
     net: Arc<Net>,
     credentials: Arc<Credentials>,
-    hello: Hello,
+    here: NodeId,
+    greeting: Arc<Greeting>,
     nodes: RwLock<BTreeMap<NodeId, Keep>>,
-    on_behind: OnceLock<OnBehind>,
     on_broken: Arc<OnceLock<OnBroken>>,
 }
 
 impl Peers {
-    /// `hello` is what this node says of itself.
-    pub fn new(net: Arc<Net>, credentials: Arc<Credentials>, hello: Hello) -> Arc<Peers> {
+    /// `greeting` is what this node says of itself.
+    pub(super) fn new(
+        net: Arc<Net>,
+        credentials: Arc<Credentials>,
+        here: NodeId,
+        greeting: Arc<Greeting>,
+    ) -> Arc<Peers> {
         Arc::new(Peers {
             net,
             credentials,
-            hello,
+            here,
+            greeting,
             nodes: RwLock::default(),
-            on_behind: OnceLock::new(),
             on_broken: Arc::default(),
         })
-    }
-
-    /// The first call counts.
-    pub fn on_behind(&self, call: impl Fn(NodeId) + Send + Sync + 'static) {
-        let _ = self.on_behind.set(Box::new(call));
     }
 
     /// The first call counts.
@@ -79,7 +77,7 @@ impl Peers {
     /// `Io` where there can be no more threads.
     pub fn meet(&self, all: &[NodeAt]) -> Result<(), FsError> {
         let others: Vec<&NodeAt> =
-            all.iter().filter(|at| Some(at.node) != self.hello.node).collect();
+            all.iter().filter(|at| at.node != self.here).collect();
         let mut gone = Vec::new();
         {
             let mut nodes = self.nodes.write();
@@ -104,7 +102,10 @@ impl Peers {
         let (node, on_broken) = (at.node, Arc::clone(&self.on_broken));
         let line = Line {
             address: at.address.clone(),
-            hello: message::encode(&self.hello),
+            hello: {
+                let greeting = self.greeting.clone();
+                Box::new(move || greeting.bytes())
+            },
             security: DialSecurity::Tls(self.credentials.clone(), Some(node)),
             service: Box::new(|| Arc::new(Silent) as Arc<dyn Service>),
             changed: Arc::new(move || {
@@ -184,9 +185,9 @@ impl Outbound for Peers {
     }
 
     fn is_behind(&self, node: NodeId) {
-        if let Some(call) = self.on_behind.get() {
-            call(node);
-        }
+        let Some(pair) = self.pair(node) else { return };
+        // Told again for as long as it is.
+        let _ = pair.control.tell(message::REQUEST, message::encode(&Request::Behind), Bytes::new());
     }
 }
 

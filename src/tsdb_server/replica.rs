@@ -19,6 +19,7 @@ pub mod stepped;
 mod tests;
 
 pub use apply::Progress;
+pub use apply::received;
 pub use peers::Outbound;
 pub use standing::CLOCK_DRIFT_PARTS;
 pub use standing::Leadership;
@@ -54,6 +55,7 @@ use crate::tsdb_server::replica::standing::Standing;
 use crate::tsdb_server::room::Room;
 use crate::types::BatchSeq;
 use crate::types::FsError;
+use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::types::Stamp;
@@ -68,6 +70,7 @@ use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::mpsc;
 use std::thread;
 use std::thread::JoinHandle;
@@ -143,12 +146,17 @@ struct Shared {
     ticks: Ticks,
     watchers: Mutex<Vec<Watcher>>,
     flushing: Mutex<()>,
+    /// Behind which entry others need the log.
+    needed: OnceLock<Needed>,
     /// Why nothing is done any more.
     stopped: Mutex<Option<FsError>>,
     /// Told when an errand on the applier's thread is done.
     errand_done: Condvar,
     errands: Mutex<Errands>,
 }
+
+/// Says behind which entry the log is to be kept, whatever the table has.
+type Needed = Box<dyn Fn() -> Option<LogIndex> + Send + Sync>;
 
 /// Work for the applier that is not in the log.
 #[derive(Default)]
@@ -195,6 +203,7 @@ impl Replica {
             ticks: Ticks::default(),
             watchers: Mutex::default(),
             flushing: Mutex::new(()),
+            needed: OnceLock::new(),
             stopped: Mutex::new(None),
             errand_done: Condvar::new(),
             errands: Mutex::default(),
@@ -288,6 +297,19 @@ impl Replica {
             Next::Leave => {}
             Next::Refused(work, why) => work.refuse(&why),
         }
+    }
+
+    /// The log is let go of only up to what `needed` says, where it says something. The first call counts.
+    pub fn keep_log_behind(
+        &self,
+        needed: impl Fn() -> Option<LogIndex> + Send + Sync + 'static,
+    ) {
+        let _ = self.shared.needed.set(Box::new(needed));
+    }
+
+    /// The last entry of the log that is on this member's disk.
+    pub fn last(&self) -> LogIndex {
+        self.shared.driver.lock().log().reader().last()
     }
 
     /// How far the table is.
@@ -654,8 +676,9 @@ impl Shared {
         self.table.flush()?;
         counter::TABLE_FLUSHES.add(1);
         let keeper = {
+            let needed = self.needed.get().and_then(|needed| needed());
             let mut driver = self.driver.lock();
-            driver.purge(applied);
+            driver.purge(needed.map_or(applied, |needed| needed.min(applied)));
             driver.log().keeper()
         };
         self.blocks.remove(retired)?;

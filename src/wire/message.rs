@@ -13,9 +13,11 @@ use crate::types::AsOf;
 use crate::types::BatchSeq;
 use crate::types::BlockId;
 use crate::types::FsError;
+use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::types::Stamp;
+use crate::types::Term;
 use crate::wire::Page;
 use crate::wire::Recall;
 use crate::wire::Status;
@@ -43,6 +45,21 @@ pub struct Hello {
     pub boot: u64,
     /// What rows and ops the program knows.
     pub features: u32,
+    /// Of a node: what it has on its disk.
+    pub life: Option<Life>,
+}
+
+/// A node's process, and how far the log on its disk is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Life {
+    /// Of the disk.
+    pub incarnation: [u8; 16],
+    /// How often it was started on that, this time included.
+    pub starts: u64,
+    /// The newest term that it knows of.
+    pub term: Term,
+    /// The last entry.
+    pub last: LogIndex,
 }
 
 /// A node and where it listens.
@@ -156,6 +173,16 @@ pub enum Request {
     Cluster(cluster::Ask),
     /// Of a program that has a token and no certificate.
     Join(Box<cluster::Join>),
+    /// Of a node: a checkpoint of the table. Answered with `Table`.
+    LendTable,
+    /// A part of one of its files, in the tail of the answer.
+    TableChunk { lent: u64, file: u32, offset: u64, bytes: u32 },
+    /// It is not needed any more.
+    TableDone { lent: u64 },
+    /// Told to a node: the log does not reach back to what it has. It is to take over the table of whoever tells it.
+    Behind,
+    /// Of a node: how many blocks it should have and has not. Answered with `First`.
+    Lacks,
 }
 
 /// What is answered.
@@ -185,6 +212,8 @@ pub enum Response {
     Status(Box<Status>),
     Cluster(cluster::Answer),
     Joined(Box<cluster::Joined>),
+    /// A checkpoint is lent: what is to be read of it (`tsdb_server::data::stream`).
+    Table { lent: u64, plan: Bytes },
 }
 
 /// What a node tells a session unasked.

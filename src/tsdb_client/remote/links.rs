@@ -394,7 +394,10 @@ impl Links {
         let (for_service, for_change) = (Arc::downgrade(self), Arc::downgrade(self));
         let line = Line {
             address: address.to_owned(),
-            hello: message::encode(&self.hello),
+            hello: {
+                let hello = message::encode(&self.hello);
+                Box::new(move || hello.clone())
+            },
             security: DialSecurity::Tls(self.options.credentials.clone(), None),
             service: Box::new(move || Arc::new(Hear::new(for_service.clone())) as Arc<dyn Service>),
             changed: Arc::new(move || {

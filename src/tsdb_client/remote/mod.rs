@@ -101,6 +101,7 @@ impl Remote {
             node: None,
             boot: u64::from_le_bytes(env::random()),
             features: crate::meta::apply::FEATURES,
+            life: None,
         };
         let stream = Arc::new(Stream::default());
         let links = Links::start(net, options, hello, clock, stream.clone())?;

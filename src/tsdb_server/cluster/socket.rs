@@ -20,7 +20,6 @@ use crate::net::Stream;
 use crate::net::Wait;
 use crate::tsdb_server::cluster::Cluster;
 use crate::tsdb_server::cluster::join::Silent;
-use crate::tsdb_server::cluster::rows;
 use crate::types::FsError;
 use crate::wire::cluster::Answer;
 use crate::wire::cluster::Ask;
@@ -193,7 +192,12 @@ impl Local {
     ///
     /// # Errors
     /// `Io`.
-    pub fn bind(net: &Arc<Net>, dir: &Path, asked: Arc<Asked>) -> Result<Local, FsError> {
+    pub fn bind(
+        net: &Arc<Net>,
+        dir: &Path,
+        asked: Arc<Asked>,
+        store: StoreId,
+    ) -> Result<Local, FsError> {
         let path = dir.join(SOCKET);
         let failed =
             |error: io::Error| FsError::io(format!("listen on {}", path.display()), &error);
@@ -206,7 +210,6 @@ impl Local {
         let listener = UnixListener::bind(short(&open, SOCKET)).map_err(failed)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
         let cluster = &asked.cluster;
-        let store = StoreId(rows::store(&*cluster.server)?.uuid);
         let identity = Identity::Node { node: cluster.here, store };
         let shared = Arc::new(Shared {
             net: Arc::clone(net),

@@ -5,6 +5,7 @@
 use crate::meta::key;
 use crate::tsdb_server::door::Door;
 use crate::tsdb_server::door::push::Push;
+use crate::tsdb_server::data::stream::Chunk;
 use crate::types::AsOf;
 use crate::types::FsError;
 use crate::types::Ino;
@@ -78,6 +79,16 @@ impl Door {
                 return Ok((Response::Frame, self.node.own_block(block)?));
             }
             Request::Block { block } => return Ok((Response::Frame, self.node.block(block)?)),
+            Request::Lacks if from_node => Response::First(self.node.lacks()),
+            Request::LendTable if from_node => self.node.lend_table()?,
+            Request::TableChunk { lent, file, offset, bytes } if from_node => {
+                let chunk = Chunk { file, offset, bytes };
+                return Ok((Response::Frame, self.node.table_chunk(lent, chunk)?));
+            }
+            Request::TableDone { lent } if from_node => {
+                self.node.table_done(lent);
+                Response::Done
+            }
             Request::OpenSession { .. }
             | Request::Attend { .. }
             | Request::Renew { .. }

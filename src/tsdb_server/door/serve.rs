@@ -103,6 +103,12 @@ impl Service for Serve {
         if let Request::Propose { session, seq, ops } = request {
             return self.propose(Proposal { session, seq, ops, batch: tail }, reply);
         }
+        if let Request::Cluster(ask) = request {
+            return match self.is_node() {
+                true => self.door.asked.serve(ask, true, reply),
+                false => reply.fail("commands about the cluster are for its nodes"),
+            };
+        }
         let push = match request {
             Request::Attend { session } => match self.attend(session) {
                 Some(push) => Some(push),
@@ -127,7 +133,15 @@ impl Service for Serve {
 
     fn told(&self, packet: Packet) {
         match message::decode::<Request>(&packet.meta) {
-            Ok(Request::Log(messages)) if self.is_node() => self.door.node.step(messages),
+            Ok(Request::Log(messages)) if self.is_node() => {
+                self.door.greeting.hear(&messages);
+                self.door.node.step(messages);
+            }
+            Ok(Request::Behind) => {
+                if let Identity::Node { node, .. } = self.identity {
+                    self.door.told_behind(node);
+                }
+            }
             Ok(Request::Flushed { number, .. }) => {
                 let attended = self.attended.lock().as_ref().map(|(_, push)| push.clone());
                 if let Some(push) = attended {

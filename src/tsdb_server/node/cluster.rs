@@ -9,19 +9,25 @@ use crate::series::table::Rows;
 use crate::tsdb_log::core::Follower;
 use crate::tsdb_log::entry::Members;
 use crate::tsdb_log::entry::Message;
+use crate::tsdb_server::data::lend::LentId;
 use crate::tsdb_server::data::repair;
 use crate::tsdb_server::data::repair::Repair;
+use crate::tsdb_server::data::stream::Chunk;
+use crate::tsdb_server::member::greeting::LogEnd;
 use crate::tsdb_server::node::Among;
 use crate::tsdb_server::node::Node;
 use crate::tsdb_server::replica::Leadership;
 use crate::types::BlockId;
 use crate::types::FsError;
+use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::types::Stamp;
 use crate::wire::Server;
+use crate::wire::message::Response;
 use crate::wire::message::NodeAt;
 use crate::wire::message::View;
 use bytes::Bytes;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,7 +107,8 @@ impl Node {
     /// # Errors
     /// `Damaged`, `Io`.
     pub fn features(&self) -> Result<u32, FsError> {
-        self.must::<Store>(&StateKey::Store).map(|store| store.features)
+        // A node that has just joined has no rows yet.
+        Ok(self.record::<Store>(&StateKey::Store)?.map_or(0, |store| store.features))
     }
 
     /// The nodes are these, for whoever asks.
@@ -123,6 +130,49 @@ impl Node {
         match self.table.get(Family::Payload, &block.to_bytes())? {
             Some(frame) => Ok(frame),
             None => self.blocks.get(block),
+        }
+    }
+
+    /// What is committed, as far as this node knows.
+    pub fn commit(&self) -> LogIndex {
+        self.replica.commit()
+    }
+
+    /// The newest term that this node knows of, and the last entry on its disk.
+    pub(in crate::tsdb_server) fn log_end(&self) -> LogEnd {
+        (self.replica.term(), self.replica.last())
+    }
+
+    /// Blocks that are to be here and are not.
+    pub fn lacks(&self) -> u64 {
+        self.blocks.listed()
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes a checkpoint of the table for another node.
+    ///
+    /// # Errors
+    /// As for [`Lender::lend`](crate::tsdb_server::data::lend::Lender::lend); `NotSupported` in a store that is alone.
+    pub fn lend_table(&self) -> Result<Response, FsError> {
+        let lender = self.lender.as_ref().ok_or(FsError::NotSupported("nobody borrows here"))?;
+        // The log up to here is let go of only when nobody borrows any more.
+        let applied = self.replica.progress().index;
+        let (lent, plan) = lender.lend(&self.table, applied)?;
+        Ok(Response::Table { lent: lent.0, plan: plan.encode() })
+    }
+
+    /// # Errors
+    /// As for [`Lender::read`](crate::tsdb_server::data::lend::Lender::read).
+    pub fn table_chunk(&self, lent: u64, chunk: Chunk) -> Result<Bytes, FsError> {
+        self.lender.as_ref().ok_or(FsError::Stale)?.read(LentId(lent), chunk)
+    }
+
+    pub fn table_done(&self, lent: u64) {
+        if let Some(lender) = &self.lender {
+            lender.done(LentId(lent));
         }
     }
 

@@ -93,6 +93,17 @@ impl Progress {
 ///
 /// # Errors
 /// `Damaged`, `NoSpace`, `Io`.
+/// How far a table is and who took part as of there, where it says both: what a log that is to begin behind it needs.
+///
+/// # Errors
+/// `Damaged`, `Io`.
+pub fn received(table: &dyn Table) -> Result<Option<(Progress, Members)>, FsError> {
+    let progress = Progress::read(table)?;
+    let members = table.get(Family::Local, MEMBERS_KEY)?;
+    let members = members.map(|row| Members::decode(&row)).transpose()?;
+    Ok(members.filter(|_| progress.term != Term(0)).map(|members| (progress, members)))
+}
+
 pub(super) fn members_or(table: &dyn Table, founders: &Members) -> Result<Members, FsError> {
     if let Some(row) = table.get(Family::Local, MEMBERS_KEY)? {
         return Members::decode(&row);

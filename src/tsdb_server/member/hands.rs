@@ -1,0 +1,119 @@
+//! What the cluster's plans ask of this node: its log, its blocks, the way to others.
+//!
+//! Not here: the plans (`cluster`).
+
+use crate::net::NetError;
+use crate::net::Wait;
+use crate::tsdb_log::entry::Members;
+use crate::tsdb_server::cluster::seams::Copies;
+use crate::tsdb_server::cluster::seams::Follower;
+use crate::tsdb_server::cluster::seams::Membership;
+use crate::tsdb_server::cluster::seams::Others;
+use crate::tsdb_server::node::Node;
+use crate::tsdb_server::peers::Peers;
+use crate::types::FsError;
+use crate::types::NodeId;
+use crate::wire::cluster::Answer;
+use crate::wire::cluster::Ask;
+use crate::wire::cluster::Progress;
+use crate::wire::message;
+use crate::wire::message::Request;
+use crate::wire::message::Response;
+use bytes::Bytes;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// A node that says nothing for so long, not even how far it is, is given up.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// For a number that a node has at hand.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+pub(super) struct Hands {
+    pub(super) here: NodeId,
+    pub(super) node: Arc<Node>,
+    pub(super) peers: Arc<Peers>,
+}
+
+impl Membership for Hands {
+    fn members(&self) -> Members {
+        self.node.members()
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.node.leadership().leader
+    }
+
+    fn term(&self) -> u64 {
+        self.node.leadership().term.0
+    }
+
+    fn followers(&self) -> Vec<Follower> {
+        let commit = self.node.commit();
+        let follower = |other: crate::tsdb_log::core::Follower| Follower {
+            node: other.node,
+            answers: other.active,
+            lag: commit.0.saturating_sub(other.matched.0),
+        };
+        self.node.followers().into_iter().map(follower).collect()
+    }
+
+    fn change(&self, voters: Vec<NodeId>, learners: Vec<NodeId>) -> Result<(), FsError> {
+        self.node.change_members(voters, learners)
+    }
+
+    fn hand_over(&self, to: NodeId) -> Result<(), FsError> {
+        self.node.transfer_leader(to)
+    }
+}
+
+impl Copies for Hands {
+    fn lacks(&self, node: NodeId) -> Option<u64> {
+        if node == self.here {
+            return Some(self.node.lacks());
+        }
+        let pair = self.peers.pair(node)?;
+        let request = message::encode(&Request::Lacks);
+        let answer = pair.control.call(message::REQUEST, request, Bytes::new(), AT_ONCE).ok()?;
+        match message::decode(&answer.meta).ok()? {
+            Response::First(lacks) => Some(lacks),
+            _ => None,
+        }
+    }
+}
+
+impl Others for Hands {
+    fn ask(
+        &self,
+        node: NodeId,
+        ask: &Ask,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Answer, FsError> {
+        let gone = |error: NetError| FsError::Unreachable(format!("node {}: {error}", node.0));
+        let pair = self.peers.pair(node).ok_or_else(|| {
+            FsError::Unreachable(format!("node {} cannot be reached from here", node.0))
+        })?;
+        let (tell, told) = mpsc::channel();
+        let on_answer = Box::new(move |answer| {
+            // Whoever asks waits for the last of them, or has given up.
+            let _ = tell.send(answer);
+        });
+        let meta = message::encode(&Request::Cluster(ask.clone()));
+        let (kind, tail, wait) = (message::REQUEST, Bytes::new(), Wait::UpTo(AT_ONCE));
+        pair.control.ask(kind, meta, tail, PATIENCE, wait, on_answer).map_err(gone)?;
+        loop {
+            let answer = told.recv().map_err(|_| FsError::Closing)?.map_err(gone)?;
+            match message::decode(&answer.meta)? {
+                Response::Cluster(Answer::Progress(far)) => {
+                    if progress(far).is_break() {
+                        return Err(FsError::Closing);
+                    }
+                }
+                Response::Cluster(answer) => return Ok(answer),
+                Response::Failed(error) => return Err(error),
+                other => return Err(FsError::Io(format!("another answer: {other:?}"))),
+            }
+        }
+    }
+}
