@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
+mod checkpoint;
 mod reclaim;
 mod tuning;
 
