@@ -19,7 +19,11 @@ pub mod stepped;
 mod tests;
 
 pub use apply::Progress;
+<<<<<<< HEAD
 pub use apply::received;
+=======
+pub(in crate::tsdb_server) use apply::members_of;
+>>>>>>> h1
 pub use peers::Outbound;
 pub use standing::CLOCK_DRIFT_PARTS;
 pub use standing::Leadership;
@@ -519,8 +523,7 @@ impl Shared {
             }
         };
         let result = driver.pass(taken, applied, self.queue.is_full(), &mut passed);
-        let due =
-            driver.appended >= self.options.log_bytes_max || driver.log().wants_keeping();
+        let due = driver.appended >= self.options.log_bytes_max || driver.log().wants_keeping();
         drop(driver);
         if !passed.committed.is_empty() {
             self.let_down(self.queue.put(passed.committed, passed.urgent));

@@ -3,10 +3,10 @@
 //! Not here: processes that are killed, machines that are cut off (`cluster`).
 
 use crate::embedded;
+use crate::embedded::Contents;
 use crate::embedded::Open;
 use bytes::Bytes;
 use std::net::TcpListener;
-use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -14,12 +14,16 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tsfs::env::Clock;
 use tsfs::env::SystemClock;
-use tsfs::net::Authority;
+use tsfs::meta::record::Invited;
+use tsfs::net::Bounds;
 use tsfs::net::Credentials;
-use tsfs::net::Identity;
 use tsfs::net::Material;
+use tsfs::net::Net;
 use tsfs::net::Networks;
+use tsfs::net::PendingKey;
 use tsfs::net::StoreId;
+use tsfs::net::Token;
+use tsfs::store::disk::Disk;
 use tsfs::store::disk::RealDisk;
 use tsfs::store::label::Label;
 use tsfs::tsdb_client::Caller;
@@ -29,13 +33,22 @@ use tsfs::tsdb_client::Wait;
 use tsfs::tsdb_client::remote;
 use tsfs::tsdb_client::remote::Remote;
 use tsfs::tsdb_client::remote::WhenDown;
+use tsfs::tsdb_server::cluster::disk::Identity;
+use tsfs::tsdb_server::cluster::init;
+use tsfs::tsdb_server::cluster::join;
+use tsfs::tsdb_server::cluster::socket::Way;
+use tsfs::tsdb_server::cluster::work::Pause;
 use tsfs::tsdb_server::member;
+use tsfs::tsdb_server::member::Ended;
 use tsfs::tsdb_server::member::Member;
 use tsfs::types::AsOf;
 use tsfs::types::FileKind;
 use tsfs::types::FsError;
 use tsfs::types::Ino;
-use tsfs::types::NodeId;
+use tsfs::types::Roles;
+use tsfs::wire::cluster::Answer;
+use tsfs::wire::cluster::Ask;
+use tsfs::wire::cluster::Joiner;
 use tsfs::wire::message::NodeAt;
 
 const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0 };
@@ -44,8 +57,8 @@ const LONG: Duration = Duration::from_secs(60);
 
 struct Cluster {
     dir: TempDir,
-    authority: Authority,
-    at: Vec<NodeAt>,
+    store: StoreId,
+    addresses: Vec<String>,
     nodes: Vec<Option<Member>>,
 }
 
@@ -59,52 +72,33 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 impl Cluster {
-    /// Three nodes, of which the first was a store by itself before.
-    fn new() -> Cluster {
+    /// Three nodes, of which the first was a store by itself before, with this in it.
+    fn new(before: &Contents) -> Cluster {
         let dir = TempDir::new().unwrap();
-        let path = |n: usize| dir.path().join(format!("{n}"));
-        let first = Open::new(&path(1), true).unwrap();
+        let addresses = (1..=3).map(|_| {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            format!("127.0.0.1:{port}")
+        });
+        let addresses = addresses.collect();
+        let nodes = vec![None, None, None];
+        let mut cluster = Cluster { dir, store: StoreId([0; 16]), addresses, nodes };
+        let first = Open::new(&cluster.path(1), true).unwrap();
+        first.write(before);
         first.client.close().unwrap();
+        let path = cluster.path(1);
+        let plan = init::plan(&*first.node, &RealDisk, &path).unwrap();
+        let (clock, here) = (SystemClock, (&RealDisk as &dyn Disk, &*path));
+        init::carry_out(&plan, &cluster.described(1), &*first.node, &clock, here).unwrap();
         first.node.close().unwrap();
         drop(first);
-        copy(&path(1), &path(2));
-        copy(&path(1), &path(3));
-        let store = Label::read(&RealDisk, &path(1)).unwrap().unwrap().store;
-        let authority = Authority::make(StoreId(store), SystemClock.wall()).unwrap();
-        let at = (1..=3).map(|n| {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            NodeAt { node: NodeId(n), address: format!("127.0.0.1:{port}") }
-        });
-        let mut cluster =
-            Cluster { at: at.collect(), dir, authority, nodes: vec![None, None, None] };
-        for n in 1..=3 {
-            cluster.start(n);
+        cluster.store = StoreId(Label::read(&RealDisk, &path).unwrap().unwrap().store);
+        cluster.start(1);
+        for n in 2..=3 {
+            cluster.join(n);
         }
         let leader = cluster.nodes[0].as_ref().unwrap().node().clone();
-        let (one, others) = (NodeId(1), vec![NodeId(2), NodeId(3)]);
-        leader.change_members(vec![one], others).unwrap();
-        until("the others have the log", || {
-            let followers = leader.followers();
-            followers.len() == 2 && followers.iter().all(|other| other.matched.0 > 0)
-                && leader.members().learners.len() == 2
-        });
-        let voters = vec![NodeId(1), NodeId(2), NodeId(3)];
-        leader.change_members(voters.clone(), Vec::new()).unwrap();
-        until("all three vote", || leader.members().voters == voters);
+        until("all three vote", || leader.members().voters.len() == 3);
         cluster
     }
 
@@ -112,27 +106,72 @@ impl Cluster {
         self.dir.path().join(format!("{n}"))
     }
 
-    fn credentials(&self, identity: Identity) -> Arc<Credentials> {
-        let year = Duration::from_secs(365 * 86_400);
-        let clock = SystemClock::shared();
-        let text = self.authority.issue(&identity, clock.wall(), year).unwrap();
-        Credentials::new(clock, Material::from_pem(text.as_bytes()).unwrap())
+    fn described(&self, n: usize) -> init::Described {
+        let (name, address) = (format!("n{n}"), self.addresses[n - 1].clone());
+        init::Described { name, address, roles: Roles::ALL }
+    }
+
+    /// Asks a node as a command does.
+    fn ask(&self, n: usize, ask: &Ask) -> Answer {
+        let net = Net::start(SystemClock::shared(), Bounds::default()).unwrap();
+        let way = Way::open(&net, &self.path(n)).unwrap();
+        way.ask(ask, &mut |_| {}).unwrap()
+    }
+
+    fn join(&mut self, n: usize) {
+        let invite = Ask::Invite { to: Invited::Node, valid_s: 600 };
+        let Answer::Token { text, .. } = self.ask(1, &invite) else { panic!("no token") };
+        let token: Token = text.parse().unwrap();
+        let net = Net::start(SystemClock::shared(), Bounds::default()).unwrap();
+        let (key, identity) = (PendingKey::generate().unwrap(), Identity::fresh());
+        let init::Described { name, address, roles } = self.described(n);
+        let who = Joiner::Node { incarnation: identity.incarnation, name, address, roles };
+        let joined = join::ask(&net, &token, &key, &who, &Pause::default()).unwrap();
+        let text = key.complete(&joined.certificate, token.authority).unwrap();
+        let path = self.path(n);
+        let here = (&RealDisk as &dyn Disk, &*path);
+        join::settle_in(identity, &joined, &text, here).unwrap();
+        self.start_with(n, joined.nodes);
     }
 
     fn start(&mut self, n: usize) {
-        let node = NodeId(n as u64);
-        let store = self.authority.store();
+        self.start_with(n, Vec::new());
+    }
+
+    fn start_with(&mut self, n: usize, nodes: Vec<NodeAt>) {
         let options = member::Options {
             dir: self.path(n),
-            node,
-            listen: self.at[n - 1].address.clone(),
+            listen: self.addresses[n - 1].clone(),
             networks: Networks::everywhere(),
-            credentials: self.credentials(Identity::Node { node, store }),
-            nodes: self.at.clone(),
+            nodes,
             store: embedded::options(false),
         };
-        let member = Member::start(options, RealDisk::shared(), SystemClock::shared()).unwrap();
-        self.nodes[n - 1] = Some(member);
+        loop {
+            let (behind, told) = mpsc::channel();
+            let on_end = move || drop(behind.send(()));
+            let member =
+                Member::start(options.clone(), RealDisk::shared(), SystemClock::shared(), on_end);
+            let member = member.unwrap();
+            // A node that joins late is told so with the first message that does not reach it.
+            let wait = if options.nodes.is_empty() { Duration::ZERO } else { LONG };
+            let caught_up = || !member.node().members().learners.is_empty();
+            let mut behind = false;
+            if !wait.is_zero() {
+                until("it hears from the leader", || {
+                    behind = told.try_recv().is_ok();
+                    behind || caught_up()
+                });
+            }
+            match member.ended().filter(|_| behind) {
+                Some(Ended::Behind(from)) => {
+                    member.catch_up(&RealDisk::shared(), from).unwrap();
+                }
+                None => {
+                    self.nodes[n - 1] = Some(member);
+                    return;
+                }
+            }
+        }
     }
 
     /// Ends a node without a word.
@@ -153,11 +192,15 @@ impl Cluster {
     }
 
     fn client(&self, name: &str) -> Arc<Client> {
-        let store = self.authority.store();
+        let ask = Ask::Certificate { name: name.to_owned(), valid_s: 3600 };
+        let Answer::Certificate { text, .. } = self.ask(self.leader(), &ask) else {
+            panic!("no certificate")
+        };
+        let material = Material::from_pem(text.as_bytes()).unwrap();
         let options = remote::Options {
-            addresses: self.at.iter().map(|at| at.address.clone()).collect(),
+            addresses: self.addresses.clone(),
             when_down: WhenDown::Eio(LONG),
-            credentials: self.credentials(Identity::Client { name: name.to_owned(), store }),
+            credentials: Credentials::new(SystemClock::shared(), material),
         };
         let remote = Remote::connect(options, SystemClock::shared()).unwrap();
         let options =
@@ -216,8 +259,10 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 #[test]
 fn what_was_synced_outlives_any_node() {
-    let mut cluster = Cluster::new();
+    let before = Contents::from([("old".to_owned(), b"from before".to_vec())]);
+    let mut cluster = Cluster::new(&before);
     let client = cluster.client("one");
+    assert_eq!(read(&client, "old"), b"from before");
     for round in 0..3_u64 {
         let name = format!("small-{round}");
         let ino = create(&client, &name).unwrap();

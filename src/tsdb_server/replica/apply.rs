@@ -74,8 +74,11 @@ impl Progress {
         let (version, rest) = row.split_first().ok_or_else(damaged)?;
         let read = match *version {
             APPLIED_VERSION => postcard::from_bytes(rest),
-            APPLIED_WITHOUT_TERM => postcard::from_bytes(rest)
-                .map(|(index, stamp)| Progress { index, stamp, term: Term::default() }),
+            APPLIED_WITHOUT_TERM => postcard::from_bytes(rest).map(|(index, stamp)| Progress {
+                index,
+                stamp,
+                term: Term::default(),
+            }),
             _ => return Err(damaged()),
         };
         read.map_err(|_| damaged())
@@ -105,13 +108,26 @@ pub fn received(table: &dyn Table) -> Result<Option<(Progress, Members)>, FsErro
 }
 
 pub(super) fn members_or(table: &dyn Table, founders: &Members) -> Result<Members, FsError> {
-    if let Some(row) = table.get(Family::Local, MEMBERS_KEY)? {
-        return Members::decode(&row);
+    if let Some(members) = read_members(table)? {
+        return Ok(members);
     }
     let mut changes = Changes::default();
     changes.put(Family::Local, MEMBERS_KEY, founders.encode());
     table.write(&changes)?;
     Ok(founders.clone())
+}
+
+fn read_members(rows: &dyn Rows) -> Result<Option<Members>, FsError> {
+    rows.get(Family::Local, MEMBERS_KEY)?.map(|row| Members::decode(&row)).transpose()
+}
+
+/// Who takes part in the log, as a table says that has been in use.
+///
+/// # Errors
+/// `Damaged`, `Io`.
+pub(in crate::tsdb_server) fn members_of(rows: &dyn Rows) -> Result<Members, FsError> {
+    let none = || FsError::Damaged("the table does not say who takes part in the log".to_owned());
+    read_members(rows)?.ok_or_else(none)
 }
 
 /// What readers need to know of what is applied.
@@ -195,8 +211,7 @@ impl Applier {
         }
         let mut changes = Changes::default();
         let mut outcome = (Outcome::Applied, before.stamp);
-        let mut progress =
-            Progress { index: entry.index, stamp: before.stamp, term: entry.term };
+        let mut progress = Progress { index: entry.index, stamp: before.stamp, term: entry.term };
         if let Some(members) = members {
             changes.put(Family::Local, MEMBERS_KEY, members.encode());
         }
