@@ -6,7 +6,7 @@
 //! | `holder` | who uses the store |
 //! | `log/` | segments of the replicated log |
 //! | `table/` | the versioned map, in RocksDB |
-//! | `table.receiving/`, `table.received/` | one that comes from another node, and one that has come |
+//! | `table.incoming/` | one that comes from another node |
 //! | `blocks/` | segments of blocks |
 //! | `ballast` | space set aside |
 //!
@@ -29,11 +29,7 @@ use crate::store::space::BALLAST;
 use crate::store::table;
 use crate::store::table::RocksTable;
 use crate::tsdb_log::entry::Members;
-<<<<<<< HEAD
 use crate::tsdb_server::cluster::disk;
-=======
-use crate::tsdb_server::offline::install;
->>>>>>> h1
 use crate::types::FsError;
 use crate::types::NodeId;
 use crate::wire::cluster::SOCKET;
@@ -133,7 +129,6 @@ pub fn open(dir: &Path, disk: Arc<dyn Disk>, options: &Options) -> Result<Parts,
         write_buffer_bytes: write_buffer_bytes(options, disk.space(dir)?),
         ..options.table.clone()
     };
-    install::take_up(dir, &*disk, label.store, &table_options)?;
     let table = Arc::new(RocksTable::open(&dir.join(TABLE), &table_options)?);
     let log = Log::open(disk.clone(), &dir.join(LOG), label.store, &options.log)?;
     let (blocks, faults) = BlockStore::open(

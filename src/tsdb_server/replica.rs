@@ -19,11 +19,7 @@ pub mod stepped;
 mod tests;
 
 pub use apply::Progress;
-<<<<<<< HEAD
 pub use apply::received;
-=======
-pub(in crate::tsdb_server) use apply::members_of;
->>>>>>> h1
 pub use peers::Outbound;
 pub use standing::CLOCK_DRIFT_PARTS;
 pub use standing::Leadership;

@@ -121,15 +121,6 @@ fn read_members(rows: &dyn Rows) -> Result<Option<Members>, FsError> {
     rows.get(Family::Local, MEMBERS_KEY)?.map(|row| Members::decode(&row)).transpose()
 }
 
-/// Who takes part in the log, as a table says that has been in use.
-///
-/// # Errors
-/// `Damaged`, `Io`.
-pub(in crate::tsdb_server) fn members_of(rows: &dyn Rows) -> Result<Members, FsError> {
-    let none = || FsError::Damaged("the table does not say who takes part in the log".to_owned());
-    read_members(rows)?.ok_or_else(none)
-}
-
 /// What readers need to know of what is applied.
 pub(super) struct Seen {
     pub(super) progress: Mutex<Progress>,
