@@ -257,6 +257,7 @@ impl Member {
         drop(self.listener.take());
         self.tasks.lock().stop();
         self.locks.stop();
+        self.peers.close();
         self.node.close()
     }
 

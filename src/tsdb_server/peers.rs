@@ -98,6 +98,13 @@ impl Peers {
         Ok(())
     }
 
+    /// Nobody is kept a connection to any more.
+    pub fn close(&self) {
+        let nodes = std::mem::take(&mut *self.nodes.write());
+        // Their ends are told, which may ask for the list.
+        drop(nodes);
+    }
+
     fn keep(&self, at: &NodeAt) -> Result<Keep, FsError> {
         let (node, on_broken) = (at.node, Arc::clone(&self.on_broken));
         let line = Line {

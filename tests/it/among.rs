@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 use tempfile::TempDir;
-use tsfs::env::Clock;
 use tsfs::env::SystemClock;
 use tsfs::meta::record::Invited;
 use tsfs::net::Bounds;
@@ -148,7 +147,10 @@ impl Cluster {
         };
         loop {
             let (behind, told) = mpsc::channel();
-            let on_end = move || drop(behind.send(()));
+            let on_end = move || {
+                // Told again after the test looked.
+                let _ = behind.send(());
+            };
             let member =
                 Member::start(options.clone(), RealDisk::shared(), SystemClock::shared(), on_end);
             let member = member.unwrap();

@@ -21,6 +21,7 @@ use crate::net::PendingKey;
 use crate::net::Token;
 use crate::store::disk::Disk;
 use crate::store::label::Label;
+use crate::tsdb_log::entry::Members;
 use crate::tsdb_server::cluster::CERTIFICATE_VALID;
 use crate::tsdb_server::cluster::Cluster;
 use crate::tsdb_server::cluster::disk;
@@ -46,6 +47,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Every store was made by one node, of this number, alone.
+const FIRST: NodeId = NodeId(1);
 /// For the answer to a joiner: the batch, and a change of the log's members.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Times that a joiner goes through the addresses of its token, while the cluster elects somebody.
@@ -105,7 +108,8 @@ impl Cluster {
             None => None,
             Some(node) => {
                 self.teach(node)?;
-                let members = self.members.members();
+                // Whom its log begins with, not who takes part by now: that the log tells, or the table that it is lent.
+                let members = Members::alone(FIRST);
                 Some(Member { node, hash_key: store.hash_key, members })
             }
         };

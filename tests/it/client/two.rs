@@ -525,7 +525,8 @@ fn calls_of_both_at_a_time_leave_one_tree_that_is_whole() {
                             let Ok(handle) = client.open_file(CALLER, attr.ino, true) else {
                                 continue;
                             };
-                            let data = random.bytes(1 + random.below(40_000));
+                            let len = 1 + random.below(40_000);
+                        let data = random.bytes(len);
                             let at = random.below(50_000) as u64;
                             let wait = Wait::Allowed;
                             drop(client.write(handle, at, &data, seed == 0, false, wait));
