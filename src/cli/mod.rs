@@ -5,18 +5,24 @@
 //! Errors end here, as one sentence on standard error and a number; the numbers are in `Exit`.
 
 mod control;
+mod local;
 mod output;
+mod process;
 mod when;
 
+mod clients;
+mod cluster;
 mod completions;
 mod diff;
 mod fsck;
 mod history;
+mod locks;
 mod log;
 mod man;
 mod mark;
 mod marks;
 mod mount;
+mod node;
 mod purge;
 mod restore;
 mod retention;
@@ -64,6 +70,7 @@ Examples:
   tsfs diff /mnt/data --from -2h             what changed in the last two hours
   tsfs restore /mnt/data/src --at 2026-11-22T09:00
   tsfs umount /mnt/data
+  tsfs node --create --address h1:7000 /srv/store   a node of a cluster; see 'tsfs cluster --help'
 
 Exit codes: 0 done; 1 not done, and the message says why; 2 the command line was not understood.
 'tsfs fsck' has its own, as fsck(8).";
@@ -110,6 +117,10 @@ enum Command {
     Retention(retention::Args),
     History(history::Args),
     Status(status::Args),
+    Node(node::Args),
+    Cluster(cluster::Args),
+    Clients(clients::Args),
+    Locks(locks::Args),
     Fsck(fsck::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -218,6 +229,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Retention(args) => retention::run(&args, context),
         Command::History(args) => history::run(&args, context),
         Command::Status(args) => status::run(&args, context),
+        Command::Node(args) => node::run(&args, context),
+        Command::Cluster(args) => cluster::run(&args, context),
+        Command::Clients(args) => clients::run(&args, context),
+        Command::Locks(args) => locks::run(&args, context),
         Command::Fsck(args) => fsck::run(&args, context),
         Command::Completions(args) => completions::run(&args, context),
         Command::Man(args) => man::run(&args, context),

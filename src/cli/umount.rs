@@ -2,6 +2,8 @@
 
 use crate::cli::Context;
 use crate::cli::Exit;
+use crate::cli::mount::remote;
+use crate::cli::mount::source::Source;
 use crate::fuse::mount;
 use crate::fuse::mount::table;
 use crate::store::holder;
@@ -56,7 +58,11 @@ pub(super) fn run(args: &Args, _context: &Context) -> anyhow::Result<Exit> {
         }
         Err(error) => return Err(anyhow!("cannot unmount {}: {error}", at.display())),
     }
-    wait(PathBuf::from(row.source), Duration::from_secs(args.wait))?;
+    let held = match Source::read(Path::new(&row.source)) {
+        Ok(Source::Cluster(_)) => remote::held(&at),
+        _ => PathBuf::from(row.source),
+    };
+    wait(held, Duration::from_secs(args.wait))?;
     Ok(Exit::Done)
 }
 
@@ -71,7 +77,7 @@ fn wait(store: PathBuf, limit: Duration) -> anyhow::Result<()> {
     match told.recv_timeout(limit) {
         Ok(_) => Ok(()),
         Err(_) => bail!(
-            "unmounted, but the process that serves the store {shown} has not ended; programs may still \
+            "unmounted, but the process behind the mount, which holds {shown}, has not ended; programs may still \
              have files of it open"
         ),
     }

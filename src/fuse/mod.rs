@@ -12,9 +12,11 @@ mod linger;
 pub mod mount;
 mod present;
 mod reply;
+mod rooted;
 mod told;
 mod tree;
 pub mod vfs;
 mod workers;
 
+pub use rooted::Rooted;
 pub use tree::Tree;

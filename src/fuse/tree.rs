@@ -51,11 +51,11 @@ pub struct Tree {
 
 impl Tree {
     /// `zone`: in which dates without an offset are meant. `at`: the root; an instant of the past makes the whole mount
-    /// that instant, which must be readable.
-    pub fn new(client: Arc<Client>, zone: TimeZone, at: AsOf) -> Tree {
+    /// that instant, which must be readable. `root`: the directory that is mounted; see [`crate::fuse::Rooted`].
+    pub fn new(client: Arc<Client>, zone: TimeZone, at: AsOf, root: Ino) -> Tree {
         let root = match at {
             AsOf::Now => None,
-            AsOf::At(stamp) => Some(stamp),
+            AsOf::At(stamp) => Some((root, stamp)),
         };
         Tree {
             present: Present::new(Arc::clone(&client)),

@@ -4,4 +4,5 @@
 //! tsfs; losing it loses nothing.
 
 pub mod counter;
+pub mod exposition;
 pub mod logs;

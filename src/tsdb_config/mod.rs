@@ -56,7 +56,6 @@ pub struct Settings {
     pub node_roles: Roles,
     /// As `10.0.0.0/8,…`; empty: all.
     pub node_networks: String,
-    pub node_connections: u32,
     /// `HOST:PORT`; `None`: there are no metrics.
     pub metrics_listen: Option<String>,
 }
@@ -120,7 +119,6 @@ impl Settings {
                 any if any == "any" => String::new(),
                 networks => networks,
             },
-            node_connections: values.number("node.connections") as u32,
             metrics_listen: values.optional_text("metrics.listen"),
         }
     }

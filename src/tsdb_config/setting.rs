@@ -179,12 +179,6 @@ pub const SETTINGS: &[Setting] = &[
         help: "Which networks may connect, as 10.0.0.0/8,192.168.7.0/24, or any. Certificates are asked of all of them.",
     },
     Setting {
-        key: "node.connections",
-        kind: Kind::Count(16, 65_536),
-        default: "1024",
-        help: "Connections that a node takes at once.",
-    },
-    Setting {
         key: "metrics.listen",
         kind: Kind::AddressOr("off"),
         default: "off",

@@ -96,7 +96,11 @@ pub fn receive(disk: &Arc<dyn Disk>, dir: &Path, connection: &Connection) -> Res
 ///
 /// # Errors
 /// As for [`adopt::resume`] and [`Log::install`].
-pub fn take_over(disk: &Arc<dyn Disk>, dir: &Path, options: &table::Options) -> Result<(), FsError> {
+pub fn take_over(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: &table::Options,
+) -> Result<(), FsError> {
     let behind = dir.join(BEHIND);
     if !disk.exists(&behind)? {
         return Ok(());

@@ -21,8 +21,10 @@ use crate::store::disk::Disk;
 use crate::tsdb_server::catch_up;
 use crate::tsdb_server::cluster;
 use crate::tsdb_server::cluster::Cluster;
+use crate::tsdb_server::cluster::announce::Announcer;
 use crate::tsdb_server::cluster::clients::ByRows;
 use crate::tsdb_server::cluster::disk::Identity;
+use crate::tsdb_server::cluster::init::Described;
 use crate::tsdb_server::cluster::promote::Promoter;
 use crate::tsdb_server::cluster::renew::Renewer;
 use crate::tsdb_server::cluster::rows;
@@ -43,6 +45,7 @@ use crate::tsdb_server::peers::Peers;
 use crate::tsdb_server::task::Tasks;
 use crate::types::FsError;
 use crate::types::NodeId;
+use crate::wire::cluster::Announced;
 use crate::wire::message::NodeAt;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
@@ -86,6 +89,10 @@ pub struct Member {
     peers: Arc<Peers>,
     node: Arc<Node>,
     credentials: Arc<Credentials>,
+    cluster: Arc<Cluster>,
+    /// Which life of which disk this is.
+    identity: Identity,
+    boot: u64,
     leads: Arc<Leads>,
     ended: Arc<Mutex<Option<Ended>>>,
 }
@@ -171,7 +178,11 @@ impl Member {
         tasks.start(Roster { node: weak_node, peers: weak_peers, known: nodes })?;
         let weak = Arc::downgrade(&cluster);
         tasks.start(Promoter(weak.clone()))?;
-        tasks.start(Renewer { cluster: weak, credentials: credentials.clone(), dir: dir.clone() })?;
+        tasks.start(Renewer {
+            cluster: weak,
+            credentials: credentials.clone(),
+            dir: dir.clone(),
+        })?;
         let local = Local::bind(&net, &dir, asked.clone(), id)?;
         let listener = Listener::bind(
             &net,
@@ -192,9 +203,34 @@ impl Member {
             peers,
             node,
             credentials,
+            cluster,
+            identity,
+            boot,
             leads,
             ended,
         })
+    }
+
+    /// Says to the node that leads, as soon as there is one, that this one has started, and where it is now.
+    ///
+    /// # Errors
+    /// `Io` where there can be no more threads.
+    pub fn announce(&self, described: Described) -> Result<(), FsError> {
+        let Described { name, address, roles } = described;
+        let Identity { incarnation, starts, .. } = self.identity;
+        let (node, boot) = (self.cluster.here, self.boot);
+        let announced = Announced { node, incarnation, starts, boot, name, address, roles };
+        let cluster = Arc::downgrade(&self.cluster);
+        self.tasks.lock().start(Announcer { cluster, announced })
+    }
+
+    /// What is asked about the cluster, answered from here.
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    pub fn credentials(&self) -> &Arc<Credentials> {
+        &self.credentials
     }
 
     /// Why this node is to be stopped, if it is.
@@ -207,7 +243,8 @@ impl Member {
     /// # Errors
     /// `Io`, and what is wrong with it: the one before stays in use.
     pub fn reload(&self) -> Result<(), FsError> {
-        self.credentials.replace(Material::load(&self.node.dir().join(cluster::disk::CERTIFICATE))?);
+        self.credentials
+            .replace(Material::load(&self.node.dir().join(cluster::disk::CERTIFICATE))?);
         Ok(())
     }
 

@@ -76,16 +76,18 @@ impl Peers {
     /// # Errors
     /// `Io` where there can be no more threads.
     pub fn meet(&self, all: &[NodeAt]) -> Result<(), FsError> {
-        let others: Vec<&NodeAt> =
-            all.iter().filter(|at| at.node != self.here).collect();
+        let others: Vec<&NodeAt> = all.iter().filter(|at| at.node != self.here).collect();
         let mut gone = Vec::new();
         {
             let mut nodes = self.nodes.write();
             let kept = |node: &NodeId, keep: &Keep| {
                 others.iter().any(|at| at.node == *node && at.address == keep.address())
             };
-            let left: BTreeSet<NodeId> =
-                nodes.iter().filter(|(node, keep)| !kept(node, keep)).map(|(node, _)| *node).collect();
+            let left: BTreeSet<NodeId> = nodes
+                .iter()
+                .filter(|(node, keep)| !kept(node, keep))
+                .map(|(node, _)| *node)
+                .collect();
             gone.extend(left.iter().filter_map(|node| nodes.remove(node)));
             for at in others {
                 if !nodes.contains_key(&at.node) {
@@ -194,7 +196,8 @@ impl Outbound for Peers {
     fn is_behind(&self, node: NodeId) {
         let Some(pair) = self.pair(node) else { return };
         // Told again for as long as it is.
-        let _ = pair.control.tell(message::REQUEST, message::encode(&Request::Behind), Bytes::new());
+        let _ =
+            pair.control.tell(message::REQUEST, message::encode(&Request::Behind), Bytes::new());
     }
 }
 

@@ -300,10 +300,7 @@ impl Replica {
     }
 
     /// The log is let go of only up to what `needed` says, where it says something. The first call counts.
-    pub fn keep_log_behind(
-        &self,
-        needed: impl Fn() -> Option<LogIndex> + Send + Sync + 'static,
-    ) {
+    pub fn keep_log_behind(&self, needed: impl Fn() -> Option<LogIndex> + Send + Sync + 'static) {
         let _ = self.shared.needed.set(Box::new(needed));
     }
 

@@ -40,6 +40,21 @@ pub enum Ask {
     Evict { session: SessionId },
     /// At most so many: [`Answer::Locks`].
     Locks { limit: u32 },
+    /// What a node says of itself when it has started: [`Answer::Done`]. Only of the node itself.
+    Announce(Box<Announced>),
+}
+
+/// A node that has started.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Announced {
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    /// How often it was started on this disk, and what it drew when it did.
+    pub starts: u64,
+    pub boot: u64,
+    pub name: String,
+    pub address: String,
+    pub roles: Roles,
 }
 
 /// What is answered.

@@ -176,9 +176,16 @@ pub enum Request {
     /// Of a node: a checkpoint of the table. Answered with `Table`.
     LendTable,
     /// A part of one of its files, in the tail of the answer.
-    TableChunk { lent: u64, file: u32, offset: u64, bytes: u32 },
+    TableChunk {
+        lent: u64,
+        file: u32,
+        offset: u64,
+        bytes: u32,
+    },
     /// It is not needed any more.
-    TableDone { lent: u64 },
+    TableDone {
+        lent: u64,
+    },
     /// Told to a node: the log does not reach back to what it has. It is to take over the table of whoever tells it.
     Behind,
     /// Of a node: how many blocks it should have and has not. Answered with `First`.
@@ -213,7 +220,10 @@ pub enum Response {
     Cluster(cluster::Answer),
     Joined(Box<cluster::Joined>),
     /// A checkpoint is lent: what is to be read of it (`tsdb_server::data::stream`).
-    Table { lent: u64, plan: Bytes },
+    Table {
+        lent: u64,
+        plan: Bytes,
+    },
 }
 
 /// What a node tells a session unasked.

@@ -205,8 +205,7 @@ impl Cluster {
             credentials: Credentials::new(SystemClock::shared(), material),
         };
         let remote = Remote::connect(options, SystemClock::shared()).unwrap();
-        let options =
-            tsfs::tsdb_client::Options { name: name.to_owned(), ..Default::default() };
+        let options = tsfs::tsdb_client::Options { name: name.to_owned(), ..Default::default() };
         Client::open(remote, SystemClock::shared(), options).unwrap()
     }
 }

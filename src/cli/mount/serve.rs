@@ -7,25 +7,31 @@ use crate::cli::Exit;
 use crate::cli::mount::Args;
 use crate::cli::mount::background;
 use crate::cli::mount::options::Options;
+use crate::cli::mount::remote;
+use crate::cli::mount::source::Cluster;
+use crate::cli::mount::source::Source;
 use crate::cli::mount::store;
+use crate::cli::process::raise_open_files;
+use crate::cli::process::start_logs;
 use crate::cli::retention;
 use crate::cli::when;
 use crate::env::SystemClock;
 use crate::fuse;
+use crate::fuse::Rooted;
 use crate::fuse::Tree;
 use crate::fuse::mount::Mounted;
 use crate::fuse::mount::Unmounted;
 use crate::meta::record::Retention;
-use crate::telemetry::logs;
 use crate::tsdb_client;
 use crate::tsdb_client::Caller;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::Compression;
-use crate::tsdb_config::LogTarget;
 use crate::tsdb_config::Settings;
 use crate::types::AsOf;
+use crate::types::FileKind;
 use crate::types::FsError;
 use crate::types::Ino;
+use crate::wire::Server;
 use crate::wire::control::Answer;
 use crate::wire::control::Ask;
 use crate::wire::control::Moment;
@@ -38,11 +44,12 @@ use signal_hook::consts::SIGHUP;
 use signal_hook::consts::SIGINT;
 use signal_hook::consts::SIGTERM;
 use signal_hook::iterator::Signals;
-use std::env;
 use std::fs;
 use std::io;
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Component;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -53,11 +60,18 @@ const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 /// Threads that compress: one for each processor, within these bounds.
 const WORKERS_LEAST: usize = 2;
 const WORKERS_MOST: usize = 16;
-/// Log of a mount in the background, in the store.
-const LOG_FILE: &str = "tsfs.log";
+
+/// What a mount talks to, and how that is left.
+struct Served {
+    server: Arc<dyn Server>,
+    /// Where it is, for people and the table of mounts.
+    source: String,
+    close: Box<dyn FnOnce() -> Result<(), FsError>>,
+}
 
 pub(super) fn run(
     args: &Args,
+    source: &Source,
     mut options: Options,
     settings: &Settings,
     context: &Context,
@@ -65,23 +79,14 @@ pub(super) fn run(
     // From here on a signal is waited for, and does not kill: SIGHUP, of a terminal that closes, is ignored.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot wait for signals")?;
     let at = fuse::mount::prepare(&args.at, options.kernel.nonempty)?;
-    let dir = store::find(&args.store, options.create)?;
     store::keep_private();
-    apart(&dir, &at)?;
-    if options.create {
-        if options.at.is_some() && !store::is_store(&dir) {
-            bail!("a store that is about to be made has no past; leave out --create or at=");
-        }
-        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    }
-    start_logs(settings, &dir, context)?;
-    raise_open_files();
-
-    let purpose = format!("mounted at {}", at.display());
-    let node = store::open(&dir, purpose, settings, options.create)?;
+    let served = match source {
+        Source::Store(dir) => embedded(dir, &at, &options, settings, context)?,
+        Source::Cluster(cluster) => of_cluster(cluster, &at, &options, settings, context)?,
+    };
     let client_options = client_options(&at, settings);
-    let client = Client::open(node.clone(), SystemClock::shared(), client_options)?;
-    options.kernel.source = dir.display().to_string();
+    let client = Client::open(served.server, SystemClock::shared(), client_options)?;
+    options.kernel.source = served.source.clone();
     options.kernel.threads = settings.mount_threads as usize;
     options.kernel.linger = settings.mount_linger;
     options.kernel.allow_other = options.kernel.allow_other.or(settings.mount_allow_other);
@@ -89,20 +94,94 @@ pub(super) fn run(
     if instant != AsOf::Now {
         options.kernel.flags.insert(MountFlags::RDONLY);
     }
-    let tree = Arc::new(Tree::new(Arc::clone(&client), context.zone.clone(), instant));
-    let mounted = Arc::new(fuse::mount::mount(tree, &at, &options.kernel)?);
+    let root = directory(&client, options.dir.as_deref(), instant)?;
+    let tree = Arc::new(Tree::new(Arc::clone(&client), context.zone.clone(), instant, root));
+    let mounted = match root {
+        Ino::ROOT => fuse::mount::mount(tree, &at, &options.kernel)?,
+        _ => fuse::mount::mount(Arc::new(Rooted::new(tree, root)), &at, &options.kernel)?,
+    };
+    let mounted = Arc::new(mounted);
 
     end_on_signal(signals, &mounted)?;
     ready(&client, context)?;
-    tracing::info!(store = %dir.display(), at = %at.display(), "mounted");
+    tracing::info!(source = served.source, at = %at.display(), "mounted");
     let ended = mounted.wait();
     let closed = client.close();
-    let freed = node.close();
-    tracing::info!(store = %dir.display(), at = %at.display(), "unmounted");
+    let freed = (served.close)();
+    tracing::info!(source = served.source, at = %at.display(), "unmounted");
     ended?;
     closed?;
     freed?;
     Ok(Exit::Done)
+}
+
+/// A store in this process.
+fn embedded(
+    given: &Path,
+    at: &Path,
+    options: &Options,
+    settings: &Settings,
+    context: &Context,
+) -> anyhow::Result<Served> {
+    let dir = store::find(given, options.create)?;
+    apart(&dir, at)?;
+    if options.create {
+        if options.at.is_some() && !store::is_store(&dir) {
+            bail!("a store that is about to be made has no past; leave out --create or at=");
+        }
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    start_logs(settings, Some(&dir), context)?;
+    raise_open_files();
+    let purpose = format!("mounted at {}", at.display());
+    let node = store::open(&dir, purpose, settings, options.create)?;
+    let source = dir.display().to_string();
+    let server = Arc::clone(&node);
+    Ok(Served { server, source, close: Box::new(move || node.close()) })
+}
+
+/// Nodes that are other processes.
+fn of_cluster(
+    cluster: &Cluster,
+    at: &Path,
+    options: &Options,
+    settings: &Settings,
+    context: &Context,
+) -> anyhow::Result<Served> {
+    let how = remote::options(cluster, options)?;
+    start_logs(settings, None, context)?;
+    let holder = remote::hold(at)?;
+    let server = remote::connect(&how)?;
+    let close = move || {
+        drop(holder);
+        Ok(())
+    };
+    Ok(Served { server, source: cluster.to_string(), close: Box::new(close) })
+}
+
+/// The directory that is the root of the mount.
+fn directory(client: &Client, dir: Option<&Path>, at: AsOf) -> anyhow::Result<Ino> {
+    let Some(dir) = dir else { return Ok(Ino::ROOT) };
+    let none = |what: &str| anyhow::anyhow!("cannot mount {}: {what}", dir.display());
+    let mut ino = Ino::ROOT;
+    for part in dir.components() {
+        let name = match part {
+            Component::RootDir | Component::CurDir => continue,
+            Component::Normal(name) => name.as_bytes(),
+            Component::ParentDir | Component::Prefix(_) => {
+                return Err(none("a path of the store has no '..'"));
+            }
+        };
+        let attr = client.lookup(ino, name, at).map_err(|error| match error {
+            FsError::NotFound => none("there is no such directory in the store"),
+            other => none(&other.to_string()),
+        })?;
+        if attr.kind != FileKind::Directory {
+            return Err(none("it is no directory"));
+        }
+        ino = attr.ino;
+    }
+    Ok(ino)
 }
 
 /// A store and a mount point may not lie in each other: either would hide or swallow the other.
@@ -118,31 +197,6 @@ fn apart(store: &Path, at: &Path) -> anyhow::Result<()> {
         bail!("the mount point {} is inside the store; mount elsewhere", at.display());
     }
     Ok(())
-}
-
-fn start_logs(settings: &Settings, store: &Path, context: &Context) -> anyhow::Result<()> {
-    let target = match &settings.log_target {
-        LogTarget::Stderr => logs::Target::Stderr,
-        LogTarget::Journal => logs::Target::Journal,
-        LogTarget::File(path) => logs::Target::File(path.clone()),
-        LogTarget::Auto if context.background => logs::Target::File(store.join(LOG_FILE)),
-        // Set by systemd for what it started, and only for that.
-        LogTarget::Auto if env::var_os("JOURNAL_STREAM").is_some() => logs::Target::Journal,
-        LogTarget::Auto => logs::Target::Stderr,
-    };
-    let format = if settings.log_json { logs::Format::Json } else { logs::Format::Text };
-    let filter = settings.log_level.clone();
-    logs::start(&logs::Options { filter, format, target }).map_err(anyhow::Error::msg)
-}
-
-/// A store keeps many files open; the usual limit of 1024 is meant for programs that use select(2).
-fn raise_open_files() {
-    use rustix::process::Resource;
-    let mut limit = rustix::process::getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(%error, "the limit of open files stays as it is");
-    }
 }
 
 fn client_options(at: &Path, settings: &Settings) -> tsdb_client::Options {

@@ -76,8 +76,8 @@ pub(super) struct History {
     client: Arc<Client>,
     /// In which dates without an offset are meant.
     zone: TimeZone,
-    /// Where the whole mount is one instant: then number 1 is the root at that instant.
-    root: Option<Stamp>,
+    /// Where the whole mount is one instant: its root directory, which is shown as it was then.
+    root: Option<(Ino, Stamp)>,
     numbers: Numbers,
     /// Control files that are open.
     open: Mutex<HashMap<Handle, Arc<Session>>>,
@@ -87,7 +87,7 @@ pub(super) struct History {
 }
 
 impl History {
-    pub(super) fn new(client: Arc<Client>, zone: TimeZone, root: Option<Stamp>) -> History {
+    pub(super) fn new(client: Arc<Client>, zone: TimeZone, root: Option<(Ino, Stamp)>) -> History {
         History {
             client,
             zone,
@@ -107,12 +107,12 @@ impl History {
 
     /// Whether a number is one of this view's.
     pub(super) fn has(&self, ino: Ino) -> bool {
-        view::is_ours(ino) || self.root.is_some() && ino == Ino::ROOT
+        view::is_ours(ino) || self.root.is_some_and(|(root, _)| ino == root)
     }
 
     fn get(&self, ino: Ino) -> Result<(View, Way), FsError> {
         match self.root {
-            Some(at) if ino == Ino::ROOT => {
+            Some((root, at)) if ino == root => {
                 let root = Past::fixed(ino, at, Door::MOUNT);
                 Ok((View::Past(root), Way::default()))
             }

@@ -12,6 +12,9 @@ mod hear;
 mod links;
 mod seek;
 mod stream;
+mod when_down;
+
+pub use when_down::WhenDown;
 
 use crate::env;
 use crate::env::Clock;
@@ -47,17 +50,6 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-
-/// What a call does while no majority of the nodes answers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WhenDown {
-    /// Waits for it, as long as it takes.
-    Wait,
-    /// Waits so long, then fails.
-    Eio(Duration),
-    /// Fails at once; the past is read from whatever node answers.
-    Stale,
-}
 
 /// What it takes to reach a cluster.
 #[derive(Clone)]
@@ -156,11 +148,7 @@ impl Drop for Remote {
 }
 
 impl Server for Remote {
-    fn open_session(
-        &self,
-        client: &str,
-        listener: Arc<dyn Listener>,
-    ) -> Result<Welcome, FsError> {
+    fn open_session(&self, client: &str, listener: Arc<dyn Listener>) -> Result<Welcome, FsError> {
         let asked = self.links.now();
         let request = Request::OpenSession { client: client.to_owned() };
         match self.ask(Lane::Control, &request)? {

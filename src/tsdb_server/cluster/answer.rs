@@ -7,6 +7,8 @@ use crate::meta::record::Node;
 use crate::net;
 use crate::net::Token;
 use crate::tsdb_server::cluster::Cluster;
+use crate::tsdb_server::cluster::init::Described;
+use crate::tsdb_server::cluster::init::set_node;
 use crate::tsdb_server::cluster::plan;
 use crate::tsdb_server::cluster::plan::Facts;
 use crate::tsdb_server::cluster::plan::Plan;
@@ -17,6 +19,7 @@ use crate::tsdb_server::cluster::work::Worked;
 use crate::types::FsError;
 use crate::types::NodeId;
 use crate::types::Stamp;
+use crate::wire::cluster::Announced;
 use crate::wire::cluster::Answer;
 use crate::wire::cluster::Ask;
 use crate::wire::cluster::NodeState;
@@ -89,6 +92,7 @@ impl Cluster {
                 self.clients.evict(*session)?;
                 Ok(Answer::Done(format!("the session of client {} is over", session.0)))
             }
+            Ask::Announce(announced) => self.announced(announced),
             Ask::Locks { limit } => {
                 let (locks, more) = self.clients.locks(*limit as usize)?;
                 Ok(Answer::Locks { locks, more })
@@ -108,6 +112,26 @@ impl Cluster {
             Worked::Done => Ok(Answer::Done(said)),
             Worked::PassOn(to) => self.others.ask(to, ask, watch),
         }
+    }
+
+    /// Writes down what is different about a node, so that whoever lets it in next knows.
+    fn announced(&self, announced: &Announced) -> Result<Answer, FsError> {
+        let Announced { node, incarnation, starts, boot, name, address, roles } = announced.clone();
+        let row = rows::node(&*self.server, node)?;
+        let started = row.as_ref().is_some_and(|row| (row.starts, row.boot) == (starts, boot));
+        let mut ops = Vec::new();
+        if !started {
+            ops.push(Op::Cluster(ClusterOp::NodeStarted { node, incarnation, starts, boot }));
+        }
+        let same = |row: &Node| (&row.name, &row.address, row.roles) == (&name, &address, roles);
+        if !row.as_ref().is_some_and(same) {
+            let described = Described { name, address, roles };
+            ops.push(Op::Cluster(set_node(Some(node), incarnation, &described)));
+        }
+        if !ops.is_empty() {
+            self.server.administer_all(None, ops)?;
+        }
+        Ok(Answer::Done(format!("node {} is known", node.0)))
     }
 
     fn invite(&self, to: &Invited, valid_s: u64) -> Result<Answer, FsError> {

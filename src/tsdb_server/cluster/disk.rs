@@ -10,6 +10,8 @@ use crate::store::disk::Access;
 use crate::store::disk::Disk;
 use crate::types::FsError;
 use crate::types::NodeId;
+use crate::wire::message;
+use crate::wire::message::NodeAt;
 use std::io::IoSlice;
 use std::path::Path;
 
@@ -21,10 +23,14 @@ pub const WRITING: &str = "tsfs-node.new";
 pub const CERTIFICATE: &str = "node.pem";
 /// Its settings.
 pub const SETTINGS: &str = "node.toml";
+/// Where the others were when it joined: until the rows of the store are here, nothing else says it.
+const JOINED: &str = "tsfs-node.joined";
 /// The first line.
 const MAGIC: &str = "tsfs node";
 /// Longer is none of ours.
 const BYTES_MAX: usize = 4096;
+/// As many nodes as there may be, with the longest addresses.
+const JOINED_BYTES_MAX: usize = 64 << 10;
 
 /// Which node a disk belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,6 +126,39 @@ impl Identity {
     }
 }
 
+/// Keeps what a joiner was told about the others.
+///
+/// # Errors
+/// `NoSpace`, `Io`.
+pub(super) fn keep_joined(disk: &dyn Disk, dir: &Path, nodes: &[NodeAt]) -> Result<(), FsError> {
+    let path = dir.join(JOINED);
+    if disk.exists(&path)? {
+        disk.remove(&path)?;
+    }
+    let file = disk.create(&path)?;
+    file.write_at(0, &[IoSlice::new(&message::encode(&nodes))])?;
+    file.sync_all()?;
+    disk.sync_dir(dir)
+}
+
+/// The nodes that a joiner was told of; none where it was the first.
+///
+/// # Errors
+/// `Damaged`, `Io`.
+pub fn joined(disk: &dyn Disk, dir: &Path) -> Result<Vec<NodeAt>, FsError> {
+    let path = dir.join(JOINED);
+    if !disk.exists(&path)? {
+        return Ok(Vec::new());
+    }
+    let file = disk.open(&path, Access::Read)?;
+    let bytes = file.read_at(0, JOINED_BYTES_MAX)?;
+    message::decode(&bytes).map_err(|_| {
+        FsError::Damaged(format!(
+            "the file {JOINED} of the store is not what was written: join anew"
+        ))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +176,12 @@ mod tests {
         joined.start(&disk, dir).unwrap().start(&disk, dir).unwrap();
         assert_eq!(Identity::read(&disk, dir), Ok(Some(Identity { starts: 2, ..joined })));
         assert_ne!(Identity::fresh().incarnation, fresh.incarnation);
+        assert_eq!(super::joined(&disk, dir), Ok(Vec::new()));
+        let at = NodeAt { node: NodeId(1), address: "a:1".to_owned() };
+        for nodes in [vec![at.clone()], vec![at.clone(), at]] {
+            keep_joined(&disk, dir, &nodes).unwrap();
+            assert_eq!(super::joined(&disk, dir), Ok(nodes));
+        }
     }
 
     #[test]

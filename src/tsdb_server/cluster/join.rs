@@ -268,6 +268,7 @@ pub fn settle_in(
         made => made?,
     }
     net::write_private(&dir.join(disk::CERTIFICATE), certificate.as_bytes())?;
+    disk::keep_joined(disk, dir, &joined.nodes)?;
     let identity = Identity { node: Some(member.node), ..identity };
     identity.write(disk, dir)?;
     Ok(identity)

@@ -6,11 +6,13 @@
 //! its members (`tsdb_log`), moving blocks and tables (`tsdb_server::data`), what clients are served.
 
 pub mod admit;
+pub mod announce;
 pub mod answer;
 pub mod clients;
 pub mod disk;
 pub mod init;
 pub mod join;
+pub mod metrics;
 pub mod plan;
 pub mod promote;
 pub mod renew;
@@ -28,6 +30,7 @@ use crate::tsdb_server::cluster::work::Pause;
 use crate::types::FsError;
 use crate::types::NodeId;
 use crate::wire::Server;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// How long a certificate of a node or a client is good for, unless it is told otherwise.
@@ -47,6 +50,19 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Has another node lead, where this one does and another can: before it is stopped.
+    pub fn step_down(&self) {
+        let successor = match self.facts() {
+            Ok(facts) => facts.successor(self.here).ok(),
+            Err(_) => None,
+        };
+        let Some(to) = successor else { return };
+        let plan = vec![plan::Step::HandOver(to)];
+        if let Err(error) = self.carry_out(&plan, &mut |_| ControlFlow::Continue(())) {
+            tracing::warn!(%error, "the node stops as the one that leads");
+        }
+    }
+
     /// What plans are made from, as this node knows it.
     ///
     /// # Errors

@@ -113,7 +113,7 @@ impl Facts {
     }
 
     /// The voter, other than this one, that should lead next: one that answers, with the smallest lag.
-    fn successor(&self, leaving: NodeId) -> Result<NodeId, String> {
+    pub(super) fn successor(&self, leaving: NodeId) -> Result<NodeId, String> {
         let fit = |follower: &&Follower| {
             follower.answers
                 && follower.node != leaving

@@ -80,6 +80,13 @@ impl Asked {
 
     /// Answers later. `passed_on`: by another node, which goes on looking where this one does not lead.
     pub fn serve(&self, ask: Ask, passed_on: bool, reply: Reply) {
+        if let Ask::Announce(announced) = &ask {
+            // Whatever came through the socket is this node's own.
+            let of_itself = matches!(reply.peer().identity, Identity::Node { node, .. } if node == announced.node);
+            if !of_itself {
+                return reply.fail("a node announces itself, and no other");
+            }
+        }
         let cluster = Arc::clone(&self.cluster);
         let run = move || {
             let mut told = None;

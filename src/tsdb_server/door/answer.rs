@@ -3,9 +3,9 @@
 //! Not here: on which thread (`serve`).
 
 use crate::meta::key;
+use crate::tsdb_server::data::stream::Chunk;
 use crate::tsdb_server::door::Door;
 use crate::tsdb_server::door::push::Push;
-use crate::tsdb_server::data::stream::Chunk;
 use crate::types::AsOf;
 use crate::types::FsError;
 use crate::types::Ino;
@@ -107,11 +107,7 @@ impl Door {
         Ok((response, Bytes::new()))
     }
 
-    fn of_session(
-        &self,
-        request: Request,
-        push: Option<Arc<Push>>,
-    ) -> Result<Response, FsError> {
+    fn of_session(&self, request: Request, push: Option<Arc<Push>>) -> Result<Response, FsError> {
         match request {
             Request::OpenSession { client } => {
                 self.node.lead(SURE)?;

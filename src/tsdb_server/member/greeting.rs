@@ -2,6 +2,7 @@
 //!
 //! It says how far its log is at that moment, so that the others can tell an old copy of its disk (`cluster::admit`).
 
+use crate::meta::record::Incarnation;
 use crate::net::StoreId;
 use crate::tsdb_log::entry::Message;
 use crate::tsdb_log::entry::MessageKind;
@@ -9,7 +10,6 @@ use crate::tsdb_server::cluster::admit::Claim;
 use crate::tsdb_server::cluster::admit::Heard;
 use crate::tsdb_server::cluster::disk::Identity;
 use crate::tsdb_server::node::Node;
-use crate::meta::record::Incarnation;
 use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::types::Term;

@@ -1,13 +1,13 @@
 //! Two clients on one tree: what one has done the other sees, whoever owns what.
 
-use super::leader::Leader;
-use super::leader::Seat;
-use super::world::Random;
 use super::CALLER;
 use super::OWNER;
 use super::fsync;
+use super::leader::Leader;
+use super::leader::Seat;
 use super::options;
 use super::read;
+use super::world::Random;
 use super::write;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -353,7 +353,11 @@ impl Pair {
         self.log.push(format!("{what}: {got:?}"));
         if !right {
             let tail = &self.log[self.log.len().saturating_sub(40)..];
-            panic!("seed {}: {what} should be {expected:?}; the last:\n{}", self.seed, tail.join("\n"));
+            panic!(
+                "seed {}: {what} should be {expected:?}; the last:\n{}",
+                self.seed,
+                tail.join("\n")
+            );
         }
     }
 
