@@ -141,7 +141,8 @@ impl Core {
             max_committed_size_per_ready: PAGE_BYTES,
             check_quorum: true,
             pre_vote: true,
-            batch_append: true,
+            // See `Core::propose`.
+            batch_append: false,
             skip_bcast_commit: true,
             ..raft::Config::default()
         };
@@ -222,6 +223,11 @@ impl Core {
     /// # Errors
     /// [`NotLeader`].
     pub fn propose(&mut self, header: Bytes, body: Bytes) -> Result<LogIndex, NotLeader> {
+        // The engine can add entries to a message that is not sent yet, but adds them without looking to one that has none, and
+        // was made for another place in the log. So only where all such messages are of proposals.
+        if self.engine.raft.msgs.is_empty() {
+            self.engine.set_batch_append(true);
+        }
         let entry = eraftpb::Entry { context: header, data: body, ..eraftpb::Entry::default() };
         let message = eraftpb::Message {
             msg_type: eraftpb::MessageType::MsgPropose,
@@ -266,6 +272,7 @@ impl Core {
             }
             _ => {}
         }
+        self.engine.set_batch_append(false);
         let message = convert::message_to_engine(message);
         if let Err(error) = self.engine.step(message) {
             tracing::debug!(%error, "dropped a message");
@@ -277,6 +284,7 @@ impl Core {
     pub fn tick(&mut self) {
         debug_assert_eq!(self.engine.raft.raft_log.persisted, self.last().0, "ticks come first");
         self.abstains = self.abstains.saturating_sub(1);
+        self.engine.set_batch_append(false);
         self.engine.raft.set_randomized_election_timeout(self.patience);
         self.engine.tick();
         if !self.is_leader() && self.engine.raft.election_elapsed == 0 {
@@ -319,6 +327,7 @@ impl Core {
         let persist = Group { hard, entries: ready.entries().iter().map(from_engine).collect() };
         let number = ready.number();
         self.engine.advance_append_async(ready);
+        self.engine.set_batch_append(false);
         let members = self.hand_out(&committed)?;
         let round = self.rounds.mark(self.term(), send.iter_mut().chain(&mut send_after));
         Ok(Some(Ready { number, send, persist, send_after, committed, members, round }))
@@ -347,6 +356,7 @@ impl Core {
 
     /// What [`Ready`] `number` and all before it had to persist is durable.
     pub fn persisted(&mut self, number: u64) {
+        self.engine.set_batch_append(false);
         self.engine.on_persist_ready(number);
     }
 

@@ -7,10 +7,18 @@ use crate::faults::Counts;
 use crate::invariants::Invariants;
 use crate::member::Member;
 use crate::network::Network;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
+use tsfs::store::disk::Disk;
+use tsfs::store::disk::SimulatedDisk;
 use tsfs::tsdb_log::entry::Members;
+use tsfs::tsdb_server::replica::stepped::Stepped;
+use tsfs::types::FsError;
 use tsfs::types::NodeId;
 
 /// How long things go wrong, and how long it may take until all is well again.
@@ -171,19 +179,22 @@ impl World {
     /// One millisecond of a member's life.
     fn live(&mut self, n: usize) {
         let member = &mut self.members[n];
-        if member.running.is_none() && member.start().is_err() {
+        if member.running.is_none()
+            && let Err(error) = member.start()
+        {
             // The power went while it was started.
+            assert!(matches!(error, FsError::Io(_)), "node {}: {error}", member.node.0);
             member.cut_power(self.now);
             member.asleep_until = self.now + 100;
             return;
         }
         member.count_time();
         let running = member.running.as_mut().expect("it was started");
-        let passed = running.pass();
+        let passed = drive(running, &member.disk);
         for message in member.take_messages() {
             self.network.send(self.now, message, &mut self.chance);
         }
-        let mut fine = passed.is_ok();
+        let mut fine = passed;
         while fine && !self.chance.once_in(3) {
             let running = self.members[n].running.as_mut().expect("it is fine");
             match running.apply_one() {
@@ -235,5 +246,14 @@ impl World {
         let led = self.members.iter().find(|member| member.leads().is_some());
         self.tally.digest = led.expect("it is well").digest();
         self.tally
+    }
+}
+
+/// One pass; false where it has to stop. The engine breaks down where the disk cannot be read, and so does whoever drives.
+fn drive(running: &mut Stepped, disk: &SimulatedDisk) -> bool {
+    match catch_unwind(AssertUnwindSafe(|| running.pass())) {
+        Ok(passed) => passed.is_ok(),
+        Err(_) if disk.list(Path::new("/log")).is_err() => false,
+        Err(panic) => resume_unwind(panic),
     }
 }

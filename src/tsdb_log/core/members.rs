@@ -179,6 +179,7 @@ impl Core {
         if to == self.options.node || !self.members.voters.contains(&to) {
             return Err(FsError::Refused(format!("node {} is no other voter", to.0)));
         }
+        self.engine.set_batch_append(false);
         self.rounds.hand_over(self.term());
         self.engine.transfer_leader(to.0);
         Ok(())

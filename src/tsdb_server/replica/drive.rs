@@ -158,7 +158,12 @@ impl Driver {
         passed: &mut Passed,
     ) -> Result<(), FsError> {
         self.parts.core.applied(applied);
-        self.listen(taken.input, full, passed)?;
+        if !taken.input.is_empty() {
+            self.listen(taken.input, full, passed)?;
+            self.follow_leadership(passed);
+            // What others have acknowledged is told before the disk is waited for again.
+            while self.carry_on(passed)? {}
+        }
         self.follow_leadership(passed);
         if !taken.work.is_empty() {
             let now = self.stamper.now(&*self.parts.clock);
