@@ -5,6 +5,7 @@
 //! can be done; a fault counts as repaired when it is not found any more. Contents that are damaged cannot be repaired with
 //! one copy of them; they are told by name.
 
+pub mod install;
 mod mend;
 
 use crate::env::Clock;

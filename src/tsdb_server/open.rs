@@ -6,6 +6,7 @@
 //! | `holder` | who uses the store |
 //! | `log/` | segments of the replicated log |
 //! | `table/` | the versioned map, in RocksDB |
+//! | `table.receiving/`, `table.received/` | one that comes from another node, and one that has come |
 //! | `blocks/` | segments of blocks |
 //! | `ballast` | space set aside |
 //!
@@ -27,6 +28,7 @@ use crate::store::space::BALLAST;
 use crate::store::table;
 use crate::store::table::RocksTable;
 use crate::tsdb_log::entry::Members;
+use crate::tsdb_server::offline::install;
 use crate::types::FsError;
 use crate::types::NodeId;
 use std::path::Path;
@@ -116,6 +118,7 @@ pub fn open(dir: &Path, disk: Arc<dyn Disk>, options: &Options) -> Result<Parts,
         write_buffer_bytes: write_buffer_bytes(options, disk.space(dir)?),
         ..options.table.clone()
     };
+    install::take_up(dir, &*disk, label.store, &table_options)?;
     let table = Arc::new(RocksTable::open(&dir.join(TABLE), &table_options)?);
     let log = Log::open(disk.clone(), &dir.join(LOG), label.store, &options.log)?;
     let (blocks, faults) = BlockStore::open(

@@ -19,6 +19,7 @@ pub mod stepped;
 mod tests;
 
 pub use apply::Progress;
+pub(in crate::tsdb_server) use apply::members_of;
 pub use peers::Outbound;
 pub use standing::CLOCK_DRIFT_PARTS;
 pub use standing::Leadership;

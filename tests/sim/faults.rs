@@ -67,7 +67,10 @@ pub(crate) fn strike(
             members[who].asleep_until = now + chance.between(20, 2500);
         }
         Fault::PowerCutLater => members[who].disk.power_off_after(chance.below(12)),
-        Fault::FailedSync => members[who].disk.fail_sync("/log"),
+        Fault::FailedSync => {
+            members[who].disk.fail_sync("/log");
+            members[who].doubtful = true;
+        }
         Fault::Pause => members[who].asleep_until = now + chance.between(50, 1500),
         Fault::CutOff => {
             for other in nodes {

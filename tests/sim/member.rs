@@ -93,6 +93,8 @@ pub(crate) struct Member {
     pub(crate) running: Option<Stepped>,
     /// How often it was started.
     pub(crate) starts: u64,
+    /// A sync fails, or has failed.
+    pub(crate) doubtful: bool,
     /// When it ticks next, by its own clock.
     next_tick: Duration,
     /// Until when it does nothing at all, or is off.
@@ -120,6 +122,7 @@ impl Member {
             outbox: Arc::default(),
             running: None,
             starts: 0,
+            doubtful: false,
             next_tick: Duration::ZERO,
             asleep_until: 0,
         };
@@ -163,10 +166,14 @@ impl Member {
         Ok(())
     }
 
-    /// The process is gone, and what the table had in memory.
+    /// The process is gone, and what the table had in memory. After a failed sync a machine shows what is not on its disk, so
+    /// there it is the whole machine that goes.
     pub(crate) fn kill(&mut self) {
         self.running = None;
         self.table.lose_power();
+        if self.doubtful {
+            self.disk.crash(self.starts);
+        }
     }
 
     /// The power is gone.

@@ -79,6 +79,8 @@ pub(super) struct Pool {
     /// Files that are not in use; and whether none of them is ready. Beside the mutex, which is held for long.
     files: AtomicUsize,
     behind: AtomicBool,
+    /// Names could not be made durable. What the directory holds is unknown then, and it is not touched any more.
+    failed: AtomicBool,
     /// Held while files are renamed or filled: one at a time, in order.
     waiting: Mutex<Waiting>,
 }
@@ -97,6 +99,7 @@ impl Pool {
         Pool {
             files: AtomicUsize::new(files),
             behind: AtomicBool::new(true),
+            failed: AtomicBool::new(false),
             disk,
             dir: dir.to_path_buf(),
             store,
@@ -151,11 +154,29 @@ impl Pool {
         Ok(())
     }
 
+    /// Makes the names durable. A failure is final: a later change that lasts, before one that does not, would leave a gap.
+    fn sync_names(&self) -> Result<(), FsError> {
+        let synced = self.disk.sync_dir(&self.dir);
+        self.failed.fetch_or(synced.is_err(), Relaxed);
+        synced
+    }
+
+    fn fine(&self) -> Result<(), FsError> {
+        match self.failed.load(Relaxed) {
+            true => Err(FsError::Io(format!(
+                "the names in {} could not be made durable; nothing there is changed any more",
+                self.dir.display()
+            ))),
+            false => Ok(()),
+        }
+    }
+
     fn oldest_retired(&self) -> Option<u64> {
         self.retired.lock().front().copied()
     }
 
     fn recycle(&self, waiting: &mut Waiting) -> Result<(), FsError> {
+        self.fine()?;
         while let Some(generation) = self.oldest_retired() {
             let log = path(&self.dir, generation, Kind::Log);
             let whole = self.disk.open(&log, Access::Read)?.len()? == self.segment_bytes;
@@ -167,13 +188,14 @@ impl Pool {
                 self.files.fetch_sub(1, Relaxed);
             }
             self.retired.lock().pop_front();
-            self.disk.sync_dir(&self.dir)?;
+            self.sync_names()?;
         }
         Ok(())
     }
 
     /// Gives a spare file, or a new one, its next generation.
     fn prepare(&self, waiting: &mut Waiting) -> Result<Fresh, FsError> {
+        self.fine()?;
         if waiting.spares.is_empty() {
             self.recycle(waiting)?;
         }
@@ -191,7 +213,7 @@ impl Pool {
         waiting.spares.pop();
         waiting.next_generation += 1;
         self.disk.rename(&from, &path(&self.dir, generation, Kind::Log))?;
-        self.disk.sync_dir(&self.dir)?;
+        self.sync_names()?;
         Ok(Fresh { identity, file, checksum })
     }
 
@@ -210,7 +232,7 @@ impl Pool {
             let _ = self.disk.remove(&path);
             return Err(error);
         }
-        self.disk.sync_dir(&self.dir)?;
+        self.sync_names()?;
         waiting.spares.push(generation);
         self.files.fetch_add(1, Relaxed);
         Ok(())

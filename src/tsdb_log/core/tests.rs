@@ -18,6 +18,8 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+mod several;
+
 /// What a log store keeps, in memory. Begins at index 1.
 #[derive(Default)]
 struct Memory {
@@ -82,6 +84,7 @@ impl Member {
 
     /// Does everything that is to be done, in the order that `Core` asks for.
     fn drive(&mut self, network: &mut VecDeque<Message>) {
+        self.core.carry_on_change();
         while let Some(ready) = self.core.ready().unwrap() {
             network.extend(ready.send);
             self.log.append(&ready.persist);
@@ -96,7 +99,8 @@ impl Member {
     }
 
     fn bodies(&self) -> Vec<&[u8]> {
-        self.applied.iter().map(|entry| &entry.body[..]).filter(|body| !body.is_empty()).collect()
+        let commands = self.applied.iter().filter(|entry| entry.kind == EntryKind::Command);
+        commands.map(|entry| &entry.body[..]).filter(|body| !body.is_empty()).collect()
     }
 }
 
@@ -179,7 +183,10 @@ fn tick_until(members: &mut [Member], cut: Option<NodeId>, done: impl Fn(&[Membe
             return;
         }
     }
-    panic!("not reached in 200 ticks");
+    let each = members.iter().map(|m| {
+        (m.core.term(), m.core.leader(), m.core.commit(), m.core.last(), m.core.members().clone())
+    });
+    panic!("not reached in 200 ticks: {:?}", each.collect::<Vec<_>>());
 }
 
 #[test]

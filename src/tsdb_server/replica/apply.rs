@@ -93,13 +93,26 @@ impl Progress {
 /// # Errors
 /// `Damaged`, `NoSpace`, `Io`.
 pub(super) fn members_or(table: &dyn Table, founders: &Members) -> Result<Members, FsError> {
-    if let Some(row) = table.get(Family::Local, MEMBERS_KEY)? {
-        return Members::decode(&row);
+    if let Some(members) = read_members(table)? {
+        return Ok(members);
     }
     let mut changes = Changes::default();
     changes.put(Family::Local, MEMBERS_KEY, founders.encode());
     table.write(&changes)?;
     Ok(founders.clone())
+}
+
+fn read_members(rows: &dyn Rows) -> Result<Option<Members>, FsError> {
+    rows.get(Family::Local, MEMBERS_KEY)?.map(|row| Members::decode(&row)).transpose()
+}
+
+/// Who takes part in the log, as a table says that has been in use.
+///
+/// # Errors
+/// `Damaged`, `Io`.
+pub(in crate::tsdb_server) fn members_of(rows: &dyn Rows) -> Result<Members, FsError> {
+    let none = || FsError::Damaged("the table does not say who takes part in the log".to_owned());
+    read_members(rows)?.ok_or_else(none)
 }
 
 /// What readers need to know of what is applied.

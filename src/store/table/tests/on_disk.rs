@@ -137,3 +137,32 @@ fn flipped_bytes_are_found_named_and_never_served() {
         assert!(damage.len() == 1 && damage[0].1.contains(name), "{damage:?}");
     }
 }
+
+#[test]
+fn a_checkpoint_is_the_table_after_some_write_and_stays_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = create(&dir.path().join("table"));
+    let write = |n: u32| {
+        let mut changes = Changes::default();
+        for family in Family::ALL {
+            changes.put(family, *b"row", vec![n as u8; 20_000]);
+        }
+        table.write(&changes).unwrap();
+    };
+    write(0);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| (1..200).for_each(write));
+        for copy in 0..3 {
+            table.checkpoint(&dir.path().join(format!("copy{copy}"))).unwrap();
+        }
+        writing.join().unwrap();
+    });
+    drop(table);
+    for copy in 0..3 {
+        let copy = reopen(&dir.path().join(format!("copy{copy}"))).unwrap();
+        let rows = Family::ALL.map(|family| copy.get(family, b"row").unwrap().unwrap());
+        assert!(rows.windows(2).all(|pair| pair[0] == pair[1]), "all families are of one write");
+    }
+    let again = reopen(&dir.path().join("table")).unwrap();
+    assert_eq!(again.get(Family::State, b"row").unwrap().unwrap()[0], 199);
+}
