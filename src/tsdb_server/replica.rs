@@ -498,8 +498,7 @@ impl Shared {
             }
         };
         let result = driver.pass(taken, applied, self.queue.is_full(), &mut passed);
-        let due =
-            driver.appended >= self.options.log_bytes_max || driver.log().wants_keeping();
+        let due = driver.appended >= self.options.log_bytes_max || driver.log().wants_keeping();
         drop(driver);
         if !passed.committed.is_empty() {
             self.let_down(self.queue.put(passed.committed, passed.urgent));

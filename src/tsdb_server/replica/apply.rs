@@ -73,8 +73,11 @@ impl Progress {
         let (version, rest) = row.split_first().ok_or_else(damaged)?;
         let read = match *version {
             APPLIED_VERSION => postcard::from_bytes(rest),
-            APPLIED_WITHOUT_TERM => postcard::from_bytes(rest)
-                .map(|(index, stamp)| Progress { index, stamp, term: Term::default() }),
+            APPLIED_WITHOUT_TERM => postcard::from_bytes(rest).map(|(index, stamp)| Progress {
+                index,
+                stamp,
+                term: Term::default(),
+            }),
             _ => return Err(damaged()),
         };
         read.map_err(|_| damaged())
@@ -196,8 +199,7 @@ impl Applier {
         }
         let mut changes = Changes::default();
         let mut outcome = (Outcome::Applied, before.stamp);
-        let mut progress =
-            Progress { index: entry.index, stamp: before.stamp, term: entry.term };
+        let mut progress = Progress { index: entry.index, stamp: before.stamp, term: entry.term };
         if let Some(members) = members {
             changes.put(Family::Local, MEMBERS_KEY, members.encode());
         }
