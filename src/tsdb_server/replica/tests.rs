@@ -21,6 +21,7 @@ use crate::store::log::Log;
 use crate::store::space::Reserve;
 use crate::tsdb_log::entry::Members;
 use crate::tsdb_server::replica::Options;
+use crate::tsdb_server::replica::Outbound;
 use crate::tsdb_server::replica::Parts;
 use crate::tsdb_server::replica::Replica;
 use crate::tsdb_server::room::Room;
@@ -40,6 +41,7 @@ use std::time::Duration;
 
 mod limited;
 mod sweep;
+mod peers;
 
 use limited::Limited;
 
@@ -66,6 +68,10 @@ impl World {
     }
 
     fn open(&self) -> Result<Replica, FsError> {
+        self.open_among(None)
+    }
+
+    fn open_among(&self, outbound: Option<Arc<dyn Outbound>>) -> Result<Replica, FsError> {
         let (table, disk) = (self.table.clone(), self.disk.shared());
         let (dir, options) = (Path::new("/blocks"), block::Options::default());
         let access = Access::ReadWrite;
@@ -76,7 +82,7 @@ impl World {
         let reserve = Reserve::open(disk, Path::new("/"), 0, self.clock.steady())?;
         let clock = self.clock.clone();
         let room = Arc::new(Room::new(Arc::new(reserve), clock.clone()));
-        let parts = Parts { table, log, blocks: Arc::new(blocks), clock, room, outbound: None };
+        let parts = Parts { table, log, blocks: Arc::new(blocks), clock, room, outbound };
         Replica::open(parts, self.options)
     }
 
