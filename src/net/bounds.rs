@@ -25,7 +25,7 @@ pub struct Bounds {
     /// A connection on which nothing came for so long, though asked, is closed: its peer lost its power or its network.
     /// A few of `ping_after`, and more than a disk usually takes for a sync: a thread that reads may be writing the log.
     pub silence: Duration,
-    /// A peer that sends but answers no ping for so long does not read, or has more to send than the line carries.
+    /// A peer that sends, but for so long answers no ping and takes nothing that is sent to it, does not read.
     pub unanswered: Duration,
     /// Bytes that may wait to be sent before `tell` and `ask` are refused, and before requests are no longer read. A
     /// few of the largest usual packets (1 MiB), so that the socket never runs dry; a first packet is always taken.

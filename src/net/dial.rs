@@ -78,7 +78,7 @@ impl Net {
         };
         let channel = Channel::new(stream, secured);
         let bounds = self.bounds();
-        let hello = Hello::new(bounds.versions, dial.purpose, dial.hello);
+        let hello = Hello::new(bounds.versions, dial.purpose, dial.hello.clone());
         let greeter = Greeter::new(self, &channel, &dial.address, &proof, bounds.welcome);
         let (welcome, reader) = match greeter.dial(&hello) {
             Ok(welcome) => welcome,
@@ -88,15 +88,18 @@ impl Net {
             }
         };
         let identity = proof.identity();
-        let (address, purpose, version) = (dial.address, dial.purpose, welcome.version);
+        let (address, purpose, version) = (dial.address.clone(), dial.purpose, welcome.version);
         let peer = Peer { address, identity, purpose, version };
         let connection = Connection::new(self, peer, channel);
-        let (shared, service) = (Arc::clone(connection.shared()), dial.service);
+        let (link, service) = (Arc::clone(connection.link()), Arc::clone(&dial.service));
         service.opened(&connection);
-        thread::Builder::new()
-            .name("net-read".to_owned())
-            .spawn(move || shared.run(reader, &*service))
-            .map_err(|error| NetError::Local(format!("start the thread net-read: {error}")))?;
+        let read = move || link.run(reader, &*service);
+        if let Err(error) = thread::Builder::new().name("net-read".to_owned()).spawn(read) {
+            let error = NetError::Local(format!("start the thread net-read: {error}"));
+            connection.link().end(error.clone());
+            connection.link().tell_end(&*dial.service);
+            return Err(error);
+        }
         Ok((connection, welcome.body))
     }
 

@@ -275,7 +275,7 @@ impl Serving<'_> {
         let reader = greeter.welcome(&Welcome { version: peer.version, body }, bounds.greet)?;
         let connection = Connection::new(self.net, peer, channel);
         service.opened(&connection);
-        connection.shared().run(reader, &*service);
+        connection.link().run(reader, &*service);
         drop(ending);
         Ok(())
     }

@@ -61,6 +61,8 @@ struct State {
     batch: VecDeque<Bytes>,
     /// Bytes of all of them.
     waiting: usize,
+    /// Bytes that the channel took so far.
+    sent: u64,
 }
 
 /// What whoever had the right has to do about it.
@@ -86,6 +88,7 @@ impl Outbox {
             packets: VecDeque::new(),
             batch: VecDeque::new(),
             waiting: 0,
+            sent: 0,
         };
         Outbox { state: Mutex::new(state), room: Condvar::new(), passed: Condvar::new(), bound }
     }
@@ -179,6 +182,7 @@ impl Outbox {
         // What TLS holds back is written by the next who has the right; it must come, even with nothing of its own.
         state.flush |= sent.blocked;
         state.waiting = state.waiting.saturating_sub(sent.bytes);
+        state.sent += sent.bytes as u64;
         if state.closed {
             state.clear();
         }
@@ -237,6 +241,11 @@ impl Outbox {
         drop(state);
         self.room.notify_all();
         self.passed.notify_all();
+    }
+
+    /// Bytes that the channel took so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.state.lock().sent
     }
 
     #[cfg(test)]

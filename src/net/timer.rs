@@ -2,8 +2,8 @@
 //!
 //! Not here: what too long is (`bounds`), what a look does (`connection`).
 
-use super::connection::Shared;
 use super::error::NetError;
+use super::link::Link;
 use crate::env::Clock;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
@@ -26,7 +26,7 @@ struct Watch {
 
 #[derive(Default)]
 struct State {
-    connections: Vec<Weak<Shared>>,
+    connections: Vec<Weak<Link>>,
     stopped: bool,
 }
 
@@ -43,7 +43,7 @@ impl Timer {
     }
 
     /// Looks at this one too, from now on until it is dropped or closed.
-    pub(super) fn add(&self, connection: &Arc<Shared>) {
+    pub(super) fn add(&self, connection: &Arc<Link>) {
         self.shared.state.lock().connections.push(Arc::downgrade(connection));
         self.shared.changed.notify_one();
     }
@@ -82,7 +82,7 @@ impl Watch {
             gone |= !connection.upgrade().is_some_and(|connection| connection.tick(now));
         }
         if gone {
-            let open = |connection: &Weak<Shared>| {
+            let open = |connection: &Weak<Link>| {
                 connection.upgrade().is_some_and(|connection| !connection.is_closed())
             };
             self.state.lock().connections.retain(open);

@@ -173,6 +173,10 @@ impl Verifier {
             }
             Error::AlertReceived(alert) => match self.expected.material() {
                 Some(material) => refused(material, *alert, now),
+                None if *alert == AlertDescription::CertificateRequired => {
+                    "it takes nobody without a certificate now: ask there for an invitation"
+                        .to_owned()
+                }
                 None => format!("it ends TLS: {alert:?}"),
             },
             error => format!("no TLS as tsfs speaks it: {error}"),

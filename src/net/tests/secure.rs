@@ -219,8 +219,8 @@ fn without_a_certificate_one_may_only_join() {
     let cluster = Cluster::new();
     let pinned = || DialSecurity::Pinned(cluster.authority.fingerprint());
     let closed = cluster.listen(false);
-    let refused = cluster.dial_for(&closed, pinned(), Purpose::Join).err().unwrap();
-    assert!(matches!(refused, NetError::Unproven(_)), "{refused:?}");
+    let sentence = unproven(cluster.dial_for(&closed, pinned(), Purpose::Join));
+    assert_eq!(sentence, "it takes nobody without a certificate now: ask there for an invitation");
 
     let open = cluster.listen(true);
     for purpose in [Purpose::Control, Purpose::Bulk] {
