@@ -27,6 +27,8 @@ pub struct Bounds {
     pub silence: Duration,
     /// A peer that sends, but for so long answers no ping and takes nothing that is sent to it, does not read.
     pub unanswered: Duration,
+    /// A program without a certificate is given one within this, or has to come again: it holds a connection.
+    pub join: Duration,
     /// Bytes that may wait to be sent before `tell` and `ask` are refused, and before requests are no longer read. A
     /// few of the largest usual packets (1 MiB), so that the socket never runs dry; a first packet is always taken.
     pub queue_bytes: usize,
@@ -49,6 +51,7 @@ impl Default for Bounds {
             ping_after: milliseconds(1_000),
             silence: milliseconds(6_000),
             unanswered: milliseconds(30_000),
+            join: milliseconds(60_000),
             queue_bytes: 8 << 20,
             control_asks: 4096,
             bulk_asks: 64,

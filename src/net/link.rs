@@ -19,6 +19,7 @@ use super::liveness::Look;
 use super::outbox::Outbox;
 use super::outbox::Room;
 use super::outbox::Wrote;
+use crate::wire::greeting::Purpose;
 use crate::wire::packet::Decoder;
 use crate::wire::packet::Form;
 use crate::wire::packet::META_BYTES_MAX;
@@ -52,6 +53,7 @@ pub(super) struct Link {
     /// There is a thread that helps writing, or there was.
     helped: AtomicBool,
     liveness: Liveness,
+    opened: Duration,
     /// What the peer asked and was not answered yet.
     serving: AtomicUsize,
 }
@@ -89,6 +91,7 @@ impl Link {
             closed: AtomicBool::new(false),
             helped: AtomicBool::new(false),
             liveness: Liveness::new(net.clock().steady()),
+            opened: net.clock().steady(),
             serving: AtomicUsize::new(0),
             net: Arc::clone(net),
             peer,
@@ -206,7 +209,10 @@ impl Link {
 
     fn read(self: &Arc<Self>, reader: Reader, service: &dyn Service) -> NetError {
         let Reader { mut decoder, mut packets } = reader;
-        decoder.set_limit(META_BYTES_MAX);
+        if self.peer.purpose != Purpose::Join {
+            // Who it is, is known.
+            decoder.set_limit(META_BYTES_MAX);
+        }
         let mut buffer = vec![0; READ_BYTES];
         loop {
             self.liveness.set_working(true);
@@ -277,7 +283,14 @@ impl Link {
             return false;
         }
         self.asks.tick(now);
-        match self.liveness.look(now, self.outbox.sent(), self.net.bounds()) {
+        let bounds = self.net.bounds();
+        let age = now.saturating_sub(self.opened);
+        if self.peer.purpose == Purpose::Join && age >= bounds.join {
+            let why = format!("{} took too long to join", self.peer.address);
+            self.end(NetError::Closed(why));
+            return false;
+        }
+        match self.liveness.look(now, self.outbox.sent(), bounds) {
             Look::Fine => true,
             Look::Ping(id) => {
                 let (meta, tail) = (Bytes::new(), Bytes::new());

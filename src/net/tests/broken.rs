@@ -1,6 +1,7 @@
 //! The other side does not do its part: it is silent, does not read, asks too much, sends what is no packet.
 
 use super::*;
+use crate::wire::greeting::GREETING_BYTES_MAX;
 use crate::wire::greeting::Hello;
 use crate::wire::greeting::VERSIONS;
 use crate::wire::greeting::Welcome;
@@ -190,10 +191,14 @@ fn a_packet_larger_than_what_may_wait_goes_alone() {
 
 /// A client played by the test, which was let in.
 fn served_raw(net: &Arc<Net>, room: usize) -> (Arc<Conduct>, Raw) {
+    served_raw_for(net, room, Purpose::Control)
+}
+
+fn served_raw_for(net: &Arc<Net>, room: usize, purpose: Purpose) -> (Arc<Conduct>, Raw) {
     let (one, other) = Memory::pair(room);
     let there = serve(net, Arc::new(other));
     let mut raw = Raw::new(Arc::new(one));
-    raw.send(&Hello::new(VERSIONS, Purpose::Control, Bytes::new()).packet());
+    raw.send(&Hello::new(VERSIONS, purpose, Bytes::new()).packet());
     assert_eq!(raw.receive().form, Form::Welcome);
     (there, raw)
 }
@@ -237,6 +242,23 @@ fn a_client_has_a_limit_of_open_requests() {
     assert_eq!(raw.receive().id, 2);
     raw.send(&keep(4));
     there.wait("another", |heard| heard.kept.len() == 2);
+}
+
+#[test]
+fn who_joins_has_a_moment_and_little_room() {
+    let (net, hands) = still_net(Bounds::default());
+    let (there, raw) = served_raw_for(&net, 1 << 20, Purpose::Join);
+    raw.send(&Packet { tail: vec![0; GREETING_BYTES_MAX + 1].into(), ..packet(Form::Tell, 0) });
+    there.wait("its end", |heard| heard.closed.len() == 1);
+
+    let (there, raw) = served_raw_for(&net, 1 << 20, Purpose::Join);
+    raw.send(&Packet { tail: vec![0; GREETING_BYTES_MAX].into(), ..packet(Form::Tell, 0) });
+    there.wait("what it may send", |heard| heard.told.len() == 1);
+    hands.advance(net.bounds().join);
+    net.timer.look();
+    there.wait("its end", |heard| heard.closed.len() == 1);
+    let why = there.heard.lock().closed[0].to_string();
+    assert_eq!(why, "here took too long to join");
 }
 
 #[test]

@@ -232,7 +232,8 @@ fn without_a_certificate_one_may_only_join() {
     let connection = cluster.dial_for(&open, pinned(), Purpose::Join).unwrap();
     assert_eq!(connection.peer().identity, node(1));
     assert_eq!(cluster.handler.peers.lock()[0].identity, Identity::Nobody);
-    echo(&connection);
+    let answer = connection.call(ECHO, bytes("a token"), Bytes::new(), LONG).unwrap();
+    assert_eq!(answer.meta, "a token");
 
     let other = Authority::make(STORE, NOW).unwrap();
     let sentence =
