@@ -12,6 +12,7 @@
 mod adopt;
 mod index;
 mod listed;
+mod named;
 mod open;
 mod rebuild;
 mod reclaim;
