@@ -12,6 +12,7 @@
 mod adopt;
 mod index;
 mod listed;
+mod named;
 mod open;
 mod rebuild;
 mod reclaim;
@@ -308,20 +309,20 @@ impl BlockStore {
         {
             putting.fate = Fate::Arrives;
         }
-        self.append(block, parts, checksum, None)?;
+        self.append(Origin::Put, block, parts, checksum, None)?;
         Ok(true)
     }
 
-    /// Writes a record, its frame in two parts, where puts or copies go at present. A copy takes the place of the record
-    /// that lies at `replaces`: its row is to be moved, which is noted before the copy could be taken for dead.
+    /// Writes a record, its frame in two parts, where puts or copies go at present. One that takes the place of the record at
+    /// `replaces` has its row moved, which is noted before the new one could be taken for dead.
     fn append(
         &self,
+        origin: Origin,
         block: BlockId,
         [head, tail]: [&[u8]; 2],
         checksum: u32,
         replaces: Option<Place>,
     ) -> Result<(), FsError> {
-        let origin = if replaces.is_some() { Origin::Copied } else { Origin::Put };
         let (place, file) = self.reserve(origin, (head.len() + tail.len()) as u32)?;
         let record = Record { origin, block, place, checksum }.to_bytes();
         let parts = [&record, head, tail].map(IoSlice::new);

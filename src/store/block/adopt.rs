@@ -168,7 +168,7 @@ impl Adoption<'_> {
                 }
                 Found::Record(record) => record,
             };
-            end = walk.unit.min(walk.end);
+            end = walk.unit;
             let (block, place) = (record.block, record.place);
             let Some(kind) = self.wanted(block, place, record.origin)? else { continue };
             match segment::read_frame(&*file, place, block) {

@@ -1,4 +1,4 @@
-//! Where blocks lie, as rows of `Family::Local`, and the calls of the replica driver that write them.
+//! Where blocks lie, as rows of `Family::Local`, and how the replica driver's calls write them.
 //!
 //! | key | value | one for each |
 //! |---|---|---|
@@ -23,7 +23,6 @@ use crate::store::segment::SegmentId;
 use crate::telemetry::counter;
 use crate::types::BlockId;
 use crate::types::FsError;
-use crate::types::SessionId;
 use serde::Deserialize;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -249,7 +248,7 @@ impl<'a> Writing<'a> {
     }
 
     /// The log names a block that is not here.
-    fn miss(&mut self, block: BlockId, shared: bool) {
+    pub(super) fn miss(&mut self, block: BlockId, shared: bool) {
         if shared {
             counter::BLOCKS_MISSED.add(1);
         } else {
@@ -332,126 +331,11 @@ impl BlockStore {
     }
 
     /// Where a block lies as its row says, in the table or on its way there.
-    fn row_of(&self, block: BlockId) -> Result<Option<Place>, FsError> {
+    pub(super) fn row_of(&self, block: BlockId) -> Result<Option<Place>, FsError> {
         if let Some(unsaved) = self.state.lock().unsaved.get(&block) {
             return Ok(*unsaved);
         }
         let row = self.table.get(Family::Local, &block_key(Kind::Named, block))?;
         row.map(|row| decode_place(&row, block)).transpose()
-    }
-
-    /// Applied ops name these blocks from now on. One that is not durable here is listed for repair, and the rest goes on:
-    /// where other nodes have the blocks too, its client did not wait for this one; alone, it has been lost. The driver's.
-    ///
-    /// # Errors
-    /// `Damaged` where a block that nobody else has was never synced, or the index cannot be read; `Io`.
-    pub fn named(&self, blocks: &[BlockId], changes: &mut Changes) -> Result<(), FsError> {
-        // Known by a row or listed already: only the driver changes either.
-        let mut settled = Vec::with_capacity(blocks.len());
-        for block in blocks {
-            settled.push(self.row_of(*block)?.is_some() || self.is_listed(*block)?);
-        }
-        let shared = self.is_shared();
-        let state = &mut *self.state.lock();
-        state.working()?;
-        let mut writing = Writing::new(state, changes);
-        for (block, settled) in blocks.iter().zip(settled) {
-            let Some(pending) = writing.state.pending.get(block).copied() else {
-                if !settled {
-                    writing.miss(*block, shared);
-                }
-                continue;
-            };
-            if writing.state.is_synced(pending.place) {
-                writing.name(*block, pending);
-            } else if shared {
-                if !settled {
-                    writing.list(*block);
-                }
-                writing.state.arrived.insert(*block);
-            } else {
-                let what = "is named by the log but was never synced";
-                return Err(FsError::Damaged(format!("block {block} {what}")));
-            }
-        }
-        writing.finish();
-        Ok(())
-    }
-
-    /// No row of the map names these blocks any more. Those that are not here travelled inside ops, and are passed
-    /// over. The driver's.
-    ///
-    /// # Errors
-    /// `Damaged`, `Io`.
-    pub fn freed(&self, blocks: &[BlockId], changes: &mut Changes) -> Result<(), FsError> {
-        let mut known = Vec::with_capacity(blocks.len());
-        for block in blocks {
-            known.push((self.locate(*block)?, self.is_listed(*block)?));
-        }
-        let state = &mut *self.state.lock();
-        state.working()?;
-        let mut writing = Writing::new(state, changes);
-        for (block, (place, listed)) in blocks.iter().zip(known) {
-            if listed {
-                writing.unlist(*block);
-                // What comes for it now comes too late.
-                if let Some(putting) = writing.state.putting.get_mut(block) {
-                    putting.fate = Fate::Dead;
-                }
-            }
-            if writing.state.arrived.remove(block) {
-                writing.drop_pending(*block);
-            } else if let Some(place) = place
-                // A pending block was never named; its session's end takes it.
-                && !writing.state.pending.contains_key(block)
-            {
-                writing.delete(Kind::Named, *block);
-                writing.dies(place);
-                writing.state.unsaved.insert(*block, None);
-                counter::BLOCKS_FREED.add(1);
-            }
-        }
-        writing.finish();
-        Ok(())
-    }
-
-    /// Drops the blocks of a session that has ended and that no op named. The driver's.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn sweep_session(&self, session: SessionId, changes: &mut Changes) -> Result<(), FsError> {
-        let state = &mut *self.state.lock();
-        state.working()?;
-        let all = BlockId { session, number: 0 }..=BlockId { session, number: u64::MAX };
-        // What has arrived for the list is named.
-        let unnamed = |block: &BlockId| !state.arrived.contains(block);
-        let swept: Vec<_> =
-            state.pending.range(all).map(|(block, _)| *block).filter(unnamed).collect();
-        for (_, putting) in state.putting.iter_mut().filter(|(block, _)| block.session == session) {
-            if putting.fate == Fate::Pending {
-                putting.fate = Fate::Dead;
-            }
-        }
-        let mut writing = Writing::new(state, changes);
-        for block in swept {
-            writing.drop_pending(block);
-        }
-        writing.finish();
-        Ok(())
-    }
-
-    /// The sessions that have blocks no op named. After a restart, those among them that have ended are to be swept.
-    pub fn pending_sessions(&self) -> BTreeSet<SessionId> {
-        let state = self.state.lock();
-        let unnamed = state.pending.keys().filter(|block| !state.arrived.contains(block));
-        unnamed.map(|block| block.session).collect()
-    }
-
-    /// The changes that were asked for so far are in the table. The driver's, after each write.
-    pub fn written(&self) {
-        let state = &mut *self.state.lock();
-        state.unsaved.clear();
-        state.unsaved_list.clear();
-        state.retiring.unflushed.append(&mut state.retiring.unsaved);
     }
 }

@@ -9,6 +9,7 @@ use crate::store::block::State;
 use crate::store::block::index;
 use crate::store::block::index::Kind;
 use crate::store::block::index::block_key;
+use crate::store::segment::Origin;
 use crate::telemetry::counter;
 use crate::types::BlockId;
 use crate::types::FsError;
@@ -123,9 +124,9 @@ impl BlockStore {
             None => self.write_new(block, parts, checksum)?,
             // It arrived meanwhile, from its client or from another node.
             Some(_) if self.state.lock().pending.contains_key(&block) => false,
-            // A row says where it lies, and there it is damaged.
+            // A row says where it lies, and there it is damaged. No copy: where the row is lost, a scan is to find this.
             Some(from) => {
-                self.append(block, parts, checksum, Some(from))?;
+                self.append(Origin::Put, block, parts, checksum, Some(from))?;
                 true
             }
         };

@@ -15,6 +15,7 @@ use crate::store::block::Turns;
 use crate::store::block::index;
 use crate::store::block::index::Kind;
 use crate::store::block::index::SegmentRow;
+use crate::store::block::reclaim::Move;
 use crate::store::disk::Access;
 use crate::store::disk::Disk;
 use crate::store::disk::File;
@@ -234,7 +235,8 @@ impl Opening<'_> {
                 Found::Empty => {}
                 Found::Junk => scan.end = unit + 1,
                 Found::Record(record) => {
-                    scan.end = walk.unit.min(walk.end);
+                    // As far as its header says, also where the file ends before: a later walk steps over all of it.
+                    scan.end = walk.unit;
                     match segment::read_frame(file, record.place, record.block) {
                         Ok(_) => scan.records.push(record),
                         Err(FsError::Damaged(_)) => {}
@@ -246,14 +248,24 @@ impl Opening<'_> {
         Ok(scan)
     }
 
-    /// A put that no row says anything about is pending. One whose row leads elsewhere is a second copy. One whose row leads
-    /// here is live, though the row of its segment was lost: its units are returned.
+    /// A put that no row says anything about is pending. One whose row leads elsewhere is a second copy: what replaced a
+    /// damaged one, if that is listed. One whose row leads here is live, though the row of its segment was lost: its units are
+    /// returned.
     fn found(&mut self, record: Record) -> Result<u32, FsError> {
         let Record { block, place, origin, .. } = record;
+        let row = |kind| self.rows.get(Family::Local, &index::block_key(kind, block));
         let rowed = match self.state.pending.get(&block) {
             Some(pending) => pending.rowed.then_some(pending.place),
-            None => match self.rows.get(Family::Local, &index::block_key(Kind::Named, block))? {
-                Some(row) => index::decode_place(&row, block).ok(),
+            None => match row(Kind::Named)? {
+                Some(named) => {
+                    let from = index::decode_place(&named, block).ok();
+                    if let Some(from) = from.filter(|from| origin == Origin::Put && *from != place)
+                        && row(Kind::Listed)?.is_some()
+                    {
+                        self.state.moves.push(Move { block, from, to: place });
+                    }
+                    from
+                }
                 None if origin == Origin::Put => {
                     self.state.pending.insert(block, Pending { place, rowed: false });
                     self.state.unrowed.push(block);

@@ -16,6 +16,7 @@ use crate::store::block::index::segment_key;
 use crate::store::disk::Access;
 use crate::store::segment;
 use crate::store::segment::Found;
+use crate::store::segment::Origin;
 use crate::store::segment::Place;
 use crate::store::segment::SegmentId;
 use crate::store::segment::UNIT_BYTES;
@@ -184,7 +185,7 @@ impl BlockStore {
                 read => read?,
             };
             let checksum = frame::header(&frame)?.checksum;
-            self.append(block, [&frame, &[]], checksum, Some(from))?;
+            self.append(Origin::Copied, block, [&frame, &[]], checksum, Some(from))?;
         }
         damage
     }
@@ -222,7 +223,10 @@ impl BlockStore {
         for block in noted.iter().filter(|block| !moving.contains(block)) {
             writing.list(*block);
         }
+        let mut done = HashSet::new();
         for (moved, holds, listed) in moves {
+            // Of two records that are to replace one, the first does.
+            let holds = holds && done.insert(moved.block);
             writing.moved(&moved, holds, listed, listed || noted.contains(&moved.block));
         }
         writing.finish();

@@ -364,6 +364,27 @@ fn a_cut_or_missing_segment_is_reported_at_opening() {
 }
 
 #[test]
+fn nothing_is_written_into_what_a_torn_record_claims() {
+    let world = World::new();
+    let store = world.open();
+    store.put(block(2), &packed(block(2))).unwrap();
+    store.sync().unwrap();
+    let place = store.locate(block(2)).unwrap().unwrap();
+    assert!(place.units() > 2);
+    drop(store);
+    // Of the record, the first page survives a power cut, and of the length no more.
+    let path = place.segment.path(Path::new("/blocks"));
+    world.disk.cut(&path, place.offset() + UNIT_BYTES).unwrap();
+    let store = world.open();
+    store.put(block(3), &packed(block(3))).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    let store = world.open();
+    check(&store, 3..4);
+    assert_eq!(store.get(block(2)), Err(FsError::Stale));
+}
+
+#[test]
 fn a_record_in_another_ones_place_is_noticed() {
     let world = World::new();
     let store = world.open();

@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+mod cluster;
+
 pub(super) const STORE: [u8; 16] = *b"sixteen bytes id";
 
 /// What other nodes have, and how often they were asked.

@@ -50,7 +50,7 @@ fn ours() -> World {
     world.disk.flip_bit(&path, place.offset() + 300, 1).unwrap();
     // Another copy of 3 lies in a later segment.
     let (packed, place) = (packed(block(3)), store.locate(block(3)).unwrap());
-    store.append(block(3), packed.parts(), packed.checksum(), place).unwrap();
+    store.append(Origin::Copied, block(3), packed.parts(), packed.checksum(), place).unwrap();
     store.sync().unwrap();
     world
 }

@@ -147,9 +147,15 @@ fn a_damaged_block_is_listed_when_it_is_met_and_replaced_where_others_have_it() 
     upkeep(&world, &store);
     assert_eq!((missing(&store), rows(&world, 3)), (vec![4], "B".to_owned()));
     check(&store, (0..60).filter(|number| *number != 4));
+    // Its row is lost with the power, and the record is found.
     store.supply(block(4), &frame(block(4))).unwrap();
     store.sync().unwrap();
+    drop(store);
+    world.table.lose_power();
+    let store = shared(&world);
+    assert_eq!((store.listed(), missing(&store)), (2, vec![]), "both are here");
     upkeep(&world, &store);
+    assert_eq!(store.listed(), 0);
     scrub(&store);
     assert_eq!(store.damage_met(), 0);
     // The segment that was damaged is rewritten like any other.
@@ -158,6 +164,26 @@ fn a_damaged_block_is_listed_when_it_is_met_and_replaced_where_others_have_it() 
     check(&store, (0..60).step_by(5));
     assert!(store.segments().iter().all(|(id, _)| *id != place.segment), "it is gone");
     scrub(&store);
+}
+
+#[test]
+fn of_two_replacements_one_counts() {
+    let world = World::new();
+    let store = shared(&world);
+    world.name(&store, 0..10);
+    damage(&world, &store, 3);
+    assert!(store.get(block(3)).is_err());
+    for _ in 0..2 {
+        // A read and the repair at once.
+        assert_eq!(store.supply(block(3), &frame(block(3))), Ok(Supplied::Written));
+    }
+    store.sync().unwrap();
+    upkeep(&world, &store);
+    check(&store, 0..10);
+    scrub(&store);
+    world.free(&store, 0..10);
+    world.reclaim(&store);
+    assert_eq!(store.live_bytes(), 0);
 }
 
 #[test]

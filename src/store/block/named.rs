@@ -1,0 +1,131 @@
+//! Naming and freeing: what the replica driver calls with the batches that do it.
+//!
+//! Not here: rows and how they are kept together (`index`), and what upkeep writes (`reclaim`).
+
+use crate::series::table::Changes;
+use crate::store::block::BlockStore;
+use crate::store::block::Fate;
+use crate::store::block::index::Kind;
+use crate::store::block::index::Writing;
+use crate::telemetry::counter;
+use crate::types::BlockId;
+use crate::types::FsError;
+use crate::types::SessionId;
+use std::collections::BTreeSet;
+
+impl BlockStore {
+    /// Applied ops name these blocks from now on. One that is not durable here is listed for repair, and the rest goes on:
+    /// where other nodes have the blocks too, its client did not wait for this one; alone, it has been lost. The driver's.
+    ///
+    /// # Errors
+    /// `Damaged` where a block that nobody else has was never synced, or the index cannot be read; `Io`.
+    pub fn named(&self, blocks: &[BlockId], changes: &mut Changes) -> Result<(), FsError> {
+        // Known by a row or listed already: only the driver changes either.
+        let mut settled = Vec::with_capacity(blocks.len());
+        for block in blocks {
+            settled.push(self.row_of(*block)?.is_some() || self.is_listed(*block)?);
+        }
+        let shared = self.is_shared();
+        let state = &mut *self.state.lock();
+        state.working()?;
+        let mut writing = Writing::new(state, changes);
+        for (block, settled) in blocks.iter().zip(settled) {
+            let Some(pending) = writing.state.pending.get(block).copied() else {
+                if !settled {
+                    writing.miss(*block, shared);
+                }
+                continue;
+            };
+            if writing.state.is_synced(pending.place) {
+                writing.name(*block, pending);
+            } else if shared {
+                if !settled {
+                    writing.list(*block);
+                }
+                writing.state.arrived.insert(*block);
+            } else {
+                let what = "is named by the log but was never synced";
+                return Err(FsError::Damaged(format!("block {block} {what}")));
+            }
+        }
+        writing.finish();
+        Ok(())
+    }
+
+    /// No row of the map names these blocks any more. Those that are not here travelled inside ops, and are passed
+    /// over. The driver's.
+    ///
+    /// # Errors
+    /// `Damaged`, `Io`.
+    pub fn freed(&self, blocks: &[BlockId], changes: &mut Changes) -> Result<(), FsError> {
+        let mut known = Vec::with_capacity(blocks.len());
+        for block in blocks {
+            known.push((self.locate(*block)?, self.is_listed(*block)?));
+        }
+        let state = &mut *self.state.lock();
+        state.working()?;
+        let mut writing = Writing::new(state, changes);
+        for (block, (place, listed)) in blocks.iter().zip(known) {
+            if listed {
+                writing.unlist(*block);
+                // What comes for it now comes too late.
+                if let Some(putting) = writing.state.putting.get_mut(block) {
+                    putting.fate = Fate::Dead;
+                }
+            }
+            if writing.state.arrived.remove(block) {
+                writing.drop_pending(*block);
+            } else if let Some(place) = place
+                // A pending block was never named; its session's end takes it.
+                && !writing.state.pending.contains_key(block)
+            {
+                writing.delete(Kind::Named, *block);
+                writing.dies(place);
+                writing.state.unsaved.insert(*block, None);
+                counter::BLOCKS_FREED.add(1);
+            }
+        }
+        writing.finish();
+        Ok(())
+    }
+
+    /// Drops the blocks of a session that has ended and that no op named. The driver's.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn sweep_session(&self, session: SessionId, changes: &mut Changes) -> Result<(), FsError> {
+        let state = &mut *self.state.lock();
+        state.working()?;
+        let all = BlockId { session, number: 0 }..=BlockId { session, number: u64::MAX };
+        // What has arrived for the list is named.
+        let unnamed = |block: &BlockId| !state.arrived.contains(block);
+        let swept: Vec<_> =
+            state.pending.range(all).map(|(block, _)| *block).filter(unnamed).collect();
+        for (_, putting) in state.putting.iter_mut().filter(|(block, _)| block.session == session) {
+            if putting.fate == Fate::Pending {
+                putting.fate = Fate::Dead;
+            }
+        }
+        let mut writing = Writing::new(state, changes);
+        for block in swept {
+            writing.drop_pending(block);
+        }
+        writing.finish();
+        Ok(())
+    }
+
+    /// The sessions that have blocks no op named. After a restart, those among them that have ended are to be swept.
+    pub fn pending_sessions(&self) -> BTreeSet<SessionId> {
+        let state = self.state.lock();
+        let unnamed = state.pending.keys().filter(|block| !state.arrived.contains(block));
+        unnamed.map(|block| block.session).collect()
+    }
+
+    /// The changes that were asked for so far are in the table. The driver's, after each write.
+    pub fn written(&self) {
+        let state = &mut *self.state.lock();
+        state.unsaved.clear();
+        state.unsaved_list.clear();
+        state.retiring.unflushed.append(&mut state.retiring.unsaved);
+    }
+}
