@@ -31,7 +31,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         let seconds = Duration::from_secs;
-        Options { lease: seconds(10), yield_within: seconds(60), inodes_max: 1000 }
+        Options { lease: seconds(10), yield_within: seconds(30), inodes_max: 1000 }
     }
 }
 

@@ -22,8 +22,8 @@ mod setattr;
 mod write;
 mod xattr;
 
-pub use own::YIELD_INOS_MAX;
 pub use cluster::NODES_MAX;
+pub use own::YIELD_INOS_MAX;
 pub use purge::is_pending;
 pub use session::FEATURES;
 pub use setattr::truncate_steps;

@@ -252,7 +252,9 @@ impl Core {
                 return Ok(());
             }
             // A lone voter would lead at once, with entries that are not on its disk.
-            MessageKind::TimeoutNow if self.engine.raft.raft_log.persisted < last.0 => return Ok(()),
+            MessageKind::TimeoutNow if self.engine.raft.raft_log.persisted < last.0 => {
+                return Ok(());
+            }
             // A leader speaks of no more than what it was told is on this disk.
             MessageKind::Heartbeat if message.term >= self.term() && message.commit > last => {
                 return Err(FsError::Damaged(format!(

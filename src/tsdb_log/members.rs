@@ -128,11 +128,8 @@ mod tests {
 
     #[test]
     fn while_a_change_is_under_way_both_majorities_are_needed() {
-        let joint = Members {
-            voters: nodes([3, 4, 5]),
-            outgoing: nodes([1, 2, 3]),
-            ..Members::default()
-        };
+        let joint =
+            Members { voters: nodes([3, 4, 5]), outgoing: nodes([1, 2, 3]), ..Members::default() };
         let holds = |ids: &[u64]| joint.is_quorum(|node| ids.contains(&node.0));
         assert!(holds(&[1, 3, 4]));
         assert!(!holds(&[3, 4, 5]), "no majority of the former ones");

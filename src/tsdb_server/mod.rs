@@ -12,3 +12,4 @@ pub mod replica;
 pub mod retention;
 pub mod room;
 pub mod task;
+pub mod turns;

@@ -210,7 +210,9 @@ impl Node {
             replica,
             reserve,
             room,
-            data: among.as_ref().map(|among| Data::new(parts_table, shared_blocks, among.peers.clone())),
+            data: among
+                .as_ref()
+                .map(|among| Data::new(parts_table, shared_blocks, among.peers.clone())),
             repair: OnceLock::new(),
             nodes: RwLock::default(),
             faults: parts.faults,

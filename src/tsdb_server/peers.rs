@@ -86,8 +86,11 @@ impl Peers {
             let kept = |node: &NodeId, keep: &Keep| {
                 others.iter().any(|at| at.node == *node && at.address == keep.address())
             };
-            let left: BTreeSet<NodeId> =
-                nodes.iter().filter(|(node, keep)| !kept(node, keep)).map(|(node, _)| *node).collect();
+            let left: BTreeSet<NodeId> = nodes
+                .iter()
+                .filter(|(node, keep)| !kept(node, keep))
+                .map(|(node, _)| *node)
+                .collect();
             gone.extend(left.iter().filter_map(|node| nodes.remove(node)));
             for at in others {
                 if !nodes.contains_key(&at.node) {

@@ -52,6 +52,7 @@ use crate::tsdb_server::replica::queue::Queue;
 use crate::tsdb_server::replica::queue::Task;
 use crate::tsdb_server::replica::standing::Standing;
 use crate::tsdb_server::room::Room;
+use crate::tsdb_server::turns::Turns;
 use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::NodeId;
@@ -301,6 +302,11 @@ impl Replica {
         self.shared.seen.readable.read().clone()
     }
 
+    /// Counts what was applied that bears on who owns what.
+    pub fn owned(&self) -> Arc<Turns> {
+        self.shared.seen.owned.clone()
+    }
+
     /// Why nothing changes any more; `None` while all is well.
     pub fn stopped(&self) -> Option<FsError> {
         self.shared.stopped.lock().clone()
@@ -497,8 +503,7 @@ impl Shared {
             }
         };
         let result = driver.pass(taken, applied, self.queue.is_full(), &mut passed);
-        let due =
-            driver.appended >= self.options.log_bytes_max || driver.log().wants_keeping();
+        let due = driver.appended >= self.options.log_bytes_max || driver.log().wants_keeping();
         drop(driver);
         if !passed.committed.is_empty() {
             self.let_down(self.queue.put(passed.committed, passed.urgent));

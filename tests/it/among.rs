@@ -99,7 +99,8 @@ impl Cluster {
         leader.change_members(vec![one], others).unwrap();
         until("the others have the log", || {
             let followers = leader.followers();
-            followers.len() == 2 && followers.iter().all(|other| other.matched.0 > 0)
+            followers.len() == 2
+                && followers.iter().all(|other| other.matched.0 > 0)
                 && leader.members().learners.len() == 2
         });
         let voters = vec![NodeId(1), NodeId(2), NodeId(3)];
@@ -160,8 +161,7 @@ impl Cluster {
             credentials: self.credentials(Identity::Client { name: name.to_owned(), store }),
         };
         let remote = Remote::connect(options, SystemClock::shared()).unwrap();
-        let options =
-            tsfs::tsdb_client::Options { name: name.to_owned(), ..Default::default() };
+        let options = tsfs::tsdb_client::Options { name: name.to_owned(), ..Default::default() };
         Client::open(remote, SystemClock::shared(), options).unwrap()
     }
 }

@@ -92,7 +92,8 @@ impl Client {
                     }
                 }
                 Event::Applied(0, Ok(_)) => {
-                    self.stage = if self.stage == Stage::Format { Stage::Open } else { Stage::Ready };
+                    self.stage =
+                        if self.stage == Stage::Format { Stage::Open } else { Stage::Ready };
                     self.broken = true;
                 }
                 Event::Applied(number, Ok(Outcome::Applied | Outcome::Repeated)) => {
@@ -108,7 +109,13 @@ impl Client {
         }
     }
 
-    pub(crate) fn act(&mut self, now: u64, members: &mut [Member], more: bool, chance: &mut Chance) {
+    pub(crate) fn act(
+        &mut self,
+        now: u64,
+        members: &mut [Member],
+        more: bool,
+        chance: &mut Chance,
+    ) {
         self.listen(now);
         let late = now > self.heard + PATIENCE_MS && (!self.waiting.is_empty() || !self.is_done());
         self.broken |= members[self.with].starts != self.starts || late;
@@ -186,5 +193,12 @@ impl Client {
 }
 
 fn format() -> Op {
-    Op::Format { uuid: STORE, hash_key: [3; 16], mode: 0o755, uid: 0, gid: 0, time: Time::default() }
+    Op::Format {
+        uuid: STORE,
+        hash_key: [3; 16],
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        time: Time::default(),
+    }
 }

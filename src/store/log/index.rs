@@ -188,7 +188,9 @@ impl Index {
         let begins = segment.positions[start..start + count].iter();
         let positions: Vec<_> = begins
             .enumerate()
-            .take_while(|(n, position)| *n == 0 || u64::from(position.offset) < offset.saturating_add(bytes_max))
+            .take_while(|(n, position)| {
+                *n == 0 || u64::from(position.offset) < offset.saturating_add(bytes_max)
+            })
             .map(|(_, position)| *position)
             .collect();
         let behind = segment.positions.get(start + positions.len());

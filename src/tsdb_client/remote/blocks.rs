@@ -103,10 +103,14 @@ impl Blocks {
             account.acknowledged.insert(no, 0);
             no
         };
-        let put = self.wait(until, |account| {
-            let majority = account.members.len() / 2 + 1;
-            account.acknowledged.get(&no).is_none_or(|nodes| *nodes >= majority)
-        }, no);
+        let put = self.wait(
+            until,
+            |account| {
+                let majority = account.members.len() / 2 + 1;
+                account.acknowledged.get(&no).is_none_or(|nodes| *nodes >= majority)
+            },
+            no,
+        );
         self.shared.account.lock().acknowledged.remove(&no);
         put
     }
@@ -189,7 +193,9 @@ impl Blocks {
                 return Err(error);
             }
             if until.is_some_and(|until| until <= self.links.now()) {
-                return Err(FsError::Unreachable(format!("no node answers that has block {block}")));
+                return Err(FsError::Unreachable(format!(
+                    "no node answers that has block {block}"
+                )));
             }
             if self.links.is_closed() {
                 return Err(FsError::Closing);
@@ -316,14 +322,16 @@ impl Account {
 
     fn take(&mut self, node: NodeId, boot: Boot, generation: u64, sent: Sent, answer: Answer) {
         let Some(quorum) = &mut self.quorum else { return };
-        if let Some(known) = self.nodes.get_mut(&node).filter(|known| known.generation == generation)
+        if let Some(known) =
+            self.nodes.get_mut(&node).filter(|known| known.generation == generation)
         {
             match sent {
                 Sent::Put(_) => known.in_flight = known.in_flight.saturating_sub(1),
                 Sent::Sync(_) => known.syncing = false,
             }
         }
-        let response = answer.ok().and_then(|packet| message::decode::<Response>(&packet.meta).ok());
+        let response =
+            answer.ok().and_then(|packet| message::decode::<Response>(&packet.meta).ok());
         match (sent, response) {
             (Sent::Put(no), Some(Response::Done)) => {
                 quorum.written(node, boot, no);

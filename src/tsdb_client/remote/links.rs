@@ -81,8 +81,8 @@ impl Link {
         patience: Duration,
     ) -> Result<(Response, Bytes), NetError> {
         let packet = self.connection(lane).call(message::REQUEST, meta, tail, patience)?;
-        let response = message::decode(&packet.meta)
-            .map_err(|error| NetError::Failed(error.to_string()))?;
+        let response =
+            message::decode(&packet.meta).map_err(|error| NetError::Failed(error.to_string()))?;
         Ok((response, packet.tail))
     }
 
@@ -300,7 +300,9 @@ impl State {
     fn trouble(&self) -> String {
         let each = self.nodes.iter().map(|node| match node.trouble() {
             Some(why) => why,
-            None if node.pair().is_some() => format!("{} answers, but does not lead", node.address()),
+            None if node.pair().is_some() => {
+                format!("{} answers, but does not lead", node.address())
+            }
             None => format!("{} was not reached yet", node.address()),
         });
         let each: Vec<String> = each.collect();
@@ -375,7 +377,8 @@ impl Links {
 
     pub(super) fn spend(&self, bytes: u64) {
         // A lower bound between two renewals: nobody is refused for it who would not be soon.
-        let _ = self.space.fetch_update(Relaxed, Relaxed, |space| Some(space.saturating_sub(bytes)));
+        let _ =
+            self.space.fetch_update(Relaxed, Relaxed, |space| Some(space.saturating_sub(bytes)));
     }
 }
 

@@ -155,11 +155,7 @@ impl Drop for Remote {
 }
 
 impl Server for Remote {
-    fn open_session(
-        &self,
-        client: &str,
-        listener: Arc<dyn Listener>,
-    ) -> Result<Welcome, FsError> {
+    fn open_session(&self, client: &str, listener: Arc<dyn Listener>) -> Result<Welcome, FsError> {
         let asked = self.links.now();
         let request = Request::OpenSession { client: client.to_owned() };
         match self.ask(Lane::Control, &request)? {

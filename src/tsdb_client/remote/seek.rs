@@ -2,10 +2,10 @@
 //!
 //! Not here: the connections themselves (`links`).
 
+use crate::net::Wait;
 use crate::tsdb_client::remote::Lane;
 use crate::tsdb_client::remote::links::Link;
 use crate::tsdb_client::remote::links::Links;
-use crate::net::Wait;
 use crate::types::FsError;
 use crate::types::NodeId;
 use crate::wire::message;

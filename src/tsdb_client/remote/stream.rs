@@ -142,11 +142,7 @@ impl Stream {
     }
 
     /// Takes an answer. Where it says that the link is not to be used any more: who leads instead, if that is known.
-    fn answered(
-        &self,
-        seq: BatchSeq,
-        answer: Result<Response, FsError>,
-    ) -> Option<Option<NodeId>> {
+    fn answered(&self, seq: BatchSeq, answer: Result<Response, FsError>) -> Option<Option<NodeId>> {
         match answer {
             Ok(Response::Durable(stamp)) => {
                 let mut items = self.items.lock();

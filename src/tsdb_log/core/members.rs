@@ -80,7 +80,9 @@ impl Core {
             || self.engine.raft.has_pending_conf()
             || self.engine.raft.lead_transferee.is_some()
         {
-            return refused("the members are being changed already; try again in a moment".to_owned());
+            return refused(
+                "the members are being changed already; try again in a moment".to_owned(),
+            );
         }
         if !voters.contains(&self.options.node) {
             return refused(format!(
@@ -93,11 +95,15 @@ impl Core {
         }
         let followers = self.followers();
         let known = |node: NodeId| followers.iter().find(|follower| follower.node == node);
-        for node in voters.iter().filter(|node| !self.members.is_voter(**node) ) {
-            let lag = known(*node).map(|follower| self.commit().0.saturating_sub(follower.matched.0));
+        for node in voters.iter().filter(|node| !self.members.is_voter(**node)) {
+            let lag =
+                known(*node).map(|follower| self.commit().0.saturating_sub(follower.matched.0));
             match lag {
                 None => {
-                    return refused(format!("node {} has to be a learner before it can vote", node.0));
+                    return refused(format!(
+                        "node {} has to be a learner before it can vote",
+                        node.0
+                    ));
                 }
                 Some(lag) if lag > LAG_MAX => {
                     return refused(format!(
@@ -137,7 +143,8 @@ impl Core {
 
     /// Past the engine's own door, which would parse the body as one of its own.
     fn append_change(&mut self, change: &Change) -> LogIndex {
-        let mut entry = eraftpb::Entry { data: change.encode().into(), ..eraftpb::Entry::default() };
+        let mut entry =
+            eraftpb::Entry { data: change.encode().into(), ..eraftpb::Entry::default() };
         entry.set_entry_type(eraftpb::EntryType::EntryConfChangeV2);
         let taken = self.engine.raft.append_entry(&mut [entry]);
         assert!(taken, "the engine was given no limit for what is not committed");

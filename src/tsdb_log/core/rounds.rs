@@ -86,7 +86,8 @@ impl Core {
         let mut answers: Vec<u64> = rounds.answers.values().copied().collect();
         answers.sort_unstable();
         let answered = |node: NodeId, round| {
-            node == self.options.node || rounds.answers.get(&node).is_some_and(|last| *last >= round)
+            node == self.options.node
+                || rounds.answers.get(&node).is_some_and(|last| *last >= round)
         };
         let is_enough = |round: &u64| self.members.is_quorum(|node| answered(node, *round));
         answers.into_iter().rev().find(is_enough)

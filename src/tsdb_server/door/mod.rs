@@ -81,8 +81,8 @@ impl Handler for Porter {
         if peer.purpose == Purpose::Join {
             return Err(Refusal::new(Why::Other, "this node does not take new ones in"));
         }
-        let hello: Hello = message::decode(hello)
-            .map_err(|error| Refusal::new(Why::Other, error.to_string()))?;
+        let hello: Hello =
+            message::decode(hello).map_err(|error| Refusal::new(Why::Other, error.to_string()))?;
         self.0.check(peer, &hello)?;
         let service = serve::Serve::new(Arc::clone(&self.0), peer.identity.clone());
         Ok((Arc::new(service), message::encode(&self.0.hello)))

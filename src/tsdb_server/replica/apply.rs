@@ -28,6 +28,7 @@ use crate::tsdb_log::entry::Members;
 use crate::tsdb_log::header::Body;
 use crate::tsdb_log::header::Header;
 use crate::tsdb_server::room::Room;
+use crate::tsdb_server::turns::Turns;
 use crate::types::FsError;
 use crate::types::LogIndex;
 use crate::types::SessionId;
@@ -73,8 +74,11 @@ impl Progress {
         let (version, rest) = row.split_first().ok_or_else(damaged)?;
         let read = match *version {
             APPLIED_VERSION => postcard::from_bytes(rest),
-            APPLIED_WITHOUT_TERM => postcard::from_bytes(rest)
-                .map(|(index, stamp)| Progress { index, stamp, term: Term::default() }),
+            APPLIED_WITHOUT_TERM => postcard::from_bytes(rest).map(|(index, stamp)| Progress {
+                index,
+                stamp,
+                term: Term::default(),
+            }),
             _ => return Err(damaged()),
         };
         read.map_err(|_| damaged())
@@ -109,6 +113,8 @@ pub(super) struct Seen {
     pub(super) moved: Condvar,
     /// Which instants can be read.
     pub(super) readable: RwLock<Arc<Readable>>,
+    /// Raised when something was applied that bears on who owns what.
+    pub(super) owned: Arc<Turns>,
 }
 
 impl Seen {
@@ -117,6 +123,7 @@ impl Seen {
             progress: Mutex::new(Progress::read(rows)?),
             moved: Condvar::new(),
             readable: RwLock::new(Arc::new(readable(rows)?)),
+            owned: Arc::default(),
         })
     }
 }
@@ -144,6 +151,18 @@ fn bears_on_readable(key: &[u8]) -> bool {
     matches!(StateKey::decode(key), Some(StateKey::Horizon | StateKey::MarkAt { .. }))
 }
 
+/// Whether an op bears on who owns what.
+fn bears_on_owners(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::OpenSession { .. }
+            | Op::EndSession { .. }
+            | Op::GrantInos { .. }
+            | Op::Yield { .. }
+            | Op::GrantWhole { .. }
+    )
+}
+
 /// Applies entries. There is one, and it alone writes the table.
 pub(super) struct Applier {
     table: Arc<dyn Table>,
@@ -152,6 +171,8 @@ pub(super) struct Applier {
     seen: Arc<Seen>,
     /// None until the store is made.
     rules: Option<Rules>,
+    /// The entry that is being applied bears on who owns what.
+    turned: bool,
 }
 
 impl Applier {
@@ -161,7 +182,7 @@ impl Applier {
         room: Arc<Room>,
         seen: Arc<Seen>,
     ) -> Applier {
-        Applier { table, blocks, room, seen, rules: None }
+        Applier { table, blocks, room, seen, rules: None, turned: false }
     }
 
     /// Applies the next entry of the log: what came of it, and the stamp of its last step. `members` take part from it on,
@@ -183,8 +204,7 @@ impl Applier {
         }
         let mut changes = Changes::default();
         let mut outcome = (Outcome::Applied, before.stamp);
-        let mut progress =
-            Progress { index: entry.index, stamp: before.stamp, term: entry.term };
+        let mut progress = Progress { index: entry.index, stamp: before.stamp, term: entry.term };
         if let Some(members) = members {
             changes.put(Family::Local, MEMBERS_KEY, members.encode());
         }
@@ -208,6 +228,9 @@ impl Applier {
         }
         *self.seen.progress.lock() = progress;
         self.seen.moved.notify_all();
+        if std::mem::take(&mut self.turned) {
+            self.seen.owned.turn();
+        }
         Ok(outcome)
     }
 
@@ -234,6 +257,7 @@ impl Applier {
         if outcome != Outcome::Applied {
             return Ok((outcome, finished.last));
         }
+        self.turned = batch.ops.iter().any(bears_on_owners);
         counter::APPLY_BATCHES.add(1);
         counter::APPLY_OPS.add(batch.ops.len() as u64);
         counter::APPLY_ROWS.add(changes.rows.len() as u64);

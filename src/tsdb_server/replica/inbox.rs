@@ -61,8 +61,15 @@ pub(super) type Answer<T> = Box<dyn FnOnce(Result<T, FsError>) + Send>;
 pub(super) enum Ask {
     /// Nothing that was sent to the member arrives.
     Unreachable(NodeId),
-    HandOver { to: NodeId, answer: Answer<()> },
-    Change { voters: Vec<NodeId>, learners: Vec<NodeId>, answer: Answer<LogIndex> },
+    HandOver {
+        to: NodeId,
+        answer: Answer<()>,
+    },
+    Change {
+        voters: Vec<NodeId>,
+        learners: Vec<NodeId>,
+        answer: Answer<LogIndex>,
+    },
 }
 
 /// What is not for the log, but for the core.
