@@ -7,6 +7,7 @@ pub mod types;
 pub mod env;
 pub mod telemetry;
 
+pub mod lease;
 pub mod meta;
 pub mod series;
 pub mod tsdb_log;

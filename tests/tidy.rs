@@ -11,7 +11,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 /// Modules that may not touch the world, and the words by which they would.
-const PURE: &[&str] = &["types", "series", "tsdb_log", "meta", "wire"];
+const PURE: &[&str] = &["types", "series", "tsdb_log", "meta", "lease", "wire"];
 const IMPURE: &[&str] =
     &["tokio", "rocksdb", "fuser", "std::fs", "std::net", "SystemTime", "Instant"];
 

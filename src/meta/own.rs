@@ -71,7 +71,12 @@ impl State for &mut (dyn Present + '_) {
 /// `Damaged`, `Io`.
 pub fn owner(mut state: impl State, ino: Ino) -> Result<Option<SessionId>, FsError> {
     let owner = unmarked_owner(&mut state, ino)?;
-    Ok(if owner.is_some() && is_shared(&mut state, ino)? { None } else { owner })
+    if owner.is_none() {
+        return Ok(None);
+    }
+    let next = record::<Next>(&mut state, &StateKey::Next)?;
+    let shared = StateKey::Shared { epoch: next.map_or(0, |next| next.epoch), ino };
+    Ok(if state.row(&shared.encode())?.is_some() { None } else { owner })
 }
 
 /// Who would own the inode if nobody had given it back.
@@ -87,22 +92,13 @@ fn unmarked_owner(state: &mut impl State, ino: Ino) -> Result<Option<SessionId>,
 }
 
 /// The range of numbers that holds this one, with its last number.
-///
-/// # Errors
-/// `Damaged`, `Io`.
-pub fn range_of(state: &mut impl State, ino: Ino) -> Result<Option<(Ino, Range)>, FsError> {
+fn range_of(state: &mut impl State, ino: Ino) -> Result<Option<(Ino, Range)>, FsError> {
     let Some((key, row)) = state.first(&StateKey::ranges_from(ino))? else { return Ok(None) };
     let Some(StateKey::Range { last }) = StateKey::decode(&key) else {
         return Err(FsError::Damaged(format!("row {} of ranges", key.escape_ascii())));
     };
     let range = Range::from_row(&key, &row)?;
     Ok((range.first <= ino).then_some((last, range)))
-}
-
-/// It was given back since the whole was granted last.
-fn is_shared(state: &mut impl State, ino: Ino) -> Result<bool, FsError> {
-    let Some(next) = record::<Next>(state, &StateKey::Next)? else { return Ok(false) };
-    Ok(state.row(&StateKey::Shared { epoch: next.epoch, ino }.encode())?.is_some())
 }
 
 fn record<T: Record>(state: &mut impl State, key: &StateKey) -> Result<Option<T>, FsError> {

@@ -1,61 +1,411 @@
-//! Rights of sessions (temporary).
+//! The role lock: who may answer by itself, who is asked to give back, who waits for whom.
+//!
+//! Drives `lease` for as long as this node leads: carries out its actions, tells sessions, proposes. What is decided stands in
+//! rows and is decided at apply; here are only waiting and reminding. Not here: connections, which attend sessions with a
+//! [`Listener`], and which questions must ask first (`touch`).
+//!
+//! Locks, in order: `opening` → `office`. No listener is called, nothing is proposed and nobody waits for an entry under `office`.
+
+mod office;
+mod rights;
+#[cfg(test)]
+mod tests;
+mod tick;
+mod wait;
 
 use crate::env::Clock;
+use crate::lease::Gone;
+use crate::lease::Options;
 use crate::meta::key::StateKey;
 use crate::meta::op::Op;
-use crate::meta::record::Grant;
 use crate::meta::record::Next;
+use crate::meta::record::Record;
+use crate::meta::record::Session;
 use crate::meta::record::Store;
+use crate::series::table::Family;
+use crate::series::table::Table;
+use crate::tsdb_server::lock_node::office::Call;
+use crate::tsdb_server::lock_node::office::Office;
+use crate::tsdb_server::lock_node::rights::Rights;
+use crate::tsdb_server::lock_node::tick::Ticker;
 use crate::tsdb_server::node::Node;
+use crate::tsdb_server::task::Tasks;
+use crate::tsdb_server::turns::Turns;
+use crate::types::BatchSeq;
 use crate::types::FsError;
-use crate::types::Ino;
 use crate::types::SessionId;
 use crate::types::Stamp;
+use crate::types::Term;
 use crate::wire::Listener;
-use crate::wire::Server;
 use crate::wire::Welcome;
 use crate::wire::Whole;
 use crate::wire::message::Renewed;
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+use parking_lot::RwLock;
 use std::sync::Arc;
+use std::sync::Weak;
 use std::time::Duration;
 
+/// A new leader is given so long to apply what was committed before it led.
+const CATCH_UP: Duration = Duration::from_secs(3);
+/// Inodes that were given back are counted up to here.
+const SHARED_SHOWN_MAX: usize = 100_000;
+
+/// What the role needs of its node.
+pub trait Log: Send + Sync {
+    /// Waits until it is applied.
+    ///
+    /// # Errors
+    /// `Refused` where nothing was changed; `NotLeader`, `Io`, `Closing`.
+    fn propose(&self, op: Op) -> Result<Stamp, FsError>;
+
+    /// As of [`wire::Server`](crate::wire::Server).
+    ///
+    /// # Errors
+    /// As for `propose`.
+    fn barrier(&self) -> Result<Stamp, FsError>;
+
+    /// The term in which this node leads, as far as it knows.
+    fn reign(&self) -> Option<Term>;
+
+    /// Returns once everything that was committed when this was called is applied here, and this node surely leads.
+    ///
+    /// # Errors
+    /// `NotLeader`; `Unreachable` after `patience`.
+    fn catch_up(&self, patience: Duration) -> Result<(), FsError>;
+
+    fn space_left(&self) -> u64;
+
+    /// The store's identity, for people and logs.
+    fn store(&self) -> String;
+}
+
+/// A session as a status shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Standing {
+    pub session: SessionId,
+    pub client: String,
+    pub opened: Stamp,
+    /// The number of its last applied batch.
+    pub last: BatchSeq,
+    /// Somebody is there to be told something.
+    pub attended: bool,
+    /// None where it lives in this process.
+    pub lease_left: Option<Duration>,
+    pub has_whole: bool,
+    /// What it was asked to give back and has not.
+    pub recalls: usize,
+    pub ending: bool,
+}
+
+/// Who owns what, in figures.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Grants {
+    pub whole: Option<(SessionId, Whole)>,
+    /// Inodes that their owners gave back since. At most [`SHARED_SHOWN_MAX`].
+    pub shared: usize,
+}
+
+/// See the module's text.
 pub struct LockNode {
-    node: Arc<Node>,
+    me: Weak<LockNode>,
+    log: Weak<dyn Log>,
+    rows: Arc<dyn Table>,
+    turns: Arc<Turns>,
+    clock: Arc<dyn Clock>,
+    options: Options,
+    /// The last reign, which may be over: [`LockNode::in_office`] looks.
+    office: Mutex<Option<Office>>,
+    /// A session has flushed, time has passed, or the reign has ended.
+    told: Condvar,
+    rights: RwLock<Arc<Rights>>,
+    /// One session is opened at a time: the next number is read, then proposed.
+    opening: Mutex<()>,
+    tasks: Mutex<Option<Tasks>>,
 }
 
 impl LockNode {
-    pub fn start(node: &Arc<Node>, _clock: Arc<dyn Clock>) -> Result<Arc<LockNode>, FsError> {
-        Ok(Arc::new(LockNode { node: node.clone() }))
+    /// The role of this node, with a thread that looks at leases.
+    ///
+    /// # Errors
+    /// `Io` where there can be no more threads.
+    pub fn start(node: &Arc<Node>, clock: Arc<dyn Clock>) -> Result<Arc<LockNode>, FsError> {
+        let log: Weak<Node> = Arc::downgrade(node);
+        let locks =
+            LockNode::new(log, node.table(), node.owned(), clock.clone(), Options::default());
+        let watching = Arc::downgrade(&locks);
+        node.on_leader_change(move |_| {
+            if let Some(locks) = watching.upgrade() {
+                locks.wake();
+            }
+        });
+        let mut tasks = Tasks::new(clock);
+        tasks.start(Ticker { locks: Arc::downgrade(&locks) })?;
+        *locks.tasks.lock() = Some(tasks);
+        Ok(locks)
     }
+
+    /// Nobody is ended or given anything any more. Whoever waits is told.
+    pub fn stop(&self) {
+        let tasks = self.tasks.lock().take();
+        drop(tasks);
+        let former = self.office.lock().take();
+        self.wake();
+        drop(former);
+    }
+
+    /// Without a thread: whoever has it ticks.
+    pub fn new(
+        log: Weak<dyn Log>,
+        rows: Arc<dyn Table>,
+        turns: Arc<Turns>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+    ) -> Arc<LockNode> {
+        Arc::new_cyclic(|me| LockNode {
+            me: me.clone(),
+            log,
+            rows,
+            turns,
+            clock,
+            options,
+            office: Mutex::new(None),
+            told: Condvar::new(),
+            rights: RwLock::default(),
+            opening: Mutex::new(()),
+            tasks: Mutex::new(None),
+        })
+    }
+
+    /// Whoever waits looks anew: another node may lead.
+    pub fn wake(&self) {
+        self.told.notify_all();
+        self.turns.turn();
+    }
+
+    fn log(&self) -> Result<Arc<dyn Log>, FsError> {
+        self.log.upgrade().ok_or(FsError::Closing)
+    }
+
+    /// What the rows say now.
+    fn rights(&self) -> Result<Arc<Rights>, FsError> {
+        let turn = self.turns.now();
+        let known = self.rights.read().clone();
+        if known.turn >= Some(turn) {
+            return Ok(known);
+        }
+        let read = Arc::new(Rights::read(&*self.rows.snapshot(), turn)?);
+        let mut rights = self.rights.write();
+        if rights.turn < read.turn {
+            *rights = read.clone();
+        }
+        Ok(read)
+    }
+
+    /// Works on the reign as the rows are now, then tells sessions what is to be told.
+    fn in_office<T>(
+        &self,
+        work: impl FnOnce(&mut Office, &Rights, Duration) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        let log = self.log()?;
+        let term = self.reign(&*log)?;
+        let rights = self.rights()?;
+        let (done, calls, former) = {
+            let mut office = self.office.lock();
+            // Under the lock, so that no call comes with an earlier time than the one before.
+            let now = self.clock.steady();
+            let is_new = office.as_ref().is_none_or(|office| office.term < term);
+            let former = is_new
+                .then(|| office.replace(Office::new(term, self.options, &rights, now)))
+                .flatten();
+            let office = office.as_mut().filter(|office| office.term == term);
+            let office = office.ok_or(FsError::NotLeader { leader: None })?;
+            let done =
+                office.follow(&rights, &*self.rows, now).and_then(|()| work(office, &rights, now));
+            (done, std::mem::take(&mut office.calls), former)
+        };
+        // A listener may be a connection, and go with its last reference: not under the lock.
+        drop(former);
+        for (listener, call) in calls {
+            self.tell(&*listener, call);
+        }
+        done
+    }
+
+    /// The term in which this node leads. In a new one, everything that was committed before is applied first: only then the rows say
+    /// which sessions there are.
+    fn reign(&self, log: &dyn Log) -> Result<Term, FsError> {
+        let not_leader = FsError::NotLeader { leader: None };
+        let term = log.reign().ok_or(not_leader.clone())?;
+        if self.office.lock().as_ref().is_some_and(|office| office.term >= term) {
+            return Ok(term);
+        }
+        log.catch_up(CATCH_UP)?;
+        // It may have lost and regained the lead meanwhile; what is applied then is no less.
+        log.reign().ok_or(not_leader)
+    }
+
+    fn tell(&self, listener: &dyn Listener, call: Call) {
+        match call {
+            Call::Recall(what) => listener.recall(what),
+            Call::Flush { session, round } => {
+                let me = self.me.clone();
+                listener.flush(Box::new(move || {
+                    if let Some(me) = me.upgrade() {
+                        me.flushed(session, round);
+                    }
+                }));
+            }
+            Call::Whole(whole) => listener.whole(whole),
+            Call::Ended(why) => {
+                listener.ended(&why);
+                self.told.notify_all();
+            }
+            Call::Replaced => {}
+        }
+    }
+
+    // Sessions.
+
+    /// Begins a session, with a lease. Waits until it is in the log.
+    ///
+    /// # Errors
+    /// `NotLeader`, `NoSpace`, `Io`, `Closing`.
     pub fn open_session(&self, client: &str) -> Result<(Welcome, Duration), FsError> {
-        let session = self.node.must::<Next>(&StateKey::Next)?.session;
-        self.node.administer(Op::OpenSession { session, client: client.to_owned() })?;
-        let grant: Option<Grant> = self.node.record(&StateKey::Grant)?;
-        let store: Store = self.node.must(&StateKey::Store)?;
-        let whole = grant.filter(|g| g.session == session).map(Whole::from);
-        let epoch = whole.map_or(0, |g| g.epoch);
-        Ok((
-            Welcome { session, epoch, whole, hash_key: store.hash_key, store: "x".into() },
-            Duration::from_secs(10),
-        ))
+        let log = self.log()?;
+        let session = {
+            let _one_at_a_time = self.opening.lock();
+            let session = self.must::<Next>(&StateKey::Next)?.session;
+            log.propose(Op::OpenSession { session, client: client.to_owned() })?;
+            session
+        };
+        let whole = self.in_office(|_, rights, _| Ok(rights.whole_of(session)))?;
+        let epoch = whole.map_or(self.must::<Next>(&StateKey::Next)?.epoch, |whole| whole.epoch);
+        let hash_key = self.must::<Store>(&StateKey::Store)?.hash_key;
+        let welcome = Welcome { session, epoch, whole, hash_key, store: log.store() };
+        Ok((welcome, self.options.lease))
     }
-    pub fn attend(&self, session: SessionId, _l: Arc<dyn Listener>) -> Result<Renewed, FsError> {
-        self.renew(session)
+
+    /// The session lives in this process: it needs no lease.
+    ///
+    /// # Errors
+    /// `NotLeader`.
+    pub fn keep(&self, session: SessionId) -> Result<(), FsError> {
+        self.in_office(|office, _, _| {
+            office.leases.keep(session);
+            Ok(())
+        })
     }
-    pub fn unattend(&self, _session: SessionId) {}
+
+    /// The session is told things through `listener` from now on: at once what it was told before and may have missed.
+    ///
+    /// # Errors
+    /// `Fenced` where it is not open; `NotLeader`.
+    pub fn attend(
+        &self,
+        session: SessionId,
+        listener: Arc<dyn Listener>,
+    ) -> Result<Renewed, FsError> {
+        let space = self.log()?.space_left();
+        self.in_office(|office, rights, now| {
+            let actions = office.leases.attend(session, now).map_err(|Gone| FsError::Fenced)?;
+            if let Some(former) = office.listeners.insert(session, listener) {
+                office.calls.push((former, Call::Replaced));
+            }
+            office.act(actions);
+            Ok(self.renewed(rights, session, space))
+        })
+    }
+
+    /// The listener is deaf. Nothing happens where another has taken its place.
+    pub fn unattend(&self, session: SessionId, listener: &Arc<dyn Listener>) {
+        // Where this node does not lead, there is nothing to undo.
+        let _ = self.in_office(|office, _, _| {
+            let known = office.listeners.get(&session);
+            if known
+                .is_some_and(|known| std::ptr::addr_eq(Arc::as_ptr(known), Arc::as_ptr(listener)))
+            {
+                office.leases.unattend(session);
+                office.call(session, Call::Replaced);
+                office.listeners.remove(&session);
+            }
+            Ok(())
+        });
+    }
+
+    /// The session was heard of.
+    ///
+    /// # Errors
+    /// `Fenced` where it is not open, or about to be ended; `NotLeader`.
     pub fn renew(&self, session: SessionId) -> Result<Renewed, FsError> {
-        let grant: Option<Grant> = self.node.record(&StateKey::Grant)?;
-        let whole = grant.filter(|g| g.session == session).map(Whole::from);
-        Ok(Renewed { lease_ms: 10_000, whole, space: self.node.space_left() })
+        let space = self.log()?.space_left();
+        self.in_office(|office, rights, now| {
+            office.leases.renew(session, now).map_err(|Gone| FsError::Fenced)?;
+            Ok(self.renewed(rights, session, space))
+        })
     }
-    pub fn touch(&self, _s: SessionId, _i: &[Ino], _d: Duration) -> Result<(), FsError> {
-        Ok(())
+
+    fn renewed(&self, rights: &Rights, session: SessionId, space: u64) -> Renewed {
+        let lease_ms = u64::try_from(self.options.lease.as_millis()).unwrap_or(u64::MAX);
+        Renewed { lease_ms, whole: rights.whole_of(session), space }
     }
-    pub fn would_wait(&self, _s: SessionId, _i: &[Ino]) -> bool {
-        false
+
+    /// The session is not renewed any more, and ends with its lease.
+    ///
+    /// # Errors
+    /// `Fenced` where it is not open, or to be ended anyway; `NotLeader`.
+    pub fn evict(&self, session: SessionId) -> Result<(), FsError> {
+        self.in_office(|office, _, _| {
+            let why = "an operator has ended it";
+            office.leases.evict(session, why).map_err(|Gone| FsError::Fenced)
+        })
     }
-    pub fn settle(&self, _s: SessionId) -> Result<Stamp, FsError> {
-        self.node.barrier()
+
+    // Status.
+
+    /// The sessions, in the order in which they were opened.
+    ///
+    /// # Errors
+    /// `NotLeader`, `Damaged`, `Io`.
+    pub fn clients(&self) -> Result<Vec<Standing>, FsError> {
+        self.in_office(|office, rights, now| {
+            let mut clients = Vec::new();
+            for standing in office.leases.standing(now) {
+                let session = standing.session;
+                let row = self.record::<Session>(&StateKey::Session { session })?;
+                let Some(Session { client, opened, last, .. }) = row else { continue };
+                clients.push(Standing {
+                    session,
+                    client,
+                    opened,
+                    last,
+                    attended: standing.attended,
+                    lease_left: standing.left,
+                    has_whole: rights.grant.as_ref().is_some_and(|grant| grant.session == session),
+                    recalls: standing.recalls,
+                    ending: standing.ending,
+                });
+            }
+            Ok(clients)
+        })
     }
-    pub fn stop(&self) {}
+
+    /// # Errors
+    /// `Damaged`, `Io`.
+    pub fn grants(&self) -> Result<Grants, FsError> {
+        let rights = self.rights()?;
+        let whole = rights.grant.clone().map(|grant| (grant.session, Whole::from(grant)));
+        Ok(Grants { whole, shared: rights.shared(&*self.rows, SHARED_SHOWN_MAX)? })
+    }
+
+    fn record<R: Record>(&self, key: &StateKey) -> Result<Option<R>, FsError> {
+        let key = key.encode();
+        self.rows.get(Family::State, &key)?.map(|row| R::from_row(&key, &row)).transpose()
+    }
+
+    fn must<R: Record>(&self, key: &StateKey) -> Result<R, FsError> {
+        let none = || FsError::Damaged(format!("the store has no row {key:?}"));
+        self.record(key)?.ok_or_else(none)
+    }
 }

@@ -14,3 +14,4 @@ pub mod replica;
 pub mod retention;
 pub mod room;
 pub mod task;
+pub mod turns;

@@ -53,6 +53,7 @@ use crate::tsdb_server::replica::queue::Queue;
 use crate::tsdb_server::replica::queue::Task;
 use crate::tsdb_server::replica::standing::Standing;
 use crate::tsdb_server::room::Room;
+use crate::tsdb_server::turns::Turns;
 use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::LogIndex;
@@ -318,6 +319,11 @@ impl Replica {
     /// begun to take.
     pub fn readable(&self) -> Arc<Readable> {
         self.shared.seen.readable.read().clone()
+    }
+
+    /// Counts what was applied that bears on who owns what.
+    pub fn owned(&self) -> Arc<Turns> {
+        self.shared.seen.owned.clone()
     }
 
     /// Why nothing changes any more; `None` while all is well.

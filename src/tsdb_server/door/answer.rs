@@ -23,8 +23,9 @@ use std::time::Duration;
 const ROWS_MAX: usize = 4096;
 /// Keys that one question may have.
 const KEYS_MAX: usize = 4096;
-/// How long a question waits for others to give back what it is about: they have a lease to do it in, and are evicted then.
-const TOUCH: Duration = Duration::from_secs(22);
+/// How long a question waits for others to give back what it is about: longer than they have time for it, after which they end
+/// with their lease (`lease::Options`).
+const TOUCH: Duration = Duration::from_secs(45);
 /// For a leader to be sure that it leads: an election and a half.
 const SURE: Duration = Duration::from_secs(3);
 
@@ -173,7 +174,10 @@ impl Door {
     fn ready(&self, session: SessionId, request: &Request, at: AsOf) -> Result<(), FsError> {
         match at {
             AsOf::At(stamp) => self.node.has_reached(stamp),
+            // Before, so that what is looked at is what was committed; and after, as it may have waited: another may lead by now, and
+            // have given others what was given back here.
             AsOf::Now => {
+                self.node.lead(SURE)?;
                 self.locks.touch(session, &inodes(request), TOUCH)?;
                 self.node.lead(SURE)
             }

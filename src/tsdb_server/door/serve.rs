@@ -14,6 +14,7 @@ use crate::tsdb_server::door::push::Push;
 use crate::types::AsOf;
 use crate::types::FsError;
 use crate::types::SessionId;
+use crate::wire::Listener;
 use crate::wire::Proposal;
 use crate::wire::Server;
 use crate::wire::message;
@@ -154,9 +155,10 @@ impl Service for Serve {
     }
 
     fn closed(&self, why: &NetError) {
-        if let Some((session, _)) = self.attended.lock().take() {
+        if let Some((session, push)) = self.attended.lock().take() {
             tracing::debug!(session = session.0, %why, "the connection of a session ended");
-            self.door.locks.unattend(session);
+            let listener: Arc<dyn Listener> = push;
+            self.door.locks.unattend(session, &listener);
         }
     }
 }

@@ -3,9 +3,11 @@
 //! Not here: how others are reached (`peers`), what they ask (`door`).
 
 use crate::meta::key::StateKey;
+use crate::meta::op::Op;
 use crate::meta::record::Store;
 use crate::series::table::Family;
 use crate::series::table::Rows;
+use crate::series::table::Table;
 use crate::tsdb_log::core::Follower;
 use crate::tsdb_log::entry::Members;
 use crate::tsdb_log::entry::Message;
@@ -14,14 +16,17 @@ use crate::tsdb_server::data::repair;
 use crate::tsdb_server::data::repair::Repair;
 use crate::tsdb_server::data::stream::Chunk;
 use crate::tsdb_server::member::greeting::LogEnd;
+use crate::tsdb_server::lock_node;
 use crate::tsdb_server::node::Among;
 use crate::tsdb_server::node::Node;
 use crate::tsdb_server::replica::Leadership;
+use crate::tsdb_server::turns::Turns;
 use crate::types::BlockId;
 use crate::types::FsError;
 use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::types::Stamp;
+use crate::types::Term;
 use crate::wire::Server;
 use crate::wire::message::NodeAt;
 use crate::wire::message::Response;
@@ -31,7 +36,44 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+impl lock_node::Log for Node {
+    fn propose(&self, op: Op) -> Result<Stamp, FsError> {
+        self.administer(op)
+    }
+
+    fn barrier(&self) -> Result<Stamp, FsError> {
+        Server::barrier(self)
+    }
+
+    fn reign(&self) -> Option<Term> {
+        let Leadership { term, here, .. } = self.leadership();
+        here.then_some(term)
+    }
+
+    fn catch_up(&self, patience: Duration) -> Result<(), FsError> {
+        self.lead(patience)
+    }
+
+    fn space_left(&self) -> u64 {
+        Server::space_left(self)
+    }
+
+    fn store(&self) -> String {
+        self.label.to_string()
+    }
+}
+
 impl Node {
+    /// The table, for who reads it all the time.
+    pub(in crate::tsdb_server) fn table(&self) -> Arc<dyn Table> {
+        self.table.clone()
+    }
+
+    /// Counts what was applied that bears on who owns what.
+    pub(in crate::tsdb_server) fn owned(&self) -> Arc<Turns> {
+        self.replica.owned()
+    }
+
     /// What other members of the log said. The calling thread may be used to write the log.
     pub fn step(&self, messages: Vec<Message>) {
         self.replica.step(messages);

@@ -29,6 +29,7 @@ use crate::tsdb_log::entry::Members;
 use crate::tsdb_log::header::Body;
 use crate::tsdb_log::header::Header;
 use crate::tsdb_server::room::Room;
+use crate::tsdb_server::turns::Turns;
 use crate::types::FsError;
 use crate::types::LogIndex;
 use crate::types::SessionId;
@@ -128,6 +129,8 @@ pub(super) struct Seen {
     pub(super) moved: Condvar,
     /// Which instants can be read.
     pub(super) readable: RwLock<Arc<Readable>>,
+    /// Raised when something was applied that bears on who owns what.
+    pub(super) owned: Arc<Turns>,
 }
 
 impl Seen {
@@ -136,6 +139,7 @@ impl Seen {
             progress: Mutex::new(Progress::read(rows)?),
             moved: Condvar::new(),
             readable: RwLock::new(Arc::new(readable(rows)?)),
+            owned: Arc::default(),
         })
     }
 }
@@ -163,6 +167,18 @@ fn bears_on_readable(key: &[u8]) -> bool {
     matches!(StateKey::decode(key), Some(StateKey::Horizon | StateKey::MarkAt { .. }))
 }
 
+/// Whether an op bears on who owns what.
+fn bears_on_owners(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::OpenSession { .. }
+            | Op::EndSession { .. }
+            | Op::GrantInos { .. }
+            | Op::Yield { .. }
+            | Op::GrantWhole { .. }
+    )
+}
+
 /// Applies entries. There is one, and it alone writes the table.
 pub(super) struct Applier {
     table: Arc<dyn Table>,
@@ -171,6 +187,8 @@ pub(super) struct Applier {
     seen: Arc<Seen>,
     /// None until the store is made.
     rules: Option<Rules>,
+    /// The entry that is being applied bears on who owns what.
+    turned: bool,
 }
 
 impl Applier {
@@ -180,7 +198,7 @@ impl Applier {
         room: Arc<Room>,
         seen: Arc<Seen>,
     ) -> Applier {
-        Applier { table, blocks, room, seen, rules: None }
+        Applier { table, blocks, room, seen, rules: None, turned: false }
     }
 
     /// Applies the next entry of the log: what came of it, and the stamp of its last step. `members` take part from it on,
@@ -226,6 +244,9 @@ impl Applier {
         }
         *self.seen.progress.lock() = progress;
         self.seen.moved.notify_all();
+        if std::mem::take(&mut self.turned) {
+            self.seen.owned.turn();
+        }
         Ok(outcome)
     }
 
@@ -252,6 +273,7 @@ impl Applier {
         if outcome != Outcome::Applied {
             return Ok((outcome, finished.last));
         }
+        self.turned = batch.ops.iter().any(bears_on_owners);
         counter::APPLY_BATCHES.add(1);
         counter::APPLY_OPS.add(batch.ops.len() as u64);
         counter::APPLY_ROWS.add(changes.rows.len() as u64);
