@@ -84,6 +84,9 @@ counters! {
     CLIENT_FSYNCS: Count, "Syncs asked for by programs.";
     CLIENT_FAILOVERS: Count, "Times the leader of a cluster was found, the first included.";
     CLIENT_REPLAYS: Count, "Proposals sent again to the next leader.";
+    CLIENT_DIRECT: Count, "Changes made together with other mounts, each sent by itself.";
+    CLIENT_AGAIN: Count, "Such changes that another mount was faster than, and that were tried again.";
+    CLIENT_RECALLED: Count, "Files and directories given back because another mount asked for them.";
     LOG_ENTRIES: Count, "Entries appended to the log.";
     LOG_BYTES: Bytes, "Bytes appended to the log.";
     LOG_SYNCS: Count, "Syncs of the log to disk; each covers everything queued.";

@@ -1,6 +1,7 @@
 //! Reading ahead: who reads a file from one end to the other finds the next blocks unpacked.
 
 use crate::tsdb_client::core::Core;
+use crate::tsdb_client::patience::at_once;
 use crate::types::AsOf;
 use crate::types::Ino;
 use parking_lot::Mutex;
@@ -53,8 +54,10 @@ impl Core {
         if self.pool.is_busy() {
             return;
         }
-        // What cannot be read will say so to whoever asks for it.
-        let Ok(plan) = self.plan(ino, at, from, (to - from) as u32) else { return };
+        // What cannot be read will say so to whoever asks for it, and what has to be asked for is not worth a second wait.
+        let Some(Ok(plan)) = at_once(|| self.plan(ino, at, from, (to - from) as u32)) else {
+            return;
+        };
         for block in plan.blocks().filter(|block| !self.blocks.has(*block)) {
             let blocks = self.blocks.clone();
             self.pool.give(move |_| drop(blocks.get(block)));

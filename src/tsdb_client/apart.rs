@@ -53,6 +53,9 @@ impl Client {
     pub(super) fn change_at_server(&self, caller: Caller, ops: Vec<Op>) -> Result<Stamp, FsError> {
         let core = &*self.core;
         core.change(|change| change.need(OP_BYTES * ops.len() as u64))?;
+        if !core.near {
+            return core.direct_at_server(caller.uid, &ops);
+        }
         let frozen = core.freeze()?;
         let last = frozen.close();
         core.drive(Driver::Flusher);
@@ -70,7 +73,7 @@ impl Client {
     pub(super) fn invalidate(&self, what: Invalidate) {
         if let Some(forget) = &*self.forget.lock() {
             // The thread takes what is queued until the client closes.
-            let _ = forget.queue.send(Tell::Forget(what));
+            let _ = forget.queue.send(Tell::Forget(vec![what]));
         }
     }
 

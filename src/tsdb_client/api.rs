@@ -215,11 +215,15 @@ pub struct Marked {
 /// What the kernel must forget, because it changed without the kernel asking for it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Invalidate {
-    /// Attributes and pages of a file.
+    /// Attributes and pages of a file, what a directory names.
     Inode(Ino),
     /// A name in a directory.
     Entry { dir: Ino, name: Bytes },
 }
+
+/// The longest that the kernel may believe what it is told of something that others may want: nobody who recalls waits longer
+/// for it to forget.
+pub const VALID_MAX: Duration = Duration::from_secs(1);
 
 /// Called once with whether a sync holds, on any thread. It must not wait.
 pub type Synced = Box<dyn FnOnce(Result<(), crate::types::FsError>) + Send>;

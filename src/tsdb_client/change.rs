@@ -3,6 +3,7 @@
 //! Not here: what calls do with it, sealing written bytes (`seal`), the lock itself (`core`).
 
 use crate::meta::key;
+use crate::meta::key::KeyBytes;
 use crate::meta::op::Op;
 use crate::meta::record::Inode;
 use crate::meta::record::Record;
@@ -12,8 +13,10 @@ use crate::tsdb_client::Handle;
 use crate::tsdb_client::core::Core;
 use crate::tsdb_client::local::Local;
 use crate::tsdb_client::local::OP_BYTES;
+use crate::tsdb_client::local::OpenBatch;
 use crate::tsdb_client::view::Fetch;
 use crate::tsdb_client::view::Missed;
+use crate::tsdb_client::view::Mode;
 use crate::tsdb_client::view::View;
 use crate::types::FsError;
 use crate::types::Ino;
@@ -24,13 +27,27 @@ pub(super) struct Change<'a> {
     pub(super) local: &'a mut Local,
     /// The user whose ops these are.
     pub(super) by: u32,
+    mode: Mode<'a>,
     fetch: Fetch,
+    lapsed: bool,
     missed: Option<Missed>,
 }
 
 impl<'a> Change<'a> {
-    pub(super) fn new(core: &'a Core, local: &'a mut Local, fetch: Fetch) -> Change<'a> {
-        Change { core, local, by: core.options.owner, fetch, missed: None }
+    /// `fetch`: of what is owned.
+    pub(super) fn new(
+        core: &'a Core,
+        local: &'a mut Local,
+        fetch: Fetch,
+        mode: Mode<'a>,
+    ) -> Change<'a> {
+        let lapsed = core.is_lapsed();
+        Change { core, local, by: core.options.owner, mode, fetch, lapsed, missed: None }
+    }
+
+    /// Seals what was written, come what may.
+    pub(super) fn sealing(core: &'a Core, local: &'a mut Local) -> Change<'a> {
+        Change::new(core, local, Fetch::Now, Mode::Seal)
     }
 
     /// What the attempt lacked, if it failed for that.
@@ -45,16 +62,63 @@ impl<'a> Change<'a> {
 
     fn view<T>(
         &mut self,
-        run: impl FnOnce(&mut View<'_>) -> Result<T, FsError>,
+        run: impl FnOnce(&mut View<'_, 'a>) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
-        let local = &mut *self.local;
-        let (rows, server) = (&self.core.rows, &*self.core.server);
-        let batch = local.open.seq;
         let mut view =
-            View::new(&mut local.series, &mut local.state, rows, server, self.fetch, batch);
+            View::new(self.core, self.local, &mut self.mode, self.fetch, self.lapsed);
         let result = run(&mut view);
         self.missed = view.missed();
         result
+    }
+
+    /// Whether what this client holds of an inode is the present; otherwise it may only look, or is making a direct change.
+    ///
+    /// # Errors
+    /// Where the attempt is to be repeated.
+    pub(super) fn owns(&mut self, ino: Ino) -> Result<bool, FsError> {
+        self.view(|view| view.owns(ino))
+    }
+
+    /// Rows that will be needed: where the server is far, those that have to be asked for are asked for together.
+    ///
+    /// # Errors
+    /// Where one is not at hand: the attempt is repeated.
+    pub(super) fn ahead(
+        &mut self,
+        keys: impl IntoIterator<Item = KeyBytes>,
+    ) -> Result<(), FsError> {
+        if self.core.near {
+            return Ok(());
+        }
+        self.view(|view| view.ahead(&mut keys.into_iter()))
+    }
+
+    /// Has something become of this client's own state once the ops hold: now, or when a direct batch is applied.
+    pub(super) fn after(&mut self, effect: impl FnOnce(&mut Local) + Send + 'static) {
+        match &mut self.mode {
+            Mode::Direct(_, direct) => direct.after.push(Box::new(effect)),
+            _ => effect(self.local),
+        }
+    }
+
+    /// A row as an op has just put it.
+    pub(super) fn put(&self, key: &[u8]) -> Option<Option<Bytes>> {
+        match &self.mode {
+            Mode::Direct(_, direct) => direct.rows.get(key),
+            _ => self.local.series.get(key),
+        }
+    }
+
+    /// Where ops go.
+    pub(super) fn batch(&mut self) -> &mut OpenBatch {
+        match &mut self.mode {
+            Mode::Direct(_, direct) => &mut direct.batch,
+            _ => &mut self.local.open,
+        }
+    }
+
+    pub(super) fn is_direct(&self) -> bool {
+        matches!(self.mode, Mode::Direct(..))
     }
 
     /// A row of the present.
@@ -90,14 +154,20 @@ impl<'a> Change<'a> {
     /// # Errors
     /// The op's; nothing is left behind.
     pub(super) fn run(&mut self, op: Op) -> Result<(), FsError> {
-        self.begin();
+        if !self.is_direct() {
+            self.begin();
+        }
         // The bytes of a write counted when they were written.
         let value_bytes = if let Op::SetXattr { value, .. } = &op { value.len() } else { 0 };
         let (core, bytes) = (self.core, OP_BYTES + value_bytes as u64);
         self.view(|view| core.rules.apply(view, core.session, &op))?;
-        core.journal.hold(bytes);
-        self.local.open.bytes += bytes;
-        self.local.open.push(op, self.by);
+        if !self.is_direct() {
+            core.journal.hold(bytes);
+        }
+        let by = self.by;
+        let batch = self.batch();
+        batch.bytes += bytes;
+        batch.push(op, by);
         CLIENT_OPS.add(1);
         Ok(())
     }
@@ -148,7 +218,7 @@ impl Change<'_> {
         self.seal(ino)?;
         if self.local.files.get(&ino).is_some_and(|file| file.unfinished.is_some()) {
             self.run_for_writer(ino, Op::Version { ino })?;
-            self.local.note_finished(ino);
+            self.after(move |local| local.note_finished(ino));
         }
         Ok(())
     }

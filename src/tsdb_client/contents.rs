@@ -185,6 +185,9 @@ impl Change<'_> {
         let size = file.and_then(|file| file.written).map_or(inode.size, |written| written.size);
         let mut plan = Plan::new(offset, len, size);
         let end = plan.end.min(inode.high).max(offset);
+        let rows = regions(offset, end - offset)
+            .map(|(region, ..)| key::extents(ino, inode.generation, region));
+        self.ahead(rows)?;
         for (region, from, len) in regions(offset, end - offset) {
             if let Some(extents) = self.extents(ino, inode.generation, region)? {
                 plan.add_region(region.start(), from, len, &extents);

@@ -11,15 +11,21 @@ use crate::tsdb_client::Options;
 use crate::tsdb_client::ahead::Streams;
 use crate::tsdb_client::blocks::Blocks;
 use crate::tsdb_client::change::Change;
+use crate::tsdb_client::fresh::Fresh;
 use crate::tsdb_client::journal::Journal;
 use crate::tsdb_client::local::Local;
+use crate::tsdb_client::own::Own;
+use crate::tsdb_client::own::Right;
+use crate::tsdb_client::patience::may_wait;
 use crate::tsdb_client::pool::Pool;
 use crate::tsdb_client::rows::Rows;
 use crate::tsdb_client::view::Fetch;
 use crate::tsdb_client::view::Missed;
+use crate::tsdb_client::view::Mode;
 use crate::types::AsOf;
 use crate::types::BatchSeq;
 use crate::types::FsError;
+use crate::types::Ino;
 use crate::types::SessionId;
 use crate::types::Time;
 use crate::wire::Server;
@@ -37,10 +43,15 @@ use std::time::Duration;
 const INOS_ASKED: u64 = 32_768;
 pub(super) const INOS_LOW: u64 = 16_384;
 
+/// How often somebody looks whether the lease is renewed who has reached the server meanwhile.
+const LEASE_LOOK_EVERY: Duration = Duration::from_millis(20);
+
 pub(super) struct Core {
     pub(super) server: Arc<dyn Server>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) options: Options,
+    /// The server is in this process: it answers at once, and everything is owned for ever.
+    pub(super) near: bool,
     pub(super) session: SessionId,
     pub(super) epoch: u64,
     pub(super) store: String,
@@ -55,6 +66,10 @@ pub(super) struct Core {
     pub(super) work: Condvar,
     /// Changes wait here while they are frozen.
     thawed: Condvar,
+    /// Those wait here who need an inode that is being given back.
+    pub(super) given: Condvar,
+    /// Held by whoever makes a direct change.
+    pub(super) one_direct: Mutex<()>,
     pub(super) on_invalidate: OnceLock<OnInvalidate>,
     /// Held by whoever proposes.
     pub(super) lane: Mutex<()>,
@@ -73,7 +88,10 @@ impl Core {
     ) -> Result<Core, FsError> {
         let pool = Pool::start(options.workers)
             .map_err(|error| FsError::io("start a worker thread", &error))?;
+        let near = server.lease() == Duration::MAX;
+        let own = Own::new(near, welcome.whole, welcome.epoch);
         Ok(Core {
+            near,
             session: welcome.session,
             epoch: welcome.epoch,
             store: welcome.store,
@@ -83,9 +101,11 @@ impl Core {
             pool,
             streams: Streams::default(),
             journal: Arc::default(),
-            local: Mutex::new(Local::new()),
+            local: Mutex::new(Local::new(own)),
             work: Condvar::new(),
             thawed: Condvar::new(),
+            given: Condvar::new(),
+            one_direct: Mutex::new(()),
             on_invalidate: OnceLock::new(),
             lane: Mutex::new(()),
             readable: AtomicU64::new(0),
@@ -118,6 +138,9 @@ impl Core {
     pub(super) fn enter_change(&self) -> Result<MutexGuard<'_, Local>, FsError> {
         let mut local = self.local.lock();
         while local.frozen && !local.ended {
+            if !self.near {
+                may_wait()?;
+            }
             self.thawed.wait(&mut local);
         }
         self.journal.check()?;
@@ -144,6 +167,7 @@ impl Core {
                 local.pending.remove(&block);
             }
         }
+        local.own.applied(applied);
         local.demoted = applied;
         local.turn += 1;
     }
@@ -169,17 +193,24 @@ impl Core {
         uid: u32,
         mut run: impl FnMut(&mut Change<'_>) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
+        let mut fresh = Fresh::default();
         let mut round = 0;
         loop {
             let mut local = self.enter_change()?;
-            let mut change = Change::new(self, &mut local, Fetch::after(round));
+            let fetch = Fetch::after(round, self.near);
+            let mut change = Change::new(self, &mut local, fetch, Mode::Local(&mut fresh));
             change.by = uid;
             let result = run(&mut change);
             match (result, change.missed()) {
+                (Err(_), Some(Missed::Fresh(keys))) => {
+                    drop(local);
+                    self.obtain(Missed::Fresh(keys), 0, &mut fresh)?;
+                    return self.direct(uid, fresh, run);
+                }
                 (Err(_), Some(missed)) => {
                     let turn = local.turn;
                     drop(local);
-                    self.fetch(missed, turn)?;
+                    self.obtain(missed, turn, &mut fresh)?;
                 }
                 (result, _) => {
                     self.close_if_full(&mut local);
@@ -190,17 +221,82 @@ impl Core {
         }
     }
 
-    /// Gets what an attempt missed. `turn`, as it was then, tells whether the answer may be cached: had a batch been
+    /// Gets what an attempt missed. `turn`, as it was then, tells whether a row that is owned may be cached: had a batch been
     /// demoted since, the server's answer could be older than it.
-    pub(super) fn fetch(&self, missed: Missed, turn: u64) -> Result<(), FsError> {
+    pub(super) fn obtain(
+        &self,
+        missed: Missed,
+        turn: u64,
+        fresh: &mut Fresh,
+    ) -> Result<(), FsError> {
+        if !self.near {
+            may_wait()?;
+        }
         match missed {
-            Missed::Row(key) => self.fetch_row(key, turn).map(|_| ()),
-            Missed::Inos => {
-                let first = self.server.grant_inos(self.session, INOS_ASKED)?;
-                self.local.lock().inos.push_back(first..first + INOS_ASKED);
+            Missed::Rows(keys) => self.fetch_rows(keys, turn),
+            Missed::Fresh(keys) => fresh.ask(&*self.server, keys),
+            Missed::Range(range) => fresh.ask_range(&*self.server, range, turn),
+            Missed::Inos => self.ask_inos(),
+            Missed::Given(ino) => self.await_given(ino),
+            Missed::Busy => {
+                drop(self.one_direct.lock());
                 Ok(())
             }
+            Missed::Lease => self.await_lease(),
         }
+    }
+
+    fn ask_inos(&self) -> Result<(), FsError> {
+        let first = self.server.grant_inos(self.session, INOS_ASKED)?;
+        let range = first..first + INOS_ASKED;
+        let mut local = self.local.lock();
+        local.own.add_range(range.clone());
+        local.inos.push_back(range);
+        Ok(())
+    }
+
+    /// The server, for a question that may have to wait for it.
+    ///
+    /// # Errors
+    /// Where this thread may not wait.
+    pub(super) fn ask(&self) -> Result<&dyn Server, FsError> {
+        if !self.near {
+            may_wait()?;
+        }
+        Ok(&*self.server)
+    }
+
+    /// Whether nothing may be answered from what is owned, because the server may have given it to others.
+    pub(super) fn is_lapsed(&self) -> bool {
+        !self.near && self.clock.steady() >= self.server.lease()
+    }
+
+    /// Waits until the lease is renewed, for as long as the server lets those wait who ask it.
+    fn await_lease(&self) -> Result<(), FsError> {
+        while self.is_lapsed() && self.journal.check().is_ok() {
+            self.server.barrier()?;
+            if self.is_lapsed() {
+                self.pause(LEASE_LOOK_EVERY);
+            }
+            if self.local.lock().ended {
+                return Err(FsError::Closing);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until what rests on having owned an inode is applied: from then on it is as the server says.
+    fn await_given(&self, ino: Ino) -> Result<(), FsError> {
+        let mut local = self.enter();
+        while local.own.right(ino) == Right::Leaving {
+            if let Some(seq) = local.own.given_by(ino) {
+                drop(local);
+                return self.journal.wait_applied(seq);
+            }
+            self.journal.check()?;
+            self.given.wait(&mut local);
+        }
+        Ok(())
     }
 
     /// Gets more inode numbers before they run out.
@@ -209,12 +305,11 @@ impl Core {
         if local.inos_left() >= INOS_LOW || local.ended {
             return Ok(());
         }
-        let turn = local.turn;
         drop(local);
-        self.fetch(Missed::Inos, turn)
+        self.ask_inos()
     }
 
-    /// A row of the present that was not at hand when the lock was held, at `turn`.
+    /// A row of the present that is owned and was not at hand when the lock was held, at `turn`.
     pub(super) fn fetch_row(&self, key: Bytes, turn: u64) -> Result<Option<Bytes>, FsError> {
         CLIENT_ROW_MISSES.add(1);
         let value = self.server.get(&key, AsOf::Now)?;
@@ -223,6 +318,19 @@ impl Core {
             self.rows.put(key, value.clone());
         }
         Ok(value)
+    }
+
+    fn fetch_rows(&self, keys: Vec<Bytes>, turn: u64) -> Result<(), FsError> {
+        if let [key] = &keys[..] {
+            return self.fetch_row(key.clone(), turn).map(|_| ());
+        }
+        CLIENT_ROW_MISSES.add(keys.len() as u64);
+        let values = self.server.get_all(&keys)?;
+        let local = self.local.lock();
+        if local.turn == turn {
+            keys.into_iter().zip(values).for_each(|(key, value)| self.rows.put(key, value));
+        }
+        Ok(())
     }
 
     /// No change is taken any more; the number of the last batch.
@@ -239,6 +347,7 @@ impl Core {
         self.local.lock().stopped = true;
         self.work.notify_all();
         self.thawed.notify_all();
+        self.given.notify_all();
     }
 
     /// Waits, less where the client ends.

@@ -10,6 +10,7 @@ use crate::tsdb_client::Wait;
 use crate::tsdb_client::change::Change;
 use crate::tsdb_client::core::Core;
 use crate::tsdb_client::dirty::Part;
+use crate::tsdb_client::own::Right;
 use crate::types::AsOf;
 use crate::types::FsError;
 use crate::types::Generation;
@@ -49,6 +50,9 @@ impl Change<'_> {
     /// False where the region is not what it was any more.
     fn rewrite(&mut self, crowded: &Crowded, part: &Part) -> Result<bool, FsError> {
         let Crowded { ino, generation, region, ref row } = *crowded;
+        if self.local.own.right(ino) != Right::Owned {
+            return Ok(false);
+        }
         let inode = self.inode(ino)?;
         let now = self.row(&key::extents(ino, generation, region))?;
         let dirty = self.local.files.get(&ino).is_some_and(|file| !file.dirty.is_empty());

@@ -55,6 +55,13 @@ impl Data<'_> {
             Data::Owned(data) => data.len(),
         }
     }
+
+    pub(super) fn into_bytes(self) -> Bytes {
+        match self {
+            Data::Borrowed(data) => Bytes::copy_from_slice(data),
+            Data::Owned(data) => data,
+        }
+    }
 }
 
 impl Dirty {

@@ -19,11 +19,13 @@ use crate::tsdb_client::contents::check_file;
 use crate::tsdb_client::core::Core;
 use crate::tsdb_client::dirty::Data;
 use crate::tsdb_client::dirty::OWN_PART_BYTES;
+use crate::tsdb_client::dirty::Part;
 use crate::tsdb_client::journal::Told;
 use crate::tsdb_client::journal::Waiter;
 use crate::tsdb_client::journal::loss;
 use crate::tsdb_client::lane::Driver;
 use crate::tsdb_client::local::Written;
+use crate::tsdb_client::patience::would_wait;
 use crate::types::BatchSeq;
 use crate::types::FILE_BYTES_MAX;
 use crate::types::FileKind;
@@ -32,6 +34,7 @@ use crate::types::Ino;
 use crate::types::REGION_BYTES;
 use crate::types::Region;
 use crate::types::Time;
+use crate::types::regions;
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -84,7 +87,9 @@ impl Client {
     /// Closes a handle. An unknown one is ignored.
     pub fn release(&self, handle: Handle) {
         let released = self.core.change(|change| change.release(handle));
-        if let Err(error) = released {
+        if let Err(error) = released
+            && !would_wait()
+        {
             tracing::debug!(%handle, %error, "released without a trace in the store");
             self.core.enter().close_handle(handle);
         }
@@ -243,6 +248,11 @@ impl Change<'_> {
         let end = offset.checked_add(len).filter(|end| *end <= FILE_BYTES_MAX);
         let end = end.ok_or(FsError::FileTooBig)?;
         self.need(len + WRITE_ROOM_BYTES)?;
+        if !self.core.near && self.owns(ino)? {
+            self.have_extents(ino, offset, len)?;
+        } else if !self.core.near {
+            return self.write_through(ino, offset, write, data);
+        }
         if write.clear_suid {
             self.clear_suid(ino, write.time)?;
         }
@@ -265,6 +275,45 @@ impl Change<'_> {
         Ok((ino, full))
     }
 
+    /// A write to a file that others may use: it is sent with this call.
+    fn write_through(
+        &mut self,
+        ino: Ino,
+        offset: u64,
+        write: &Write,
+        data: Data<'_>,
+    ) -> Result<(Ino, Option<(u64, u64)>), FsError> {
+        if write.clear_suid {
+            self.clear_suid(ino, write.time)?;
+        }
+        let by = self.by;
+        let file = self.local.files.entry(ino).or_default();
+        file.by = by;
+        let unfinished = file.unfinished;
+        let part = Part { start: offset, bytes: data.into_bytes() };
+        self.seal_run(ino, &[part], write.time)?;
+        self.note_written(ino);
+        self.after(move |local| local.files.entry(ino).or_default().wrote = true);
+        let now = self.core.clock.steady();
+        let every = self.core.options.version_every;
+        if unfinished.is_some_and(|since| now.saturating_sub(since) >= every) {
+            self.run(Op::Version { ino })?;
+            self.after(move |local| local.note_finished(ino));
+        }
+        Ok((ino, None))
+    }
+
+    /// Sealing reads the rows of what is written over, and must not wait for them.
+    fn have_extents(&mut self, ino: Ino, offset: u64, len: u64) -> Result<(), FsError> {
+        let inode = self.inode(ino)?;
+        for (region, ..) in regions(offset, len) {
+            if region.start() < inode.high {
+                self.row(&key::extents(ino, inode.generation, region))?;
+            }
+        }
+        Ok(())
+    }
+
     /// A file's size with what was written to it.
     pub(super) fn size(&mut self, ino: Ino) -> Result<u64, FsError> {
         if let Some(written) = self.local.files.get(&ino).and_then(|file| file.written) {
@@ -277,7 +326,8 @@ impl Change<'_> {
 
     /// Takes the rights away that the file gives, if it gives any.
     fn clear_suid(&mut self, ino: Ino, time: Time) -> Result<(), FsError> {
-        if self.local.files.get(&ino).is_some_and(|file| file.plain) {
+        let plain = self.local.files.get(&ino).is_some_and(|file| file.plain);
+        if plain && self.owns(ino)? {
             return Ok(());
         }
         let inode = self.inode(ino)?;
@@ -328,11 +378,11 @@ impl Change<'_> {
             // Nobody can read it any more.
             self.cut_dirty(ino, 0, u64::MAX);
             self.run(Op::Release { ino })?;
-            self.local.files.remove(&ino);
+            self.after(move |local| drop(local.files.remove(&ino)));
         } else if file.handles == 1 {
             self.finish(ino)?;
         }
-        self.local.close_handle(handle);
+        self.after(move |local| local.close_handle(handle));
         Ok(())
     }
 }

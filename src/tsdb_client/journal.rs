@@ -56,7 +56,14 @@ struct Progress {
     /// Why, from the first loss on.
     lost: Option<String>,
     waiters: BTreeMap<BatchSeq, Vec<Waiter>>,
+    /// Called when a batch is applied, or it is known that it never will be.
+    settled: BTreeMap<BatchSeq, Vec<Settled>>,
+    /// What came of the last direct batch.
+    answer: Option<(BatchSeq, Outcome, Stamp)>,
 }
+
+/// Must not wait.
+type Settled = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 pub(super) struct Journal {
@@ -138,11 +145,7 @@ impl Journal {
     ) {
         self.let_go(bytes);
         match result {
-            Ok((Outcome::Applied | Outcome::Repeated, _)) => {
-                let mut progress = self.progress.lock();
-                progress.applied = progress.applied.max(seq);
-                self.applied.store(progress.applied.0, Release);
-            }
+            Ok((Outcome::Applied | Outcome::Repeated, _)) => self.past(seq, None),
             Ok((Outcome::Refused { op, error }, _)) => {
                 self.lose(&format!("the store refused change {op} of batch {}: {error}", seq.0));
             }
@@ -151,7 +154,67 @@ impl Journal {
             }
             Err(error) => self.lose(&error.to_string()),
         }
+    }
+
+    /// The server tells what came of a direct batch. Where the rules refused it nothing else is lost.
+    pub(super) fn answered(
+        &self,
+        seq: BatchSeq,
+        bytes: u64,
+        result: Result<(Outcome, Stamp), FsError>,
+    ) {
+        self.let_go(bytes);
+        match result {
+            Ok((Outcome::Refused { error: FsError::Refused(why), .. }, _)) => self.lose(&why),
+            Ok((outcome, stamp)) => self.past(seq, Some((seq, outcome, stamp))),
+            Err(error) => self.lose(&error.to_string()),
+        }
+    }
+
+    /// The server has come past batch `seq`.
+    fn past(&self, seq: BatchSeq, answer: Option<(BatchSeq, Outcome, Stamp)>) {
+        let mut progress = self.progress.lock();
+        progress.applied = progress.applied.max(seq);
+        progress.answer = answer.or(progress.answer.take());
+        self.applied.store(progress.applied.0, Release);
+        let next = BatchSeq(progress.applied.0 + 1);
+        let later = progress.settled.split_off(&next);
+        let settled = std::mem::replace(&mut progress.settled, later);
+        drop(progress);
         self.changed.notify_all();
+        settled.into_values().flatten().for_each(|settled| settled());
+    }
+
+    /// Calls `settled` once batch `seq` is applied or lost.
+    pub(super) fn when_settled(&self, seq: BatchSeq, settled: Settled) {
+        let mut progress = self.progress.lock();
+        if progress.applied < seq && progress.lost.is_none() {
+            progress.settled.entry(seq).or_default().push(settled);
+            return;
+        }
+        drop(progress);
+        settled();
+    }
+
+    /// Waits until it is known what came of a direct batch, or that nothing will.
+    pub(super) fn await_answer(&self, seq: BatchSeq) {
+        let mut progress = self.progress.lock();
+        while progress.applied < seq && progress.lost.is_none() {
+            self.changed.wait(&mut progress);
+        }
+    }
+
+    /// What came of the direct batch `seq`, when it is known.
+    ///
+    /// # Errors
+    /// `Lost`.
+    pub(super) fn answer(&self, seq: BatchSeq) -> Result<(Outcome, Stamp), FsError> {
+        self.await_answer(seq);
+        let progress = self.progress.lock();
+        match &progress.answer {
+            Some((of, outcome, stamp)) if *of == seq => Ok((outcome.clone(), *stamp)),
+            _ => Err(FsError::Lost(progress.lost.clone().unwrap_or_default())),
+        }
     }
 
     /// What is not durable will never be.
@@ -163,9 +226,11 @@ impl Journal {
             self.lost.store(true, Release);
         }
         let waiters = std::mem::take(&mut progress.waiters);
+        let settled = std::mem::take(&mut progress.settled);
         drop(progress);
         self.changed.notify_all();
         waiters.into_values().flatten().for_each(|waiter| waiter.answer(Some(why)));
+        settled.into_values().flatten().for_each(|settled| settled());
     }
 
     /// Waits until batch `seq` is applied.

@@ -14,7 +14,6 @@ use crate::tsdb_client::local::Local;
 use crate::tsdb_client::local::OpenBatch;
 use crate::tsdb_client::pending::Pending;
 use crate::tsdb_client::pending::Where;
-use crate::tsdb_client::view::Fetch;
 use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::Ino;
@@ -37,13 +36,7 @@ pub(super) enum Driver {
 impl Core {
     /// Closes the open batch with everything written so far; the last closed batch's number.
     pub(super) fn close_open(&self, local: &mut Local) -> BatchSeq {
-        for ino in std::mem::take(&mut local.dirty) {
-            if let Err(error) = Change::new(self, local, Fetch::Now).seal(ino) {
-                // Nothing can be missing here, and everything else was noted with the file.
-                tracing::error!(%ino, %error, "sealing failed");
-            }
-        }
-        self.finish_long_writes(local);
+        self.seal_all(local);
         local.began = None;
         local.asked = false;
         let seq = local.open.seq;
@@ -55,21 +48,37 @@ impl Core {
         if !pending.is_empty() {
             local.named.push_back((seq, pending.iter().map(|block| block.id.number).collect()));
         }
-        local.closed.push_back(ClosedBatch { seq, ops, by, bytes, pending });
+        local.closed.push_back(ClosedBatch { seq, ops, by, bytes, pending, direct: None });
         seq
     }
 
-    /// A file that has been written for long without a close gets a version; at the end, every file.
+    /// Everything that was written is in the open batch.
+    pub(super) fn seal_all(&self, local: &mut Local) {
+        for ino in std::mem::take(&mut local.dirty) {
+            if let Err(error) = Change::sealing(self, local).seal(ino) {
+                // Nothing can be missing here, and everything else was noted with the file.
+                tracing::error!(%ino, %error, "sealing failed");
+            }
+        }
+        self.finish_long_writes(local);
+    }
+
+    /// A file that has been written for long without a close gets a version; at the end, every file. Others' files get theirs
+    /// with what is written to them.
     fn finish_long_writes(&self, local: &mut Local) {
         let now = self.clock.steady();
         let due = |since: Duration| {
             local.ended || now.saturating_sub(since) >= self.options.version_every
         };
         let since = |ino: &Ino| local.files.get(ino).and_then(|file| file.unfinished);
-        let inos: Vec<Ino> =
-            local.unfinished.iter().copied().filter(|ino| since(ino).is_none_or(due)).collect();
+        let inos: Vec<Ino> = local
+            .unfinished
+            .iter()
+            .copied()
+            .filter(|ino| since(ino).is_none_or(due) && local.own.seals(*ino))
+            .collect();
         for ino in inos {
-            if let Err(error) = Change::new(self, local, Fetch::Now).finish(ino) {
+            if let Err(error) = Change::sealing(self, local).finish(ino) {
                 tracing::warn!(%ino, %error, "a version could not be made");
             }
             local.note_finished(ino);
@@ -79,6 +88,13 @@ impl Core {
     pub(super) fn close_if_full(&self, local: &mut Local) {
         if local.open.is_full(self.options.batch_bytes_max) {
             self.close_open(local);
+            self.ask_flusher(local);
+        }
+    }
+
+    /// Has the flusher send what is closed.
+    pub(super) fn ask_flusher(&self, local: &mut Local) {
+        if !local.closed.is_empty() || local.asked {
             local.flusher_asked = true;
             self.work.notify_one();
         }
@@ -87,6 +103,10 @@ impl Core {
     /// Proposes what is closed and, where it was asked for, closes what is open. Looks again after letting the lane go: whoever
     /// asked while it was held has gone on.
     pub(super) fn drive(&self, driver: Driver) {
+        if driver == Driver::Call && !self.near {
+            // Sending waits for the network.
+            return self.ask_flusher(&mut self.enter());
+        }
         loop {
             let lane = match driver {
                 Driver::Flusher => self.lane.lock(),
@@ -122,7 +142,7 @@ impl Core {
 
     /// Gives a batch to the server. The lane is held.
     fn propose(&self, batch: ClosedBatch) {
-        let ClosedBatch { seq, mut ops, by, bytes, pending } = batch;
+        let ClosedBatch { seq, mut ops, by, bytes, pending, direct } = batch;
         let packed = match self.journal.check() {
             Ok(()) => self.pack(&mut ops, &pending),
             Err(lost) => Err(lost),
@@ -133,15 +153,24 @@ impl Core {
             return;
         }
         let count = u32::try_from(ops.len()).expect("a batch has a bounded number of ops");
-        let batch = Batch { session: self.session, seq, epoch: self.epoch, by, ops, direct: None };
+        let is_direct = direct.is_some();
+        let batch = Batch { session: self.session, seq, epoch: self.epoch, by, ops, direct };
         let proposal = Proposal { session: self.session, seq, ops: count, batch: batch.encode() };
         CLIENT_BATCHES.add(1);
         let (for_durable, for_applied) = (self.journal.clone(), self.journal.clone());
         self.server.propose(
             proposal,
             Box::new(move |result| for_durable.durable(seq, result)),
-            Box::new(move |result| for_applied.applied_one(seq, bytes, result)),
+            Box::new(move |result| match is_direct {
+                true => for_applied.answered(seq, bytes, result),
+                false => for_applied.applied_one(seq, bytes, result),
+            }),
         );
+        if is_direct {
+            // Nothing goes behind it before it is known what came of it: of one batch only, the last, the store remembers that,
+            // for whoever has to ask again.
+            self.journal.await_answer(seq);
+        }
     }
 
     /// Puts the contents of a batch where they go: small ones into its ops, large ones to the server, durably.
@@ -210,6 +239,7 @@ impl Core {
         let versions = local
             .unfinished
             .iter()
+            .filter(|ino| local.own.seals(**ino))
             .filter_map(|ino| local.files.get(ino)?.unfinished)
             .min()
             .map(|since| since + self.options.version_every);

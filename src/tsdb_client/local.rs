@@ -4,11 +4,13 @@
 
 use crate::meta::op::By;
 use crate::meta::op::Op;
+use crate::meta::op::Seen;
 use crate::tsdb_client::Handle;
 use crate::tsdb_client::crowd::Crowded;
 use crate::tsdb_client::dirty::Dirty;
 use crate::tsdb_client::journal::Told;
 use crate::tsdb_client::overlay::Overlay;
+use crate::tsdb_client::own::Own;
 use crate::tsdb_client::pending::Pending;
 use crate::types::Attr;
 use crate::types::BatchSeq;
@@ -28,6 +30,7 @@ pub(super) const OP_BYTES: u64 = 512;
 const BATCH_OPS_MAX: usize = 8192;
 
 pub(super) struct Local {
+    pub(super) own: Own,
     /// Uncommitted rows with a history.
     pub(super) series: Overlay,
     /// Uncommitted rows without one.
@@ -109,6 +112,8 @@ pub(super) struct ClosedBatch {
     pub(super) by: Vec<By>,
     pub(super) bytes: u64,
     pub(super) pending: Vec<Arc<Pending>>,
+    /// Of a direct batch: the rows it rests on.
+    pub(super) direct: Option<Vec<Seen>>,
 }
 
 /// An inode that is open or dirty.
@@ -166,8 +171,9 @@ pub(super) struct OpenHandle {
 }
 
 impl Local {
-    pub(super) fn new() -> Local {
+    pub(super) fn new(own: Own) -> Local {
         Local {
+            own,
             series: Overlay::default(),
             state: Overlay::default(),
             demoted: BatchSeq(0),

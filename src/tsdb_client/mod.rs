@@ -16,22 +16,30 @@ mod contents;
 mod control;
 mod core;
 mod crowd;
+mod direct;
 mod dirty;
 mod ear;
 mod files;
+mod fresh;
 mod journal;
 mod lane;
 mod local;
 mod merge;
 mod names;
 mod overlay;
+mod own;
 mod past;
+pub mod patience;
 mod pending;
 pub mod permission;
 mod pool;
 mod ranges;
 mod reader;
+<<<<<<< HEAD
 pub mod remote;
+=======
+mod recall;
+>>>>>>> b2aa684 (A client knows what it owns: the rest it reads afresh for each call and changes by direct batches, and gives back what others ask for)
 mod rows;
 mod seal;
 mod view;
@@ -51,6 +59,7 @@ pub use api::Options;
 pub use api::SeekFor;
 pub use api::Space;
 pub use api::Synced;
+pub use api::VALID_MAX;
 pub use api::Wait;
 
 pub use crate::meta::op::RenameHow;
@@ -82,6 +91,8 @@ const INVALIDATIONS_MAX: usize = 1024;
 /// One session of one mount. All calls may come from any thread. Closes itself when dropped.
 pub struct Client {
     core: Arc<Core>,
+    ear: Arc<Ear>,
+    listener: Mutex<Option<JoinHandle<()>>>,
     flusher: Mutex<Option<JoinHandle<()>>>,
     forget: Mutex<Option<Forget>>,
 }
@@ -93,7 +104,7 @@ struct Forget {
 }
 
 enum Tell {
-    Forget(Invalidate),
+    Forget(Vec<Invalidate>),
     /// Everything before it was told: said by letting go of this.
     Reached(SyncSender<()>),
 }
@@ -112,7 +123,7 @@ impl Client {
         let ear = Arc::new(Ear::default());
         let welcome = server.open_session(&options.name, ear.clone())?;
         let core = Arc::new(Core::new(server, clock, options, welcome)?);
-        let _ = ear.0.set(Arc::downgrade(&core));
+        ear.attach(core.journal.clone());
         core.refill_inos()?;
         let for_flusher = core.clone();
         let flusher = start("tsfs-flush", move || for_flusher.flush_until_stopped())?;
@@ -121,14 +132,17 @@ impl Client {
         let thread = start("tsfs-forget", move || {
             for what in told {
                 match (what, for_forget.on_invalidate.get()) {
-                    (Tell::Forget(what), Some(tell)) => tell(what),
+                    (Tell::Forget(what), Some(tell)) => what.into_iter().for_each(tell),
                     (Tell::Forget(_), None) => {}
                     (Tell::Reached(waiting), _) => drop(waiting),
                 }
             }
         })?;
+        let (for_listener, heard, kernel) = (core.clone(), ear.clone(), queue.clone());
+        let listener = start("tsfs-listen", move || for_listener.listen(&heard, &kernel))?;
+        let (listener, flusher) = (Mutex::new(Some(listener)), Mutex::new(Some(flusher)));
         let forget = Mutex::new(Some(Forget { queue, thread }));
-        Ok(Arc::new(Client { core, flusher: Mutex::new(Some(flusher)), forget }))
+        Ok(Arc::new(Client { core, ear, listener, flusher, forget }))
     }
 
     /// Sends everything, waits until it is durable, ends the session. Every later change answers `Closing`. A second
@@ -145,6 +159,10 @@ impl Client {
         self.core.stop();
         if flusher.join().is_err() {
             tracing::error!("the flusher panicked");
+        }
+        self.ear.close();
+        if let Some(listener) = self.listener.lock().take() {
+            let _ = listener.join();
         }
         if let Some(Forget { queue, thread }) = self.forget.lock().take() {
             drop(queue);

@@ -33,6 +33,8 @@ use std::ops::ControlFlow;
 
 /// What room a new name may take in the store, all its rows together.
 const NAME_ROOM_BYTES: u64 = 4096;
+/// Entries of a listing whose attributes are asked for at a time, where the server is far.
+const ATTRS_AT_A_TIME: usize = 64;
 
 impl Core {
     /// An inode.
@@ -67,12 +69,19 @@ impl Core {
 
 impl Change<'_> {
     /// An attribute of an inode, as a program is told of it.
-    fn attr(&mut self, ino: Ino) -> Result<Attr, FsError> {
+    pub(super) fn attr(&mut self, ino: Ino) -> Result<Attr, FsError> {
         let mut attr = self.inode(ino)?.attr(ino);
         if let Some(file) = self.local.files.get(&ino) {
             file.adjust(&mut attr);
         }
         Ok(attr)
+    }
+
+    fn attr_if_there(&mut self, ino: Ino) -> Result<Option<Attr>, FsError> {
+        match self.attr(ino) {
+            Err(FsError::Stale) if !self.is_short() => Ok(None),
+            attr => attr.map(Some),
+        }
     }
 
     fn dirent(&mut self, dir: Ino, name: &[u8]) -> Result<Option<Dirent>, FsError> {
@@ -96,11 +105,13 @@ impl Change<'_> {
         let Some(ino) = ino else { return Ok(()) };
         let key = key::inode(ino);
         // A row that the op did not put still has its names.
-        let Some(Some(row)) = self.local.series.get(&key) else { return Ok(()) };
-        if Inode::from_row(&key, &row)?.nlink == 0
-            && let Some(file) = self.local.files.get_mut(&ino)
-        {
-            file.orphan = true;
+        let Some(Some(row)) = self.put(&key) else { return Ok(()) };
+        if Inode::from_row(&key, &row)?.nlink == 0 {
+            self.after(move |local| {
+                if let Some(file) = local.files.get_mut(&ino) {
+                    file.orphan = true;
+                }
+            });
         }
         Ok(())
     }
@@ -155,6 +166,9 @@ impl Client {
         visit: &mut dyn FnMut(DirEntry<'_>) -> ControlFlow<()>,
     ) -> Result<(), FsError> {
         self.core.dir(dir, at)?;
+        if with_attrs && at == AsOf::Now && !self.core.near {
+            return self.readdir_far(dir, after, visit);
+        }
         let mut fault = None;
         read::readdir(&*self.core, dir, after, at, &mut |entry| {
             let Entry { name, dirent: Dirent { ino, kind }, cookie } = entry;
@@ -170,6 +184,46 @@ impl Client {
             visit(DirEntry { name, ino, kind, cookie, attr })
         })?;
         fault.map_or(Ok(()), Err)
+    }
+
+    /// The same with attributes, of which many are asked for at a time.
+    fn readdir_far(
+        &self,
+        dir: Ino,
+        after: u64,
+        visit: &mut dyn FnMut(DirEntry<'_>) -> ControlFlow<()>,
+    ) -> Result<(), FsError> {
+        let mut after = after;
+        loop {
+            let mut found: Vec<(Vec<u8>, Dirent, u64)> = Vec::with_capacity(ATTRS_AT_A_TIME);
+            read::readdir(&*self.core, dir, after, AsOf::Now, &mut |entry| {
+                found.push((entry.name.to_vec(), entry.dirent, entry.cookie));
+                // Those that share a hash go together: there is no going on between them.
+                match found.len() >= ATTRS_AT_A_TIME && entry.cookie > after {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            })?;
+            let Some((_, _, last)) = found.last() else { return Ok(()) };
+            let (full, last) = (found.len() >= ATTRS_AT_A_TIME, *last);
+            let attrs = self.core.look(|change| {
+                change.ahead(found.iter().map(|(_, dirent, _)| key::inode(dirent.ino)))?;
+                found.iter().map(|(_, dirent, _)| change.attr_if_there(dirent.ino)).collect()
+            });
+            let attrs: Vec<Option<Attr>> = attrs?;
+            for ((name, Dirent { ino, kind }, cookie), attr) in found.iter().zip(attrs) {
+                // Removed since the entry was read.
+                let Some(attr) = attr else { continue };
+                let (ino, kind, cookie, attr) = (*ino, *kind, *cookie, Some(attr));
+                if visit(DirEntry { name, ino, kind, cookie, attr }).is_break() {
+                    return Ok(());
+                }
+            }
+            if !full {
+                return Ok(());
+            }
+            after = last;
+        }
     }
 
     /// The directory that a directory is in; the root's is the root.
@@ -204,7 +258,7 @@ impl Client {
     /// # Errors
     /// `Io`.
     pub fn statfs(&self) -> Result<Space, FsError> {
-        let status = self.core.server.status()?;
+        let status = self.core.ask()?.status()?;
         let held = self.core.journal.held();
         Ok(Space {
             total: status.disk_total,
@@ -374,8 +428,7 @@ impl Change<'_> {
         self.run(Op::SetAttr { ino, set, time })?;
         self.forget_plain(ino);
         if resizes && self.local.is_open(ino) {
-            let now = self.core.clock.steady();
-            self.local.note_written(ino, now);
+            self.note_written(ino);
         }
         Ok(())
     }

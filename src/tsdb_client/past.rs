@@ -55,7 +55,7 @@ impl Core {
     /// that comes after.
     pub(super) fn await_applied(&self, seq: BatchSeq) -> Result<(), FsError> {
         if self.journal.applied() < seq
-            && let Err(error) = self.server.barrier()
+            && let Err(error) = self.ask()?.barrier()
         {
             self.journal.check()?;
             return Err(error);
@@ -71,7 +71,7 @@ impl Core {
     ) -> Result<(), FsError> {
         let mut range = range.clone();
         loop {
-            let page = self.server.state(&range, PAGE_ROWS)?;
+            let page = self.ask()?.state(&range, PAGE_ROWS)?;
             for (key, row) in &page.rows {
                 visit(key, row)?;
             }
@@ -93,7 +93,7 @@ impl Client {
         let core = &self.core;
         core.settle()?;
         // Nothing is ever stamped at or before this any more.
-        let barrier = core.server.barrier()?;
+        let barrier = core.ask()?.barrier()?;
         core.readable.fetch_max(barrier.0, Relaxed);
         Ok(barrier)
     }
@@ -114,7 +114,7 @@ impl Client {
             }
         }
         // The root was there at every instant, so only the horizon can be in the way.
-        core.server.get(&key::inode(Ino::ROOT), AsOf::At(at)).map(|_| ())
+        core.ask()?.get(&key::inode(Ino::ROOT), AsOf::At(at)).map(|_| ())
     }
 
     /// Which instants can be read.
@@ -234,7 +234,7 @@ impl Client {
         }
         self.core.settle()?;
         let (name, note) = (Bytes::copy_from_slice(name), note.to_owned());
-        self.core.server.administer(Op::Mark { name, note, uid: caller.uid })
+        self.core.ask()?.administer(Op::Mark { name, note, uid: caller.uid })
     }
 
     /// Removes a mark. What only it kept may then be purged.
@@ -247,7 +247,7 @@ impl Client {
             return Err(FsError::Denied);
         }
         let name = Bytes::copy_from_slice(name);
-        self.core.server.administer(Op::Unmark { name }).map(|_| ())
+        self.core.ask()?.administer(Op::Unmark { name }).map(|_| ())
     }
 
     pub(super) fn find_mark(&self, name: &[u8]) -> Result<Option<Marked>, FsError> {

@@ -151,8 +151,9 @@ fn steps(range: Range<u64>) -> impl Iterator<Item = (u64, u64)> {
 }
 
 impl Change<'_> {
+    /// Notes that contents of a file changed.
     pub(super) fn note_written(&mut self, ino: Ino) {
         let now = self.core.clock.steady();
-        self.local.note_written(ino, now);
+        self.after(move |local| local.note_written(ino, now));
     }
 }

@@ -11,10 +11,13 @@ use crate::series::Version;
 use crate::series::Visit;
 use crate::tsdb_client::change::Change;
 use crate::tsdb_client::core::Core;
+use crate::tsdb_client::fresh::Fresh;
 use crate::tsdb_client::merge;
 use crate::tsdb_client::merge::Over;
 use crate::tsdb_client::overlay::Overlay;
+use crate::tsdb_client::own::inode_of;
 use crate::tsdb_client::view::Fetch;
+use crate::tsdb_client::view::Mode;
 use crate::types::AsOf;
 use crate::types::FsError;
 use crate::types::Stamp;
@@ -76,7 +79,7 @@ impl Read for Core {
     ) -> Result<(), FsError> {
         let mut until = until;
         loop {
-            let page = self.server.versions(key, since, until, VERSIONS)?;
+            let page = self.ask()?.versions(key, since, until, VERSIONS)?;
             let oldest = page.last().filter(|_| page.len() == VERSIONS).map(|last| last.from);
             for version in page {
                 if visit(version).is_break() {
@@ -100,7 +103,7 @@ impl Read for Core {
     ) -> Result<(), FsError> {
         let mut range = range.clone();
         loop {
-            let page = self.server.ended(&range, since, until, VERSIONS)?;
+            let page = self.ask()?.ended(&range, since, until, VERSIONS)?;
             let full = page.len() == VERSIONS;
             let last = page.last().filter(|_| full).map(|(key, _)| key.clone());
             for (key, version) in page {
@@ -122,6 +125,7 @@ impl Core {
     pub(super) fn row(&self, key: &[u8], at: AsOf) -> Result<Option<Bytes>, FsError> {
         let stamp = match at {
             AsOf::At(stamp) => stamp,
+            AsOf::Now if !self.near => return self.look(|change| change.row(key)),
             AsOf::Now => {
                 let local = self.enter();
                 if let Some(value) = local.series.get(key) {
@@ -138,13 +142,13 @@ impl Core {
         if let Some(value) = self.rows.past(key, stamp) {
             return Ok(value);
         }
-        let value = self.server.get(key, at)?;
+        let value = self.ask()?.get(key, at)?;
         self.rows.put_past(key, stamp, value.clone());
         Ok(value)
     }
 
     /// Looks at several rows of the present in one hold of the lock. Where one is missing the look fails, the row is
-    /// fetched without the lock, and the look is repeated.
+    /// fetched without the lock, and the look is repeated. Rows of what is not owned are all of one moment.
     ///
     /// # Errors
     /// Those of the look; `Damaged`, `Io`.
@@ -152,15 +156,17 @@ impl Core {
         &self,
         mut look: impl FnMut(&mut Change<'_>) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
+        let mut fresh = Fresh::default();
         let mut round = 0;
         loop {
             let mut local = self.enter();
-            let mut change = Change::new(self, &mut local, Fetch::after(round));
+            let fetch = Fetch::after(round, self.near);
+            let mut change = Change::new(self, &mut local, fetch, Mode::Look(&mut fresh));
             let result = look(&mut change);
             let Some(missed) = change.missed() else { return result };
             let turn = local.turn;
             drop(local);
-            self.fetch(missed, turn)?;
+            self.obtain(missed, turn, &mut fresh)?;
             round += 1;
         }
     }
@@ -173,22 +179,31 @@ impl Core {
         direction: Direction,
         limit: usize,
     ) -> Result<Rows, FsError> {
-        let ask = |range: &KeyRange| self.server.scan(range, at, direction, limit);
+        let server = self.ask()?;
+        let ask = |range: &KeyRange| server.scan(range, at, direction, limit);
         let mut range = range.clone();
         loop {
             let found = match at {
-                AsOf::At(_) => {
+                AsOf::Now if self.owns_range(&range)? => self.page_now(&range, direction, limit, &ask)?,
+                _ => {
                     let page = ask(&range)?;
                     let (_, rest) = merge::split(&range, &page, direction);
                     Rows { rows: page.rows, rest }
                 }
-                AsOf::Now => self.page_now(&range, direction, limit, &ask)?,
             };
             match found.rest {
                 // All rows of the page were removed here.
                 Some(rest) if found.rows.is_empty() => range = rest,
                 rest => return Ok(Rows { rows: found.rows, rest }),
             }
+        }
+    }
+
+    /// Whether the rows of a range are of an inode that is owned.
+    fn owns_range(&self, range: &KeyRange) -> Result<bool, FsError> {
+        match inode_of(&range.start).filter(|_| !self.near) {
+            Some(ino) => self.look(|change| change.owns(ino)),
+            None => Ok(true),
         }
     }
 

@@ -115,7 +115,7 @@ impl Change<'_> {
         }
         let write = Op::Write { ino, offset, pieces, clear_suid: false, time };
         self.run_for_writer(ino, write)?;
-        self.local.open.bytes += run.iter().map(|part| part.bytes.len() as u64).sum::<u64>();
+        self.batch().bytes += run.iter().map(|part| part.bytes.len() as u64).sum::<u64>();
         self.local.next_block = next;
         for block in blocks {
             self.add_pending(block);
@@ -124,9 +124,11 @@ impl Change<'_> {
     }
 
     fn add_pending(&mut self, block: Arc<Pending>) {
-        let local = &mut *self.local;
-        local.open.pending.push(block.clone());
-        local.pending.insert(block.id.number, block.clone());
+        self.batch().pending.push(block.clone());
+        if !self.is_direct() {
+            // Of a direct batch nothing shows before it is applied.
+            self.local.pending.insert(block.id.number, block.clone());
+        }
         if block.len() as usize > OP_PAYLOAD_BYTES_MAX {
             let (server, compression) = (self.core.server.clone(), self.core.options.compression);
             // A failure stays with the block, for the lane to find.

@@ -1,26 +1,34 @@
 //! The present as this client sees it, for the rules of `meta` to run on: uncommitted rows over clean ones over the
-//! server's.
+//! server's. Rows of inodes that it does not own are only ever the server's, asked for this one call.
 //!
 //! It lives inside one hold of the lock. An op that needs a row which is not at hand fails, and [`View::missed`] says
 //! which, so that it is fetched without the lock; the rules read everything before they put anything, so nothing is
 //! left behind. Not here: history and payload, which only replicas keep.
 
+use crate::meta::key;
+use crate::meta::key::KeyBytes;
+use crate::meta::op::Seen;
 use crate::series::Direction;
 use crate::series::KeyRange;
 use crate::series::Past;
 use crate::series::Present;
 use crate::series::Replica;
 use crate::series::Visit;
+use crate::tsdb_client::core::Core;
+use crate::tsdb_client::direct::Direct;
+use crate::tsdb_client::fresh::Fresh;
+use crate::tsdb_client::local::Local;
 use crate::tsdb_client::merge;
 use crate::tsdb_client::merge::Over;
 use crate::tsdb_client::overlay::Overlay;
-use crate::tsdb_client::rows::Rows;
+use crate::tsdb_client::own::Right;
+use crate::tsdb_client::own::inode_of;
 use crate::types::AsOf;
 use crate::types::BatchSeq;
 use crate::types::FsError;
+use crate::types::Ino;
 use crate::types::Stamp;
 use crate::wire::Page;
-use crate::wire::Server;
 use bytes::Bytes;
 
 /// Rows asked of the server at a time while a scan is merged.
@@ -28,13 +36,36 @@ const PAGE_ROWS: usize = 256;
 
 /// Attempts that fetch what they miss without the lock. A write of many regions misses a row in each.
 const ATTEMPTS_UNLOCKED: u32 = 8;
+/// The same where the server is far: while the lock is held for it, nothing else goes on here.
+const ATTEMPTS_UNLOCKED_FAR: u32 = 1000;
 
 /// What a failed attempt lacked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Missed {
-    Row(Bytes),
+    /// Rows of inodes that are owned.
+    Rows(Vec<Bytes>),
+    /// Rows of inodes that are not.
+    Fresh(Vec<Bytes>),
+    /// A range of rows.
+    Range(KeyRange),
     /// A fresh inode number.
     Inos,
+    /// The inode is being given back: only when that is done can the server be asked about it.
+    Given(Ino),
+    /// A direct change of it is under way.
+    Busy,
+    /// The lease has run out.
+    Lease,
+}
+
+/// What an attempt is for.
+pub(super) enum Mode<'a> {
+    /// Seals what was written while it was owned.
+    Seal,
+    Look(&'a mut Fresh),
+    /// A change of what is owned; anything else makes it a direct one.
+    Local(&'a mut Fresh),
+    Direct(&'a mut Fresh, &'a mut Direct),
 }
 
 /// Whether a row that is not at hand may be asked of the server while the lock is held.
@@ -48,58 +79,190 @@ pub(super) enum Fetch {
 impl Fetch {
     /// How to fetch on an attempt after `failed` ones: some without the lock, then with it, so that a busy tree cannot
     /// starve anybody.
-    pub(super) fn after(failed: u32) -> Fetch {
-        if failed < ATTEMPTS_UNLOCKED { Fetch::Later } else { Fetch::Now }
+    pub(super) fn after(failed: u32, near: bool) -> Fetch {
+        let unlocked = if near { ATTEMPTS_UNLOCKED } else { ATTEMPTS_UNLOCKED_FAR };
+        if failed < unlocked { Fetch::Later } else { Fetch::Now }
     }
 }
 
-pub(super) struct View<'a> {
-    series: &'a mut Overlay,
-    state: &'a mut Overlay,
-    rows: &'a Rows,
-    server: &'a dyn Server,
+pub(super) struct View<'v, 'a> {
+    core: &'v Core,
+    local: &'v mut Local,
+    mode: &'v mut Mode<'a>,
     fetch: Fetch,
+    /// The lease has run out.
+    lapsed: bool,
     batch: BatchSeq,
     missed: Option<Missed>,
 }
 
-impl<'a> View<'a> {
+impl<'v, 'a> View<'v, 'a> {
     pub(super) fn new(
-        series: &'a mut Overlay,
-        state: &'a mut Overlay,
-        rows: &'a Rows,
-        server: &'a dyn Server,
+        core: &'v Core,
+        local: &'v mut Local,
+        mode: &'v mut Mode<'a>,
         fetch: Fetch,
-        batch: BatchSeq,
-    ) -> View<'a> {
-        View { series, state, rows, server, fetch, batch, missed: None }
+        lapsed: bool,
+    ) -> View<'v, 'a> {
+        let batch = local.open.seq;
+        View { core, local, mode, fetch, lapsed, batch, missed: None }
     }
 
     /// What the attempt lacked, if that is why it failed.
     pub(super) fn missed(&mut self) -> Option<Missed> {
         self.missed.take()
     }
-}
 
-impl Present for View<'_> {
-    fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, FsError> {
-        if let Some(value) = self.series.get(key) {
+    fn miss<T>(&mut self, missed: Missed) -> Result<T, FsError> {
+        self.missed = Some(missed);
+        Err(FsError::Io("the row is not at hand".to_owned()))
+    }
+
+    /// Whether what is at hand of an inode is the present. The one place where it is asked.
+    ///
+    /// # Errors
+    /// Where that is not known now: the attempt is to be repeated.
+    pub(super) fn owns(&mut self, ino: Ino) -> Result<bool, FsError> {
+        if self.local.own.is_near() || matches!(self.mode, Mode::Seal) {
+            return Ok(true);
+        }
+        match (self.local.own.right(ino), &mut *self.mode) {
+            (Right::Nothing, Mode::Local(_)) => {
+                let key = Bytes::copy_from_slice(&key::inode(ino));
+                self.miss(Missed::Fresh(vec![key]))
+            }
+            (Right::Nothing, _) => Ok(false),
+            (Right::Leaving, _) => self.miss(Missed::Given(ino)),
+            (Right::Busy, Mode::Local(_)) => self.miss(Missed::Busy),
+            _ if self.lapsed => self.miss(Missed::Lease),
+            (_, Mode::Direct(_, direct)) => {
+                direct.touched.insert(ino);
+                Ok(true)
+            }
+            _ => Ok(true),
+        }
+    }
+
+    fn owns_row(&mut self, key: &[u8]) -> Result<bool, FsError> {
+        match inode_of(key) {
+            Some(ino) => self.owns(ino),
+            None => Ok(true),
+        }
+    }
+
+    /// A row of an inode that is owned.
+    fn row(&mut self, key: &[u8]) -> Result<Option<Bytes>, FsError> {
+        if let Some(value) = self.local.series.get(key) {
             return Ok(value);
         }
-        if let Some(value) = self.rows.get(key) {
+        if let Some(value) = self.core.rows.get(key) {
             return Ok(value);
         }
         match self.fetch {
-            Fetch::Later => {
-                self.missed = Some(Missed::Row(Bytes::copy_from_slice(key)));
-                Err(FsError::Io("the row is not at hand".to_owned()))
-            }
+            Fetch::Later => self.miss(Missed::Rows(vec![Bytes::copy_from_slice(key)])),
             Fetch::Now => {
-                let value = self.server.get(key, AsOf::Now)?;
-                self.rows.put(Bytes::copy_from_slice(key), value.clone());
+                let value = self.core.server.get(key, AsOf::Now)?;
+                self.core.rows.put(Bytes::copy_from_slice(key), value.clone());
                 Ok(value)
             }
         }
+    }
+
+    /// Asks for the rows that are not at hand together.
+    ///
+    /// # Errors
+    /// Where one is not: the attempt is to be repeated.
+    pub(super) fn ahead(
+        &mut self,
+        keys: &mut dyn Iterator<Item = KeyBytes>,
+    ) -> Result<(), FsError> {
+        let (mut rows, mut fresh) = (Vec::new(), Vec::new());
+        for key in keys {
+            let owned = self.owns_row(&key)?;
+            let here = match &*self.mode {
+                Mode::Seal => true,
+                _ if owned => {
+                    self.local.series.get(&key).is_some() || self.core.rows.get(&key).is_some()
+                }
+                Mode::Look(fresh) | Mode::Local(fresh) | Mode::Direct(fresh, _) => {
+                    fresh.get(&key).is_some()
+                }
+            };
+            let missed = if owned { &mut rows } else { &mut fresh };
+            missed.extend((!here).then(|| Bytes::copy_from_slice(&key)));
+        }
+        match (rows.is_empty(), fresh.is_empty()) {
+            (false, _) => self.miss(Missed::Rows(rows)),
+            (true, false) => self.miss(Missed::Fresh(fresh)),
+            (true, true) => Ok(()),
+        }
+    }
+
+    /// A row of an inode that is not.
+    fn fresh(&mut self, key: &[u8]) -> Result<Option<Bytes>, FsError> {
+        let (Mode::Look(fresh) | Mode::Local(fresh) | Mode::Direct(fresh, _)) = &*self.mode else {
+            unreachable!("what is sealed was owned when it was written");
+        };
+        let Some(value) = fresh.get(key) else {
+            return self.miss(Missed::Fresh(vec![Bytes::copy_from_slice(key)]));
+        };
+        if let Mode::Direct(_, direct) = &mut *self.mode {
+            let seen = value.as_deref().map(Seen::hash);
+            direct.seen.insert(Bytes::copy_from_slice(key), seen);
+        }
+        Ok(value)
+    }
+
+    /// The rows of a range, where they have to be fetched without the lock. None where an op has put rows of it already:
+    /// no batch of one call scans what it wrote.
+    fn ranged(
+        &mut self,
+        range: &KeyRange,
+        owned: bool,
+        visit: Visit<'_>,
+    ) -> Result<(), FsError> {
+        let (Mode::Look(fresh) | Mode::Local(fresh) | Mode::Direct(fresh, _)) = &*self.mode else {
+            unreachable!("sealing scans nothing");
+        };
+        let turn = self.local.turn;
+        let found =
+            if owned { fresh.scan_of_turn(range, turn) } else { fresh.scan(range) };
+        let Some(found) = found else {
+            return self.miss(Missed::Range(range.clone()));
+        };
+        let rows = found.rows.clone();
+        if owned {
+            let page = |_: &KeyRange| Ok(Page { rows: rows.clone(), more: false });
+            return scan(&self.local.series, range, Direction::Forward, &page, visit);
+        }
+        if let Mode::Direct(_, direct) = &mut *self.mode {
+            let seen = rows.iter().map(|(key, value)| (key.clone(), Some(Seen::hash(value))));
+            direct.seen.extend(seen);
+        }
+        for (key, value) in &rows {
+            if visit(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn put_row(&mut self, key: &[u8], value: Option<Bytes>) {
+        match &mut *self.mode {
+            Mode::Direct(_, direct) => direct.rows.put(key, value, BatchSeq(0)),
+            _ => self.local.series.put(key, value, self.batch),
+        }
+    }
+}
+
+impl Present for View<'_, '_> {
+    fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, FsError> {
+        if let Mode::Direct(_, direct) = &*self.mode
+            && let Some(value) = direct.rows.get(key)
+        {
+            return Ok(value);
+        }
+        if self.owns_row(key)? { self.row(key) } else { self.fresh(key) }
     }
 
     fn scan(
@@ -108,36 +271,45 @@ impl Present for View<'_> {
         direction: Direction,
         visit: Visit<'_>,
     ) -> Result<(), FsError> {
-        let page = |range: &KeyRange| self.server.scan(range, AsOf::Now, direction, PAGE_ROWS);
-        scan(self.series, range, direction, &page, visit)
+        let owned = self.owns_row(&range.start)?;
+        if !self.local.own.is_near() && direction == Direction::Forward {
+            return self.ranged(range, owned, visit);
+        }
+        let server = &*self.core.server;
+        let page = |range: &KeyRange| server.scan(range, AsOf::Now, direction, PAGE_ROWS);
+        scan(&self.local.series, range, direction, &page, visit)
     }
 
     fn put(&mut self, key: &[u8], value: Bytes, _past: Past) {
-        self.series.put(key, Some(value), self.batch);
+        self.put_row(key, Some(value));
     }
 
     fn remove(&mut self, key: &[u8], _past: Past) {
-        self.series.put(key, None, self.batch);
+        self.put_row(key, None);
     }
 
     fn cut(&mut self) {}
 
+    /// No op that a client runs decides on such a row.
     fn state(&mut self, key: &[u8]) -> Result<Option<Bytes>, FsError> {
-        if let Some(value) = self.state.get(key) {
+        if let Some(value) = self.local.state.get(key) {
             return Ok(value);
         }
         let range = KeyRange { start: key.to_vec(), end: [key, &[0]].concat() };
-        let mut page = self.server.state(&range, 1)?;
+        let mut page = self.core.server.state(&range, 1)?;
         Ok(page.rows.pop().map(|(_, value)| value))
     }
 
     fn state_put(&mut self, key: &[u8], value: Option<Bytes>) {
-        self.state.put(key, value, self.batch);
+        if !matches!(self.mode, Mode::Direct(..)) {
+            self.local.state.put(key, value, self.batch);
+        }
     }
 
     fn state_scan(&mut self, range: &KeyRange, visit: Visit<'_>) -> Result<(), FsError> {
-        let page = |range: &KeyRange| self.server.state(range, PAGE_ROWS);
-        scan(self.state, range, Direction::Forward, &page, visit)
+        let server = &*self.core.server;
+        let page = |range: &KeyRange| server.state(range, PAGE_ROWS);
+        scan(&self.local.state, range, Direction::Forward, &page, visit)
     }
 
     fn stamp(&self) -> Option<Stamp> {
