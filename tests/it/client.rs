@@ -1,10 +1,14 @@
 //! The client against a model: random calls from several handles, the server lost at random moments, every survivor a
 //! prefix of what was done, every instant as it was.
 
+/// A leader of several clients.
+mod leader;
 /// What a mount should show, written down as simply as it can be.
 mod model;
 /// A server in memory that can be lost: proposals that are not durable go, and blocks that were not synced.
 mod server;
+/// Two clients on one tree.
+mod two;
 /// Random calls, made on both.
 mod world;
 
