@@ -89,7 +89,7 @@ impl Core {
         let pool = Pool::start(options.workers)
             .map_err(|error| FsError::io("start a worker thread", &error))?;
         let near = server.lease() == Duration::MAX;
-        let own = Own::new(near, welcome.whole, welcome.epoch);
+        let own = Own::new(near, welcome.whole);
         Ok(Core {
             near,
             session: welcome.session,

@@ -40,7 +40,8 @@ impl Given {
 pub(super) struct Own {
     /// The server is in this process: everything is owned, for ever, and nothing below is looked at.
     near: bool,
-    whole: bool,
+    /// Of the whole, which is every inode that there was when it was given: the first that was not.
+    whole: Option<Ino>,
     /// Of the last grant of the whole that is known.
     epoch: u64,
     /// Which batch gave the whole back last, or will.
@@ -59,12 +60,12 @@ pub(super) struct Own {
 const SOON: BatchSeq = BatchSeq(u64::MAX);
 
 impl Own {
-    /// `near`: the server is in this process. `epoch`: of the grant of the whole, or of the next one.
-    pub(super) fn new(near: bool, whole: bool, epoch: u64) -> Own {
+    /// `near`: the server is in this process.
+    pub(super) fn new(near: bool, whole: Option<Whole>) -> Own {
         Own {
             near,
-            whole,
-            epoch: if whole { epoch } else { epoch.saturating_sub(1) },
+            whole: whole.map(|whole| whole.below),
+            epoch: whole.map_or(0, |whole| whole.epoch),
             whole_given: None,
             ranges: BTreeMap::new(),
             given: HashMap::new(),
@@ -84,7 +85,7 @@ impl Own {
         match self.giver(ino) {
             Some(seq) if seq > self.applied => Right::Leaving,
             Some(_) => Right::Nothing,
-            None if !self.whole && !self.made(ino) => Right::Nothing,
+            None if !self.in_whole(ino) && !self.made(ino) => Right::Nothing,
             None if self.busy.contains(&ino) => Right::Busy,
             None => Right::Owned,
         }
@@ -93,7 +94,7 @@ impl Own {
     /// Which batch gave the inode back, or will: none where it was not or that counts no more.
     fn giver(&self, ino: Ino) -> Option<BatchSeq> {
         let given = self.given.get(&ino).copied();
-        given.or_else(|| self.whole_given.filter(|_| !self.whole && !self.made(ino)))
+        given.or_else(|| self.whole_given.filter(|_| !self.in_whole(ino) && !self.made(ino)))
     }
 
     /// The same; none as well where no batch says so yet.
@@ -113,6 +114,10 @@ impl Own {
             Right::Leaving => self.given_by(ino).is_none(),
             Right::Busy | Right::Nothing => false,
         }
+    }
+
+    fn in_whole(&self, ino: Ino) -> bool {
+        self.whole.is_some_and(|below| ino < below)
     }
 
     fn made(&self, ino: Ino) -> bool {
@@ -135,7 +140,7 @@ impl Own {
         let mut back = Given::default();
         match what {
             Recall::Whole if self.whole_given.is_none_or(|seq| seq <= self.applied) => {
-                self.whole = false;
+                self.whole = None;
                 self.whole_given = Some(SOON);
                 back.whole = true;
             }
@@ -184,7 +189,7 @@ impl Own {
             return false;
         }
         self.whole_given = None;
-        self.whole = true;
+        self.whole = Some(whole.below);
         self.given.retain(|_, seq| *seq > whole.after);
         true
     }
@@ -192,7 +197,7 @@ impl Own {
     /// The session is over: nothing is owned.
     pub(super) fn end(&mut self) {
         if !self.near {
-            self.whole = false;
+            self.whole = None;
             self.whole_given = None;
             self.ranges.clear();
             self.given.clear();
@@ -224,13 +229,18 @@ mod tests {
         Ino::new(number).unwrap()
     }
 
+    /// Of what is below 100.
+    fn whole(epoch: u64, after: u64) -> Whole {
+        Whole { epoch, after: BatchSeq(after), below: ino(100) }
+    }
+
     fn inos(numbers: &[u64]) -> Recall {
         Recall::Inodes(numbers.iter().map(|n| ino(*n)).collect())
     }
 
     #[test]
     fn what_is_given_back_is_leaving_until_it_is_applied() {
-        let mut own = Own::new(false, true, 3);
+        let mut own = Own::new(false, Some(whole(3, 0)));
         assert_eq!(own.right(ino(9)), Right::Owned);
         let given = own.recall(&inos(&[9, 10]));
         assert_eq!(given.inos.len(), 2);
@@ -244,11 +254,12 @@ mod tests {
         own.applied(BatchSeq(4));
         assert_eq!((own.right(ino(9)), own.right(ino(11))), (Right::Nothing, Right::Owned));
         assert_eq!(own.recall(&inos(&[9])).inos, [ino(9)], "the server knows better");
+        assert_eq!(own.right(ino(100)), Right::Nothing, "made by another since");
     }
 
     #[test]
     fn without_the_whole_only_what_was_made_is_owned() {
-        let mut own = Own::new(false, true, 3);
+        let mut own = Own::new(false, Some(whole(3, 0)));
         own.add_range(100..200);
         own.add_range(200..300);
         own.add_range(500..600);
@@ -274,8 +285,7 @@ mod tests {
 
     #[test]
     fn a_grant_of_the_whole_voids_what_was_given_back_before_it() {
-        let whole = |epoch, after| Whole { epoch, after: BatchSeq(after) };
-        let mut own = Own::new(false, false, 5);
+        let mut own = Own::new(false, None);
         own.add_range(100..200);
         for (number, seq) in [(150, 1), (151, 2), (152, 3)] {
             let given = own.recall(&inos(&[number]));

@@ -301,10 +301,10 @@ impl Leader {
         let [(key, _)] = &rows[..] else { return Ok(()) };
         let Some(StateKey::Session { session }) = StateKey::decode(key) else { panic!() };
         self.administer_all(None, vec![Op::GrantWhole { session }])?;
-        let Grant { epoch, after, .. } = self.record(&StateKey::Grant)?.unwrap();
+        let grant: Grant = self.record(&StateKey::Grant)?.unwrap();
         let state = self.state.lock();
         if let Some(listener) = state.listeners.get(&session) {
-            listener.whole(Whole { epoch, after });
+            listener.whole(grant.into());
         }
         Ok(())
     }
@@ -349,11 +349,8 @@ impl Server for Seat {
         leader.administer_all(None, vec![Op::OpenSession { session, client: client.to_owned() }])?;
         self.session.set(session).expect("one seat has one session");
         let grant = leader.record::<Grant>(&StateKey::Grant)?;
-        let whole = grant.as_ref().is_some_and(|grant| grant.session == session);
-        let epoch = match grant {
-            Some(grant) if whole => grant.epoch,
-            _ => leader.record::<Next>(&StateKey::Next)?.unwrap().epoch,
-        };
+        let whole = grant.filter(|grant| grant.session == session).map(Whole::from);
+        let epoch = leader.record::<Next>(&StateKey::Next)?.unwrap().epoch;
         Ok(Welcome { session, epoch, whole, hash_key: HASH_KEY, store: "leader".to_owned() })
     }
 
