@@ -3,8 +3,8 @@
 //! What is not asked of the kernel, and why: `WRITEBACK_CACHE` merges writes and takes size and times from us;
 //! `DONT_MASK`, because the kernel takes the umask off as well as we could; `POSIX_ACL`, because default ACLs would
 //! have to be handed down by every mount alike, which no rule of `meta` does yet; `POSIX_LOCKS` and `FLOCK_LOCKS`: one
-//! mount's locks are the kernel's (and fuser cannot tell the two kinds apart); `AUTO_INVAL_DATA`: it would drop a
-//! file's pages after each write of our own, whose time is given here.
+//! mount's locks are the kernel's (and fuser cannot tell the two kinds apart); `AUTO_INVAL_DATA`, where there is one
+//! mount: it would drop a file's pages after each write of our own, whose time is given here.
 
 use crate::fuse::calls::Calls;
 use crate::fuse::calls::Name;
@@ -56,12 +56,16 @@ const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_ATOMIC_O_TRUNC,
     InitFlags::FUSE_CACHE_SYMLINKS,
-    InitFlags::FUSE_EXPLICIT_INVAL_DATA,
     InitFlags::FUSE_EXPORT_SUPPORT,
     // Without it every write is preceded by a getxattr of security.capability. fuser does not pass on for which
     // truncations and opens set-user-id must go, so here it goes whenever the caller is not root.
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
 ];
+
+/// Whose pages go when: only when it is said.
+const PAGES: InitFlags = InitFlags::FUSE_EXPLICIT_INVAL_DATA;
+/// Where other mounts may change files, the kernel looks at size and time before it believes its pages.
+const PAGES_FAR: InitFlags = InitFlags::FUSE_AUTO_INVAL_DATA;
 
 /// Called with what `destroy` came to, once no request can come any more.
 pub(super) type Ended = Box<dyn FnOnce(Result<(), FsError>) + Send + Sync>;
@@ -83,7 +87,9 @@ fn place(at: INodeNo, handle: FileHandle, offset: u64) -> Result<Place, FsError>
 
 impl<V: Vfs> fuser::Filesystem for Adapter<V> {
     fn init(&mut self, _: &fuser::Request, config: &mut fuser::KernelConfig) -> io::Result<()> {
-        for flag in WANTED {
+        let far = self.calls.is_far();
+        let pages = if far { PAGES_FAR } else { PAGES };
+        for flag in WANTED.iter().chain([&pages]) {
             if config.add_capabilities(*flag).is_err() {
                 tracing::debug!(?flag, "the kernel does not have it");
             }

@@ -17,6 +17,7 @@ use crate::telemetry::counter::FUSE_PANICS;
 use crate::telemetry::counter::FUSE_REQUESTS;
 use crate::telemetry::counter::FUSE_WAITED;
 use crate::tsdb_client::Wait;
+use crate::tsdb_client::patience::at_once;
 use crate::types::FsError;
 use crate::types::NAME_BYTES_MAX;
 use fuser::FileHandle;
@@ -49,16 +50,24 @@ impl<V: Vfs> Calls<V> {
         self.linger.came();
         FUSE_REQUESTS.add(1);
         let mut request = request(from);
-        match guarded(|| call(&self.vfs, &request)) {
+        match promptly(|| call(&self.vfs, &request)) {
             Ok(answer) => reply.send(Ok(answer)),
             Err(Stop::Error(error)) => reply.send(Err(error)),
             Err(Stop::Waits) => {
                 request.wait = Wait::Allowed;
                 let vfs = Arc::clone(&self.vfs);
-                self.later(move || reply.send(settled(guarded(|| call(&vfs, &request)))));
+                self.later(move || {
+                    reply.send(settled(guarded(|| call(&vfs, &request))));
+                    vfs.answered();
+                });
             }
         }
+        self.vfs.answered();
         self.linger.answered();
+    }
+
+    pub(super) fn is_far(&self) -> bool {
+        self.vfs.is_far()
     }
 
     /// On a worker thread.
@@ -81,7 +90,7 @@ impl<V: Vfs> Calls<V> {
         let call = move |vfs: &V, request: &Request, listing: &mut Listing| {
             vfs.readdir(request, ino(dir)?, after, plus, listing)
         };
-        match guarded(|| call(&self.vfs, &request, &mut listing)) {
+        match promptly(|| call(&self.vfs, &request, &mut listing)) {
             Ok(()) => listing.send(Ok(())),
             Err(Stop::Error(error)) => listing.send(Err(error)),
             Err(Stop::Waits) => {
@@ -90,22 +99,29 @@ impl<V: Vfs> Calls<V> {
                 self.later(move || {
                     let answer = guarded(|| call(&vfs, &request, &mut listing));
                     listing.send(settled(answer));
+                    vfs.answered();
                 });
             }
         }
+        self.vfs.answered();
         self.linger.answered();
     }
 
     pub(super) fn sync(&self, at: INodeNo, handle: FileHandle, reply: fuser::ReplyEmpty) {
         self.linger.came();
         FUSE_REQUESTS.add(1);
-        let outcome = guarded(|| {
-            let at = ino(at)?;
-            self.vfs.fsync(at, Handle(handle.0), Box::new(move |outcome| reply.send(outcome)));
-            Ok(())
-        });
-        // The reply went along with the call, and answers EIO where it is dropped.
-        drop(outcome);
+        let vfs = Arc::clone(&self.vfs);
+        let sync = move || {
+            let outcome = guarded(|| {
+                let at = ino(at)?;
+                vfs.fsync(at, Handle(handle.0), Box::new(move |outcome| reply.send(outcome)));
+                Ok(())
+            });
+            // The reply went along with the call, and answers EIO where it is dropped.
+            drop(outcome);
+        };
+        // What is to be durable may have to be sent first.
+        if self.vfs.is_far() { self.later(sync) } else { sync() }
         self.linger.answered();
     }
 
@@ -120,7 +136,7 @@ impl<V: Vfs> Calls<V> {
         self.linger.came();
         FUSE_REQUESTS.add(1);
         let mut request = request(from);
-        match guarded(|| call(&self.vfs, &request, data)) {
+        match promptly(|| call(&self.vfs, &request, data)) {
             Err(Stop::Waits) => {
                 request.wait = Wait::Allowed;
                 let (vfs, data) = (Arc::clone(&self.vfs), data.to_vec());
@@ -145,6 +161,11 @@ impl<V: Vfs> Calls<V> {
         self.workers.finish();
         settled(guarded(|| Ok(self.vfs.destroy()?)))
     }
+}
+
+/// On a loop thread: says that it would wait where the client says so for the thread.
+fn promptly<T>(call: impl FnOnce() -> Answer<T>) -> Answer<T> {
+    at_once(|| guarded(call)).unwrap_or(Err(Stop::Waits))
 }
 
 fn request(from: &fuser::Request) -> Request {

@@ -12,6 +12,7 @@ mod linger;
 pub mod mount;
 mod present;
 mod reply;
+mod told;
 mod tree;
 pub mod vfs;
 mod workers;

@@ -1,9 +1,11 @@
 //! The present: what the kernel asks, put to the client.
 //!
-//! One mount holds the right to the whole store, so whatever it says stays true until the kernel itself asks for a
-//! change: the kernel may believe it for a long time, names that are not there included. What changes behind its back
-//! (a restore) is told to it.
+//! A mount of a store in its own process holds the right to all of it, so whatever it says stays true until the kernel
+//! itself asks for a change: the kernel may believe it for a long time, names that are not there included. What changes
+//! behind its back (a restore) is told to it. Where other mounts are, it may believe what is owned for a moment, and has to
+//! ask about the rest each time.
 
+use crate::fuse::told::Told;
 use crate::fuse::vfs::Answer;
 use crate::fuse::vfs::Cache;
 use crate::fuse::vfs::DirEntry;
@@ -27,6 +29,7 @@ use crate::tsdb_client::Caller;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::New;
 use crate::tsdb_client::Wait;
+use crate::tsdb_client::patience::waiting;
 use crate::types::AsOf;
 use crate::types::Attr;
 use crate::types::FileKind;
@@ -47,6 +50,7 @@ const _: () = assert!(DOT_DOT < tsdb_client::DirEntry::COOKIES_BELOW_ARE_FREE);
 
 pub(super) struct Present {
     client: Arc<Client>,
+    told: Arc<Told>,
 }
 
 pub(super) fn caller(request: &Request) -> Caller {
@@ -58,21 +62,42 @@ pub(super) fn behind_dots(after: u64) -> u64 {
     if after <= DOT_DOT { 0 } else { after }
 }
 
-fn stat(attr: Attr) -> Stat {
-    Stat { attr, valid: VALID }
-}
-
-fn entry(attr: Attr) -> Entry {
-    Entry { stat: stat(attr), valid: VALID }
-}
-
 fn handle(handle: Handle) -> Result<tsdb_client::Handle, FsError> {
     tsdb_client::Handle::new(handle.0).ok_or(FsError::BadHandle)
 }
 
 impl Present {
     pub(super) fn new(client: Arc<Client>) -> Present {
-        Present { client }
+        let told = Arc::new(Told::new(Arc::clone(client.clock())));
+        Present { client, told }
+    }
+
+    pub(super) fn told(&self) -> &Arc<Told> {
+        &self.told
+    }
+
+    /// How long the kernel may believe what it is told of an inode. Asked last, when nothing is waited for any more.
+    fn valid(&self, ino: Ino) -> Duration {
+        if !self.client.is_far() {
+            return VALID;
+        }
+        self.told.begin();
+        self.client.valid(ino)
+    }
+
+    fn stat(&self, attr: Attr) -> Stat {
+        Stat { valid: self.valid(attr.ino), attr }
+    }
+
+    fn entry(&self, dir: Ino, name: &[u8], attr: Attr) -> Entry {
+        Entry { valid: self.name_valid(dir, name), stat: self.stat(attr) }
+    }
+
+    fn name_valid(&self, dir: Ino, name: &[u8]) -> Duration {
+        match self.client.is_far() {
+            true => self.told.name(dir, name, self.valid(dir)),
+            false => VALID,
+        }
     }
 
     pub(super) fn lookup(&self, dir: Ino, name: &[u8]) -> Answer<Lookup> {
@@ -85,14 +110,14 @@ impl Present {
             _ => self.client.lookup(dir, name, AsOf::Now),
         };
         match found {
-            Ok(attr) => Ok(Lookup::Found(entry(attr))),
-            Err(FsError::NotFound) => Ok(Lookup::Missing { valid: VALID }),
+            Ok(attr) => Ok(Lookup::Found(self.entry(dir, name, attr))),
+            Err(FsError::NotFound) => Ok(Lookup::Missing { valid: self.name_valid(dir, name) }),
             Err(error) => Err(error.into()),
         }
     }
 
     pub(super) fn getattr(&self, ino: Ino) -> Answer<Stat> {
-        Ok(stat(self.client.getattr(ino, AsOf::Now)?))
+        Ok(self.stat(self.client.getattr(ino, AsOf::Now)?))
     }
 
     pub(super) fn setattr(&self, request: &Request, ino: Ino, set: &SetAttr) -> Answer<Stat> {
@@ -112,7 +137,7 @@ impl Present {
             mtime: set.mtime.map(time),
             clear_suid,
         };
-        Ok(stat(self.client.setattr(caller(request), ino, set)?))
+        Ok(self.stat(self.client.setattr(caller(request), ino, set)?))
     }
 
     pub(super) fn readlink(&self, ino: Ino) -> Answer<Bytes> {
@@ -126,6 +151,17 @@ impl Present {
         name: &[u8],
         make: &Make,
     ) -> Answer<Entry> {
+        let attr = self.made(request, dir, name, make)?;
+        Ok(self.entry(dir, name, attr))
+    }
+
+    fn made(
+        &self,
+        request: &Request,
+        dir: Ino,
+        name: &[u8],
+        make: &Make,
+    ) -> Result<Attr, FsError> {
         let new = New {
             kind: make.kind,
             mode: make.mode,
@@ -134,7 +170,7 @@ impl Present {
             rdev: make.rdev,
             target: make.target.clone(),
         };
-        Ok(entry(self.client.create(caller(request), dir, name, new)?))
+        self.client.create(caller(request), dir, name, new)
     }
 
     pub(super) fn create(
@@ -146,20 +182,21 @@ impl Present {
         flags: OpenFlags,
     ) -> Answer<(Entry, Opened)> {
         let make = Make { kind: FileKind::File, mode, rdev: 0, target: Bytes::new() };
-        let (entry, flags) = match self.make(request, dir, name, &make) {
+        let (attr, flags) = match self.made(request, dir, name, &make) {
             // The kernel believed that it is not there; something that changed behind its back has not reached it yet.
-            Err(Stop::Error(FsError::Exists)) if !flags.exclusive() => {
-                (entry(self.client.lookup(dir, name, AsOf::Now)?), flags)
+            Err(FsError::Exists) if !flags.exclusive() => {
+                (self.client.lookup(dir, name, AsOf::Now)?, flags)
             }
             // There is nothing to truncate.
-            entry => (entry?, OpenFlags(flags.0 & !libc::O_TRUNC)),
+            attr => (attr?, OpenFlags(flags.0 & !libc::O_TRUNC)),
         };
-        let opened = self.open(request, entry.stat.attr.ino, flags)?;
-        Ok((entry, opened))
+        // It has been made: that cannot be done again elsewhere.
+        let opened = waiting(|| self.open(request, attr.ino, flags))?;
+        Ok((self.entry(dir, name, attr), opened))
     }
 
     pub(super) fn link(&self, request: &Request, ino: Ino, dir: Ino, name: &[u8]) -> Answer<Entry> {
-        Ok(entry(self.client.link(caller(request), ino, dir, name)?))
+        Ok(self.entry(dir, name, self.client.link(caller(request), ino, dir, name)?))
     }
 
     pub(super) fn open(&self, request: &Request, ino: Ino, flags: OpenFlags) -> Answer<Opened> {
@@ -169,12 +206,14 @@ impl Present {
             // Of the open file, so that being empty is not a version by itself: contents are about to come.
             let empty = SetAttr { size: Some(0), ..SetAttr::default() };
             if let Err(stop) = self.setattr(request, ino, &empty) {
-                self.release(handle);
+                waiting(|| self.release(handle));
                 return Err(stop);
             }
         }
+        // What others may have written since is not in the pages from before.
+        let cache = if self.valid(ino).is_zero() { Cache::Renew } else { Cache::Keep };
         // Closing what was only read changes nothing, so the kernel need not tell.
-        Ok(Opened { handle, cache: Cache::Keep, flush: flags.writes() })
+        Ok(Opened { handle, cache, flush: flags.writes() })
     }
 
     pub(super) fn read(&self, request: &Request, ino: Ino, offset: u64, len: u32) -> Answer<Bytes> {
@@ -270,7 +309,7 @@ impl Present {
         }
         let listed = self.client.readdir(dir, AsOf::Now, behind_dots(after), plus, &mut |found| {
             let (name, ino, kind, cookie) = (found.name, found.ino, found.kind, found.cookie);
-            let entry = found.attr.map(entry);
+            let entry = found.attr.map(|attr| self.entry(dir, name, attr));
             match sink.add(&DirEntry { name, ino, kind, cookie, entry }) {
                 true => ControlFlow::Continue(()),
                 false => ControlFlow::Break(()),

@@ -21,6 +21,7 @@ use crate::fuse::vfs::Place;
 use crate::fuse::vfs::Request;
 use crate::fuse::vfs::SetAttr;
 use crate::fuse::vfs::Stat;
+use crate::fuse::vfs::Stop;
 use crate::fuse::vfs::Vfs;
 use crate::fuse::vfs::WriteHow;
 use crate::tsdb_client;
@@ -30,6 +31,8 @@ use crate::tsdb_client::Invalidate;
 use crate::tsdb_client::RenameHow;
 use crate::tsdb_client::SeekFor;
 use crate::tsdb_client::Space;
+use crate::tsdb_client::VALID_MAX;
+use crate::tsdb_client::Wait;
 use crate::tsdb_client::XattrHow;
 use crate::types::AsOf;
 use crate::types::FsError;
@@ -88,10 +91,30 @@ fn attribute(name: &[u8]) -> Result<&[u8], FsError> {
 impl Vfs for Tree {
     fn mounted(&self, kernel: Arc<dyn Kernel>) {
         self.history.mounted(Arc::clone(&kernel));
-        self.client.on_invalidate(Box::new(move |what| match what {
-            Invalidate::Inode(ino) => kernel.forget_inode(ino, Some(0)),
-            Invalidate::Entry { dir, name } => kernel.forget_entry(dir, &name),
+        let told = Arc::clone(self.present.told());
+        self.client.on_invalidate(Box::new(move |what| {
+            // What is on its way would be believed after it was to be forgotten.
+            told.drain(VALID_MAX);
+            for what in what {
+                match what {
+                    Invalidate::Inode(ino) => {
+                        for name in told.take_names(*ino) {
+                            kernel.forget_entry(*ino, &name);
+                        }
+                        kernel.forget_inode(*ino, Some(0));
+                    }
+                    Invalidate::Entry { dir, name } => kernel.forget_entry(*dir, name),
+                }
+            }
         }));
+    }
+
+    fn is_far(&self) -> bool {
+        self.client.is_far()
+    }
+
+    fn answered(&self) {
+        self.present.told().sent();
     }
 
     fn destroy(&self) -> Result<(), FsError> {
@@ -268,6 +291,10 @@ impl Vfs for Tree {
         plus: bool,
         sink: &mut dyn DirSink,
     ) -> Answer<()> {
+        if request.wait == Wait::Never && self.client.is_far() {
+            // Rows of a listing are the server's, and nothing may be added before it is known whether they are at hand.
+            return Err(Stop::Waits);
+        }
         if self.history.has(dir) {
             return self.history.readdir(request, dir, after, plus, sink);
         }

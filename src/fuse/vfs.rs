@@ -4,8 +4,8 @@
 //! in memory). Neither knows the other, so a transport over io_uring is one more file.
 //!
 //! Three ways to answer. Most calls answer at once. A call that would have to wait for a disk or a network, asked
-//! with [`Wait::Never`], says [`Stop::Waits`] having done nothing; the transport then repeats it on a worker thread
-//! with [`Wait::Allowed`]. `fsync` is told what to do [`Done`], because many of them wait for one sync together.
+//! with [`Wait::Never`], says [`Stop::Waits`] having done nothing, or lets the client say so for the thread
+//! (`tsdb_client::patience`); the transport then repeats it on a worker thread with [`Wait::Allowed`]. `fsync` is told what to do [`Done`], because many of them wait for one sync together.
 //!
 //! Not here: permissions (the kernel checks them, `default_permissions`), locks (the kernel keeps them), `access`,
 //! `bmap`, `ioctl`, `poll` (a transport refuses them).
@@ -207,6 +207,14 @@ pub trait Kernel: Send + Sync {
 pub trait Vfs: Send + Sync + 'static {
     /// Called once, before the first request.
     fn mounted(&self, kernel: Arc<dyn Kernel>);
+
+    /// Whether most calls may have to wait for a network, and others may change files behind the kernel's back.
+    fn is_far(&self) -> bool {
+        false
+    }
+
+    /// The answer to what was asked last on this thread is with the kernel.
+    fn answered(&self) {}
 
     /// Called after the last request, or where no answer is wanted any more; then perhaps again. Everything not yet
     /// durable is made so.

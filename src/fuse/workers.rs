@@ -9,17 +9,19 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// Threads. They wait rather than compute, so there are more of them than processors.
+/// Threads at the start. They wait rather than compute, so there are more of them than processors.
 const THREADS: usize = 16;
+/// Threads at most. More are started where all wait: for a network, and for other mounts whose turn it is.
+const THREADS_MAX: usize = 256;
 /// Jobs that may stand in line. The kernel has at most `max_background` reads ahead under way, and every other request is
 /// a process that waits for it; beyond this the loop threads wait too, which is all that is left to do.
-const QUEUE_MAX: usize = 256;
+const QUEUE_MAX: usize = 1024;
 
 type Job = Box<dyn FnOnce() + Send>;
 
 pub(super) struct Workers {
     queue: Arc<Queue>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
@@ -34,19 +36,25 @@ struct Queue {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
+    /// Threads that wait for a job.
+    idle: usize,
     closed: bool,
 }
 
 impl Workers {
     pub(super) fn start() -> io::Result<Workers> {
-        let queue = Arc::new(Queue::default());
-        let mut workers = Workers { queue, threads: Vec::with_capacity(THREADS) };
-        for n in 0..THREADS {
-            let queue = Arc::clone(&workers.queue);
-            let thread = std::thread::Builder::new().name(format!("fuse-wait-{n}"));
-            workers.threads.push(thread.spawn(move || queue.work())?);
+        let workers = Workers { queue: Arc::default(), threads: Mutex::default() };
+        for _ in 0..THREADS {
+            workers.add(&mut workers.threads.lock())?;
         }
         Ok(workers)
+    }
+
+    fn add(&self, threads: &mut Vec<JoinHandle<()>>) -> io::Result<()> {
+        let queue = Arc::clone(&self.queue);
+        let thread = std::thread::Builder::new().name(format!("fuse-wait-{}", threads.len()));
+        threads.push(thread.spawn(move || queue.work())?);
+        Ok(())
     }
 
     /// Has it done on one of the threads. It must not panic.
@@ -59,8 +67,21 @@ impl Workers {
             return;
         }
         state.jobs.push_back(job);
+        let all_wait = state.jobs.len() > state.idle;
         drop(state);
         self.queue.came.notify_one();
+        if all_wait {
+            self.grow();
+        }
+    }
+
+    fn grow(&self) {
+        let mut threads = self.threads.lock();
+        if threads.len() < THREADS_MAX
+            && let Err(error) = self.add(&mut threads)
+        {
+            tracing::warn!(%error, "no further thread for requests that wait");
+        }
     }
 
     /// Every job that was taken on is done first: each holds a reply that somebody waits for. Those that come later are
@@ -68,7 +89,7 @@ impl Workers {
     pub(super) fn finish(&mut self) {
         self.queue.state.lock().closed = true;
         self.queue.came.notify_all();
-        for thread in self.threads.drain(..) {
+        for thread in self.threads.get_mut().drain(..) {
             // A thread that panicked said so itself, and its job's reply was sent by being dropped.
             let _ = thread.join();
         }
@@ -98,7 +119,9 @@ impl Queue {
             if state.closed {
                 return None;
             }
+            state.idle += 1;
             self.came.wait(&mut state);
+            state.idle -= 1;
         }
     }
 }
@@ -121,5 +144,17 @@ mod tests {
         }
         drop(workers);
         assert_eq!(done.load(Relaxed), 4 * QUEUE_MAX);
+    }
+
+    #[test]
+    fn jobs_that_wait_for_each_other_get_threads() {
+        let workers = Workers::start().unwrap();
+        let met = Arc::new(std::sync::Barrier::new(3 * THREADS + 1));
+        for _ in 0..3 * THREADS {
+            let met = Arc::clone(&met);
+            workers.run(Box::new(move || drop(met.wait())));
+        }
+        met.wait();
+        assert!(workers.threads.lock().len() <= THREADS_MAX);
     }
 }

@@ -229,7 +229,7 @@ pub const VALID_MAX: Duration = Duration::from_secs(1);
 pub type Synced = Box<dyn FnOnce(Result<(), crate::types::FsError>) + Send>;
 
 /// Called with what the kernel must forget, from a thread of its own that holds no lock.
-pub type OnInvalidate = Box<dyn Fn(Invalidate) + Send + Sync>;
+pub type OnInvalidate = Box<dyn Fn(&[Invalidate]) + Send + Sync>;
 
 impl fmt::Display for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

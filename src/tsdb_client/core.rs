@@ -8,6 +8,7 @@ use crate::telemetry::counter::CLIENT_ROW_MISSES;
 use crate::tsdb_client::Caller;
 use crate::tsdb_client::OnInvalidate;
 use crate::tsdb_client::Options;
+use crate::tsdb_client::VALID_MAX;
 use crate::tsdb_client::ahead::Streams;
 use crate::tsdb_client::blocks::Blocks;
 use crate::tsdb_client::change::Change;
@@ -269,6 +270,15 @@ impl Core {
     /// Whether nothing may be answered from what is owned, because the server may have given it to others.
     pub(super) fn is_lapsed(&self) -> bool {
         !self.near && self.clock.steady() >= self.server.lease()
+    }
+
+    /// How long the kernel may believe what it is told of an inode: never past the lease.
+    pub(super) fn valid(&self, ino: Ino) -> Duration {
+        let left = self.server.lease().saturating_sub(self.clock.steady());
+        match self.local.lock().own.right(ino) {
+            Right::Owned => VALID_MAX.min(left / 2),
+            Right::Busy | Right::Leaving | Right::Nothing => Duration::ZERO,
+        }
     }
 
     /// Waits until the lease is renewed, for as long as the server lets those wait who ask it.

@@ -84,6 +84,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// What the kernel must forget and was not told yet. A restore of a large tree waits for the kernel beyond this.
 const INVALIDATIONS_MAX: usize = 1024;
@@ -132,7 +133,7 @@ impl Client {
         let thread = start("tsfs-forget", move || {
             for what in told {
                 match (what, for_forget.on_invalidate.get()) {
-                    (Tell::Forget(what), Some(tell)) => what.into_iter().for_each(tell),
+                    (Tell::Forget(what), Some(tell)) => tell(&what),
                     (Tell::Forget(_), None) => {}
                     (Tell::Reached(waiting), _) => drop(waiting),
                 }
@@ -183,14 +184,25 @@ impl Client {
         }
     }
 
-    /// Has `f` called with what the kernel must forget after a restore or an undelete. The first call counts.
+    /// Has `f` called with what the kernel must forget: after a restore or an undelete, or because another mount wants it.
+    /// The first call counts.
     pub fn on_invalidate(&self, f: OnInvalidate) {
         let _ = self.core.on_invalidate.set(f);
     }
 
+    /// The server is not in this process: calls may have to wait for a network, and other mounts may change the tree.
+    pub fn is_far(&self) -> bool {
+        !self.core.near
+    }
+
+    /// How long the kernel may believe what it is told of an inode, where other mounts may change the tree.
+    pub fn valid(&self, ino: Ino) -> Duration {
+        self.core.valid(ino)
+    }
+
     /// The clock that gives files their times.
-    pub fn clock(&self) -> &dyn Clock {
-        &*self.core.clock
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.core.clock
     }
 
     /// The store's identity, for people and logs.

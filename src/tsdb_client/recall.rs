@@ -79,10 +79,6 @@ impl Core {
     /// The kernel forgets what it was told of these. It may hold what it needs for that while a request waits for somebody
     /// who waits for this: then what it was told runs out by itself.
     fn have_forgotten(&self, given: &Given, kernel: &SyncSender<Tell>) {
-        if given.whole {
-            // Nobody knows all that it was told; but whatever it was is over soon.
-            return self.pause(VALID_MAX);
-        }
         let what = given.inos.iter().map(|ino| Invalidate::Inode(*ino)).collect();
         let (waiting, reached) = sync_channel(0);
         let told = kernel
@@ -97,6 +93,10 @@ impl Core {
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => {}
             },
             Err(_) => self.pause(VALID_MAX),
+        }
+        if given.whole {
+            // Nobody knows all that it was told; but whatever it was is over soon.
+            self.pause(VALID_MAX);
         }
     }
 
