@@ -7,6 +7,8 @@ mod leader;
 mod model;
 /// A server in memory that can be lost: proposals that are not durable go, and blocks that were not synced.
 mod server;
+/// Two clients on one tree, each under a kernel's mount.
+mod mounts;
 /// Two clients on one tree.
 mod two;
 /// Random calls, made on both.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tsfs::env::Clock;
 use tsfs::env::SystemClock;
 use tsfs::meta::apply::Rules;
+use tsfs::meta::check::check;
 use tsfs::meta::key::GROUPS;
 use tsfs::meta::key::Key;
 use tsfs::meta::key::StateKey;
@@ -137,6 +138,14 @@ impl Leader {
     pub(super) fn owner(&self, ino: Ino) -> Option<SessionId> {
         let _state = self.state.lock();
         own::owner(&self.table as &dyn Rows, ino).unwrap()
+    }
+
+    /// What `fsck` would find.
+    pub(super) fn faults(&self) -> Vec<String> {
+        let _state = self.state.lock();
+        let mut faults = Vec::new();
+        check(&self.table, &mut |_, _| {}, &mut |fault| faults.push(fault.to_string())).unwrap();
+        faults
     }
 
     fn work(&self) {

@@ -484,6 +484,70 @@ impl Pair {
     }
 }
 
+/// Everything under a directory, as one client sees it.
+fn tree(client: &Client, dir: Ino, path: &str, found: &mut BTreeMap<String, Vec<u8>>) {
+    for (name, (ino, size)) in names(client, dir, true) {
+        let path = format!("{path}/{}", String::from_utf8(name).unwrap());
+        if client.getattr(ino, NOW).unwrap().kind == FileKind::Directory {
+            tree(client, ino, &path, found);
+            continue;
+        }
+        let contents = read(client, ino, NOW, 0, 1 << 20);
+        assert_eq!(contents.len() as u64, size.unwrap());
+        found.insert(path, contents);
+    }
+}
+
+#[test]
+fn calls_of_both_at_a_time_leave_one_tree_that_is_whole() {
+    let (leader, a, b) = two();
+    let dirs: Vec<Ino> =
+        (0..3).map(|n| make(&a, ROOT, &format!("d{n}"), FileKind::Directory).unwrap()).collect();
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            let (client, dirs) = (if seed % 2 == 0 { &a } else { &b }, &dirs);
+            scope.spawn(move || {
+                let mut random = Random(seed + 100);
+                for _ in 0..150 {
+                    let (dir, to) = (dirs[random.below(3)], dirs[random.below(3)]);
+                    let name = vec![b'a' + random.below(4) as u8];
+                    let new_name = vec![b'a' + random.below(4) as u8];
+                    // Whatever comes of them: the others are at it, too.
+                    match random.below(7) {
+                        0 | 1 => drop(client.create(CALLER, dir, &name, new(FileKind::File))),
+                        2 => drop(client.unlink(CALLER, dir, &name)),
+                        3 => {
+                            let how = RenameHow::Replace;
+                            drop(client.rename(CALLER, dir, &name, to, &new_name, how));
+                        }
+                        4 | 5 => {
+                            let Ok(attr) = client.lookup(dir, &name, NOW) else { continue };
+                            let Ok(handle) = client.open_file(CALLER, attr.ino, true) else {
+                                continue;
+                            };
+                            let data = random.bytes(1 + random.below(40_000));
+                            let at = random.below(50_000) as u64;
+                            let wait = Wait::Allowed;
+                            drop(client.write(handle, at, &data, seed == 0, false, wait));
+                            drop(client.flush(handle));
+                            client.release(handle);
+                        }
+                        _ => drop(names(client, dir, true)),
+                    }
+                }
+            });
+        }
+    });
+    let [mut of_a, mut of_b] = [BTreeMap::new(), BTreeMap::new()];
+    tree(&a, ROOT, "", &mut of_a);
+    tree(&b, ROOT, "", &mut of_b);
+    assert_eq!(of_a, of_b);
+    for client in [&a, &b] {
+        fsync(client, None).unwrap();
+    }
+    assert_eq!(leader.faults(), [] as [String; 0]);
+}
+
 #[test]
 fn random_calls_of_two_are_those_of_one() {
     for seed in 1..=6 {
