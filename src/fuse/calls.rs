@@ -121,7 +121,11 @@ impl<V: Vfs> Calls<V> {
             drop(outcome);
         };
         // What is to be durable may have to be sent first.
-        if self.vfs.is_far() { self.later(sync) } else { sync() }
+        if self.vfs.is_far() {
+            self.later(sync)
+        } else {
+            sync()
+        }
         self.linger.answered();
     }
 

@@ -155,13 +155,7 @@ impl Present {
         Ok(self.entry(dir, name, attr))
     }
 
-    fn made(
-        &self,
-        request: &Request,
-        dir: Ino,
-        name: &[u8],
-        make: &Make,
-    ) -> Result<Attr, FsError> {
+    fn made(&self, request: &Request, dir: Ino, name: &[u8], make: &Make) -> Result<Attr, FsError> {
         let new = New {
             kind: make.kind,
             mode: make.mode,

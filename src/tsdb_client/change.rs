@@ -64,8 +64,7 @@ impl<'a> Change<'a> {
         &mut self,
         run: impl FnOnce(&mut View<'_, 'a>) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
-        let mut view =
-            View::new(self.core, self.local, &mut self.mode, self.fetch, self.lapsed);
+        let mut view = View::new(self.core, self.local, &mut self.mode, self.fetch, self.lapsed);
         let result = run(&mut view);
         self.missed = view.missed();
         result

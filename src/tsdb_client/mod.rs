@@ -23,6 +23,7 @@ mod files;
 mod fresh;
 mod journal;
 mod lane;
+mod listing;
 mod local;
 mod merge;
 mod names;
@@ -35,11 +36,8 @@ pub mod permission;
 mod pool;
 mod ranges;
 mod reader;
-<<<<<<< HEAD
-pub mod remote;
-=======
 mod recall;
->>>>>>> b2aa684 (A client knows what it owns: the rest it reads afresh for each call and changes by direct batches, and gives back what others ask for)
+pub mod remote;
 mod rows;
 mod seal;
 mod view;

@@ -184,7 +184,9 @@ impl Core {
         let mut range = range.clone();
         loop {
             let found = match at {
-                AsOf::Now if self.owns_range(&range)? => self.page_now(&range, direction, limit, &ask)?,
+                AsOf::Now if self.owns_range(&range)? => {
+                    self.page_now(&range, direction, limit, &ask)?
+                }
                 _ => {
                     let page = ask(&range)?;
                     let (_, rest) = merge::split(&range, &page, direction);

@@ -215,18 +215,12 @@ impl<'v, 'a> View<'v, 'a> {
 
     /// The rows of a range, where they have to be fetched without the lock. None where an op has put rows of it already:
     /// no batch of one call scans what it wrote.
-    fn ranged(
-        &mut self,
-        range: &KeyRange,
-        owned: bool,
-        visit: Visit<'_>,
-    ) -> Result<(), FsError> {
+    fn ranged(&mut self, range: &KeyRange, owned: bool, visit: Visit<'_>) -> Result<(), FsError> {
         let (Mode::Look(fresh) | Mode::Local(fresh) | Mode::Direct(fresh, _)) = &*self.mode else {
             unreachable!("sealing scans nothing");
         };
         let turn = self.local.turn;
-        let found =
-            if owned { fresh.scan_of_turn(range, turn) } else { fresh.scan(range) };
+        let found = if owned { fresh.scan_of_turn(range, turn) } else { fresh.scan(range) };
         let Some(found) = found else {
             return self.miss(Missed::Range(range.clone()));
         };

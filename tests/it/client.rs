@@ -5,10 +5,10 @@
 mod leader;
 /// What a mount should show, written down as simply as it can be.
 mod model;
-/// A server in memory that can be lost: proposals that are not durable go, and blocks that were not synced.
-mod server;
 /// Two clients on one tree, each under a kernel's mount.
 mod mounts;
+/// A server in memory that can be lost: proposals that are not durable go, and blocks that were not synced.
+mod server;
 /// Two clients on one tree.
 mod two;
 /// Random calls, made on both.

@@ -345,17 +345,14 @@ impl Drop for Leader {
 }
 
 impl Server for Seat {
-    fn open_session(
-        &self,
-        client: &str,
-        listener: Arc<dyn Listener>,
-    ) -> Result<Welcome, FsError> {
+    fn open_session(&self, client: &str, listener: Arc<dyn Listener>) -> Result<Welcome, FsError> {
         let leader = &self.leader;
         let mut state = leader.state.lock();
         let session = leader.record::<Next>(&StateKey::Next)?.unwrap().session;
         state.listeners.insert(session, listener);
         drop(state);
-        leader.administer_all(None, vec![Op::OpenSession { session, client: client.to_owned() }])?;
+        leader
+            .administer_all(None, vec![Op::OpenSession { session, client: client.to_owned() }])?;
         self.session.set(session).expect("one seat has one session");
         let grant = leader.record::<Grant>(&StateKey::Grant)?;
         let whole = grant.filter(|grant| grant.session == session).map(Whole::from);

@@ -1,13 +1,13 @@
 //! Two clients on one tree: what one has done the other sees, whoever owns what.
 
-use super::leader::Leader;
-use super::leader::Seat;
-use super::world::Random;
 use super::CALLER;
 use super::OWNER;
 use super::fsync;
+use super::leader::Leader;
+use super::leader::Seat;
 use super::options;
 use super::read;
+use super::world::Random;
 use super::write;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -353,7 +353,11 @@ impl Pair {
         self.log.push(format!("{what}: {got:?}"));
         if !right {
             let tail = &self.log[self.log.len().saturating_sub(40)..];
-            panic!("seed {}: {what} should be {expected:?}; the last:\n{}", self.seed, tail.join("\n"));
+            panic!(
+                "seed {}: {what} should be {expected:?}; the last:\n{}",
+                self.seed,
+                tail.join("\n")
+            );
         }
     }
 
@@ -525,7 +529,8 @@ fn calls_of_both_at_a_time_leave_one_tree_that_is_whole() {
                             let Ok(handle) = client.open_file(CALLER, attr.ino, true) else {
                                 continue;
                             };
-                            let data = random.bytes(1 + random.below(40_000));
+                            let len = 1 + random.below(40_000);
+                            let data = random.bytes(len);
                             let at = random.below(50_000) as u64;
                             let wait = Wait::Allowed;
                             drop(client.write(handle, at, &data, seed == 0, false, wait));
