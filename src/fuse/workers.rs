@@ -152,7 +152,9 @@ mod tests {
         let met = Arc::new(std::sync::Barrier::new(3 * THREADS + 1));
         for _ in 0..3 * THREADS {
             let met = Arc::clone(&met);
-            workers.run(Box::new(move || drop(met.wait())));
+            workers.run(Box::new(move || {
+                met.wait();
+            }));
         }
         met.wait();
         assert!(workers.threads.lock().len() <= THREADS_MAX);

@@ -23,6 +23,7 @@ mod files;
 mod fresh;
 mod journal;
 mod lane;
+mod listing;
 mod local;
 mod merge;
 mod names;

@@ -10,6 +10,8 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::mpsc::sync_channel;
@@ -104,7 +106,10 @@ impl Leader {
         let weak = Arc::downgrade(&leader);
         std::thread::spawn(move || {
             while let Some(leader) = weak.upgrade() {
-                leader.work();
+                // Clients would wait for it for ever.
+                if catch_unwind(AssertUnwindSafe(|| leader.work())).is_err() {
+                    std::process::abort();
+                }
             }
         });
         let time = SystemClock.time();

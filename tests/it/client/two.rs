@@ -109,6 +109,20 @@ fn what_one_did_the_other_sees_at_once() {
 }
 
 #[test]
+fn what_is_still_being_written_is_seen_as_well() {
+    let (_leader, a, b) = two();
+    let ino = file(&a, ROOT, "f");
+    assert_eq!(b.getattr(ROOT, NOW).unwrap().size, 1);
+    let handle = open(&a, ino);
+    write(&a, handle, 0, b"not closed");
+    assert_eq!(read(&b, ino, NOW, 0, 100), b"not closed");
+    write(&a, handle, 4, b"yet");
+    assert_eq!(read(&b, ino, NOW, 0, 100), b"not yetsed");
+    a.release(handle);
+    assert_eq!(a.file_versions(ROOT, b"f").unwrap().len(), 1);
+}
+
+#[test]
 fn what_nobody_else_wants_is_done_without_asking() {
     let (leader, a, b) = two();
     let mine = make(&b, ROOT, "mine", FileKind::Directory).unwrap();
@@ -530,7 +544,7 @@ fn calls_of_both_at_a_time_leave_one_tree_that_is_whole() {
                                 continue;
                             };
                             let len = 1 + random.below(40_000);
-                        let data = random.bytes(len);
+                            let data = random.bytes(len);
                             let at = random.below(50_000) as u64;
                             let wait = Wait::Allowed;
                             drop(client.write(handle, at, &data, seed == 0, false, wait));
