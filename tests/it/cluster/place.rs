@@ -18,12 +18,13 @@ use std::fs::OpenOptions;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
-use std::process::Output;
 use std::process::Stdio;
 use std::time::Duration;
 
 /// How long a cluster may take to be whole again after anything, on a slow machine.
 pub(crate) const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+/// Entries of the log that a node may lag behind while programs work.
+const LAG_SMALL: u64 = 200;
 /// The last lines of each log that a failure shows.
 const LINES_SHOWN: usize = 40;
 
@@ -45,11 +46,21 @@ pub(crate) struct Node {
     pub(crate) server: Option<Running>,
 }
 
-/// How a cluster looks.
-struct Seen {
-    leader: Option<usize>,
-    /// Every node that is up follows that leader and has all that is committed.
-    settled: bool,
+/// Nodes are numbered from one, in the order in which they joined.
+fn leader_of(status: &Value) -> Option<usize> {
+    status["leader"].as_u64().map(|number| number as usize - 1)
+}
+
+/// Whether a node votes, answers, and has nearly all that the others have.
+fn takes_part(status: &Value, node: usize) -> bool {
+    let known = status["nodes"].as_array().into_iter().flatten();
+    let mut known = known.filter(|known| known["node"] == node + 1);
+    known.next().is_some_and(|known| {
+        ["leads", "votes"].contains(&known["part"].as_str().unwrap_or_default())
+            && known["answers"] != false
+            && known["lag"].as_u64().unwrap_or(0) <= LAG_SMALL
+            && known["lacks"].as_u64().unwrap_or(0) == 0
+    })
 }
 
 impl Cluster {
@@ -91,7 +102,11 @@ impl Cluster {
     fn begin(&mut self) {
         let mut command = self.tsfs(0);
         command.args(["cluster", "init"]).arg(&self.nodes[0].store);
-        run(command.arg("--listen").arg(self.address(0)));
+        command.args(self.known_as(0));
+        if !self.nodes[0].store.exists() {
+            command.arg("--create");
+        }
+        run(&mut command);
         self.start(0);
         self.settle();
         let mut command = self.tsfs(0);
@@ -108,8 +123,10 @@ impl Cluster {
 
     /// Starts a node that is not of the cluster yet.
     pub(crate) fn join(&mut self, node: usize, token: &str) {
-        let address = self.address(node);
-        self.spawn(node, &["--join", token, "--listen", &address]);
+        let known_as = self.known_as(node);
+        let mut arguments = vec!["--join", token];
+        arguments.extend(known_as.iter().map(String::as_str));
+        self.spawn(node, &arguments);
     }
 
     /// Starts a node that belongs to the cluster.
@@ -142,6 +159,12 @@ impl Cluster {
 
     pub(crate) fn cert(&self) -> &Path {
         &self.cert
+    }
+
+    /// How a node is told who it is going to be.
+    pub(crate) fn known_as(&self, node: usize) -> [String; 6] {
+        let (address, name) = (self.address(node), format!("n{}", node + 1));
+        ["--listen", &address, "--address", &address, "--name", &name].map(str::to_owned)
     }
 
     pub(crate) fn address(&self, node: usize) -> String {
@@ -185,18 +208,18 @@ impl Cluster {
         Mount::serve(&mut command, &log, point)
     }
 
-    /// What `tsfs cluster status` says, as that node sees it.
-    pub(crate) fn status(&self, node: usize) -> Option<Value> {
-        let mut command = self.tsfs(node);
-        command.args(["cluster", "status", "--json"]).arg(&self.nodes[node].store);
-        let Output { status, stdout, .. } = command.stderr(Stdio::null()).output().unwrap();
-        if status.success() { serde_json::from_slice(&stdout).ok() } else { None }
+    /// What `tsfs cluster status` says, asked of that node; nothing where it does not answer soon.
+    fn status(&self, node: usize) -> Option<Value> {
+        let mut command = self.net.command(node, OsStr::new("timeout"));
+        command.args(["5", env!("CARGO_BIN_EXE_tsfs"), "cluster", "status", "--json"]);
+        command.arg(&self.nodes[node].store).stderr(Stdio::null());
+        // It fails where not all is well, and says what there is to say all the same.
+        serde_json::from_slice(&command.output().unwrap().stdout).ok()
     }
 
     /// Who leads, as that node says.
     pub(crate) fn leader_says(&self, node: usize) -> Option<usize> {
-        // Nodes are numbered from one, in the order in which they joined.
-        self.status(node)?["leader"].as_u64().map(|number| number as usize - 1)
+        leader_of(&self.status(node)?)
     }
 
     /// Waits until the cluster knows so many nodes.
@@ -208,12 +231,17 @@ impl Cluster {
         });
     }
 
-    /// The nodes that are up, as they are now.
-    fn look(&self) -> Seen {
-        let up = (0..self.nodes.len()).filter(|n| self.nodes[*n].server.is_some());
-        let leaders: Vec<Option<usize>> = up.map(|node| self.leader_says(node)).collect();
-        let leader = leaders.first().copied().flatten();
-        Seen { leader, settled: leader.is_some() && leaders.iter().all(|said| *said == leader) }
+    /// Who leads, if all nodes that are up say so, and each takes part and lags little.
+    fn settled(&self) -> Option<usize> {
+        let up: Vec<usize> =
+            (0..self.nodes.len()).filter(|n| self.nodes[*n].server.is_some()).collect();
+        let all: Option<Vec<Value>> = up.iter().map(|node| self.status(*node)).collect();
+        let all = all?;
+        let leader = leader_of(all.first()?)?;
+        let fit = |status: &Value| {
+            leader_of(status) == Some(leader) && up.iter().all(|node| takes_part(status, *node))
+        };
+        all.iter().all(fit).then_some(leader)
     }
 
     /// Waits until all that are up follow one leader, and returns it.
@@ -224,9 +252,8 @@ impl Cluster {
         let mut leader = None;
         support::wait_until(SETTLE_LIMIT, "the nodes to follow one leader", || {
             self.assert_up();
-            let seen = self.look();
-            leader = seen.leader;
-            seen.settled
+            leader = self.settled();
+            leader.is_some()
         });
         leader.expect("it is settled")
     }

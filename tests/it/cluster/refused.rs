@@ -36,20 +36,20 @@ fn a_token_works_once() {
     let token = cluster.invite();
     let (store, log) = (cluster.dir().join("fourth"), cluster.dir().join("fourth.log"));
     let mut command = support::tsfs();
-    command.arg("node").arg(&store).args(["--join", &token, "--listen", &cluster.address(8)]);
+    command.arg("node").arg(&store).args(["--join", &token]).args(cluster.known_as(3));
     let file = std::fs::File::create(&log).unwrap();
     command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
     let fourth = Running::start(&mut command);
     cluster.count(4);
     let (store, log) = (cluster.dir().join("fifth"), cluster.dir().join("fifth.log"));
     let mut command = support::tsfs();
-    command.arg("node").arg(store).args(["--join", &token, "--listen", &cluster.address(9)]);
+    command.arg("node").arg(store).args(["--join", &token]).args(cluster.known_as(4));
     let said = refused(&mut command, &log);
     assert!(said.contains("used"), "it says that the token was used: {said}");
     let mut command = support::tsfs();
     let changed: String = token.chars().rev().collect();
     command.arg("node").arg(cluster.dir().join("sixth"));
-    command.args(["--join", &changed, "--listen", &cluster.address(9)]);
+    command.args(["--join", &changed]).args(cluster.known_as(4));
     refused(&mut command, &log);
     drop(fourth);
 }
@@ -76,7 +76,7 @@ fn another_clusters_certificates_open_nothing() {
     let token = cluster.invite();
     let mut command = support::tsfs();
     command.arg("node").arg(&foreign.nodes[0].store);
-    refused(command.args(["--join", &token, "--listen", &cluster.address(9)]), &log);
+    refused(command.args(["--join", &token]).args(cluster.known_as(4)), &log);
     assert_eq!(std::fs::read_to_string(mount.join("file")).unwrap(), "kept");
     mount.close();
     cluster.close();
