@@ -33,8 +33,6 @@ use std::ops::ControlFlow;
 
 /// What room a new name may take in the store, all its rows together.
 const NAME_ROOM_BYTES: u64 = 4096;
-/// Entries of a listing whose attributes are asked for at a time, where the server is far.
-const ATTRS_AT_A_TIME: usize = 64;
 
 impl Core {
     /// An inode.
@@ -75,13 +73,6 @@ impl Change<'_> {
             file.adjust(&mut attr);
         }
         Ok(attr)
-    }
-
-    fn attr_if_there(&mut self, ino: Ino) -> Result<Option<Attr>, FsError> {
-        match self.attr(ino) {
-            Err(FsError::Stale) if !self.is_short() => Ok(None),
-            attr => attr.map(Some),
-        }
     }
 
     fn dirent(&mut self, dir: Ino, name: &[u8]) -> Result<Option<Dirent>, FsError> {
@@ -184,46 +175,6 @@ impl Client {
             visit(DirEntry { name, ino, kind, cookie, attr })
         })?;
         fault.map_or(Ok(()), Err)
-    }
-
-    /// The same with attributes, of which many are asked for at a time.
-    fn readdir_far(
-        &self,
-        dir: Ino,
-        after: u64,
-        visit: &mut dyn FnMut(DirEntry<'_>) -> ControlFlow<()>,
-    ) -> Result<(), FsError> {
-        let mut after = after;
-        loop {
-            let mut found: Vec<(Vec<u8>, Dirent, u64)> = Vec::with_capacity(ATTRS_AT_A_TIME);
-            read::readdir(&*self.core, dir, after, AsOf::Now, &mut |entry| {
-                found.push((entry.name.to_vec(), entry.dirent, entry.cookie));
-                // Those that share a hash go together: there is no going on between them.
-                match found.len() >= ATTRS_AT_A_TIME && entry.cookie > after {
-                    true => ControlFlow::Break(()),
-                    false => ControlFlow::Continue(()),
-                }
-            })?;
-            let Some((_, _, last)) = found.last() else { return Ok(()) };
-            let (full, last) = (found.len() >= ATTRS_AT_A_TIME, *last);
-            let attrs = self.core.look(|change| {
-                change.ahead(found.iter().map(|(_, dirent, _)| key::inode(dirent.ino)))?;
-                found.iter().map(|(_, dirent, _)| change.attr_if_there(dirent.ino)).collect()
-            });
-            let attrs: Vec<Option<Attr>> = attrs?;
-            for ((name, Dirent { ino, kind }, cookie), attr) in found.iter().zip(attrs) {
-                // Removed since the entry was read.
-                let Some(attr) = attr else { continue };
-                let (ino, kind, cookie, attr) = (*ino, *kind, *cookie, Some(attr));
-                if visit(DirEntry { name, ino, kind, cookie, attr }).is_break() {
-                    return Ok(());
-                }
-            }
-            if !full {
-                return Ok(());
-            }
-            after = last;
-        }
     }
 
     /// The directory that a directory is in; the root's is the root.

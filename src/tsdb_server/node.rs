@@ -433,6 +433,13 @@ impl Server for Node {
         self.read(at != AsOf::Now, |series| series.get(key, at))
     }
 
+    fn get_all(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, FsError> {
+        // One moment for all of them: what is applied meanwhile is in none.
+        let snapshot = self.table.snapshot();
+        let series = Series::new(&*snapshot, GROUPS, Readable::default());
+        keys.iter().map(|key| series.get(key, AsOf::Now)).collect()
+    }
+
     fn scan(
         &self,
         range: &KeyRange,

@@ -89,6 +89,12 @@ impl Link {
     fn is_up(&self) -> bool {
         self.pair.is_up()
     }
+
+    /// Nobody uses it any more.
+    pub(super) fn close(&self) {
+        self.pair.control.close();
+        self.pair.bulk.close();
+    }
 }
 
 struct State {
@@ -99,6 +105,8 @@ struct State {
     hint: Option<NodeId>,
     /// Who they are, as a node that leads said.
     members: Vec<NodeId>,
+    /// The latest term in which somebody was found to lead.
+    term: u64,
     session: Option<Member>,
     /// The lease is to be renewed before it is time.
     renew: bool,
@@ -130,6 +138,17 @@ pub(super) struct Links {
     pub(super) lease_length: AtomicU64,
     /// Bytes that may still be written, as the leader last said, less what was sent since.
     pub(super) space: AtomicU64,
+    /// Questions that wait for an answer.
+    asking: AtomicU64,
+}
+
+/// A question that waits for its answer.
+pub(super) struct Asking<'a>(&'a AtomicU64);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Links {
@@ -146,6 +165,7 @@ impl Links {
             leader: None,
             hint: None,
             members: Vec::new(),
+            term: 0,
             session: None,
             renew: false,
             down_since: Some(clock.steady()),
@@ -162,6 +182,7 @@ impl Links {
             lease: AtomicU64::new(0),
             lease_length: AtomicU64::new(0),
             space: AtomicU64::new(0),
+            asking: AtomicU64::new(0),
         });
         for address in addresses {
             links.know(&address)?;
@@ -228,6 +249,21 @@ impl Links {
     /// The nodes of the cluster; none before one of them has said so.
     pub(super) fn members(&self) -> Vec<NodeId> {
         self.state.lock().members.clone()
+    }
+
+    pub(super) fn term(&self) -> u64 {
+        self.state.lock().term
+    }
+
+    /// Somebody waits for an answer of the node that leads.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.asking.load(Relaxed) > 0 || self.stream.is_waiting()
+    }
+
+    /// Counts a question as long as it lives.
+    pub(super) fn asking(&self) -> Asking<'_> {
+        self.asking.fetch_add(1, Relaxed);
+        Asking(&self.asking)
     }
 
     /// The lease is renewed without waiting for its time.
@@ -416,11 +452,14 @@ impl Links {
     }
 
     /// The nodes are these, as one of them said.
-    pub(super) fn meet(self: &Arc<Links>, nodes: &[NodeAt]) {
+    pub(super) fn meet(self: &Arc<Links>, nodes: &[NodeAt], term: u64) {
         let members: Vec<NodeId> = nodes.iter().map(|node| node.node).collect();
+        let mut state = self.state.lock();
+        state.term = state.term.max(term);
         if !members.is_empty() {
-            self.state.lock().members = members;
+            state.members = members;
         }
+        drop(state);
         for node in nodes {
             if let Err(error) = self.know(&node.address) {
                 tracing::warn!(%error, address = %node.address, "a node is not used");

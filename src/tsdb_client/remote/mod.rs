@@ -114,6 +114,7 @@ impl Remote {
     ) -> Result<(Response, Bytes), FsError> {
         let meta = message::encode(request);
         let until = self.links.until();
+        let _asking = self.links.asking();
         loop {
             let link = self.links.link(until)?;
             match link.call(lane, meta.clone(), Bytes::new(), patience) {

@@ -26,6 +26,8 @@ const ROUND: Duration = Duration::from_millis(20);
 const ATTEND: Duration = Duration::from_secs(2);
 /// A lease is renewed so many times before it would end.
 const RENEWALS: u32 = 3;
+/// Whoever waits for an answer looks this often whether another node leads: a few times within an election.
+const PROBE: Duration = Duration::from_millis(250);
 /// Without a lease nothing is to be renewed, but the leader is looked at all the same.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -55,7 +57,12 @@ impl Links {
         let due = self.lease().saturating_sub(length - every.min(length));
         let left = due.saturating_sub(self.now());
         if !left.is_zero() && !self.take_renew() {
-            return self.wait_for_change(left.min(every));
+            self.wait_for_change(left.min(every).min(PROBE));
+            // Idle mounts need not know sooner; one that waits is not to wait for a node that is frozen or cut off.
+            if self.is_waiting() && self.leader().is_some() {
+                self.probe(link);
+            }
+            return;
         }
         let Some(member) = self.member() else { return self.wait_for_change(every) };
         let asked = self.now();
@@ -72,6 +79,15 @@ impl Links {
             }
             Ok(_) | Err(_) => self.lost(link.generation, None),
         }
+    }
+
+    /// Looks whether another node leads by now.
+    fn probe(self: &Arc<Links>, link: &Link) {
+        let Some(other) = self.who_leads_after(link.node, self.term()) else { return };
+        tracing::info!(node = link.node.0, by = other.node.0, "the node that led does not any more");
+        self.lost(link.generation, Some(other.node));
+        // Whoever waits for an answer of it is told that there is none, and asks the other.
+        link.close();
     }
 
     fn over(&self) {
@@ -100,7 +116,16 @@ impl Links {
 
     /// The node that says of itself that it leads: all are asked at once, and the first such answer counts.
     fn who_leads(self: &Arc<Links>) -> Option<Link> {
-        let mut links = self.all();
+        self.ask_all(self.all(), 0)
+    }
+
+    /// The node, other than this one, that says that it leads in a later term.
+    fn who_leads_after(self: &Arc<Links>, node: NodeId, term: u64) -> Option<Link> {
+        let others = self.all().into_iter().filter(|link| link.node != node).collect();
+        self.ask_all(others, term + 1)
+    }
+
+    fn ask_all(self: &Arc<Links>, mut links: Vec<Link>, term: u64) -> Option<Link> {
         let hint = self.hint();
         links.sort_by_key(|link| Some(link.node) != hint);
         let (tell, told) = mpsc::sync_channel::<(NodeId, View)>(links.len());
@@ -127,8 +152,8 @@ impl Links {
         }
         drop(tell);
         while let Ok((node, view)) = told.recv_timeout(ANSWER) {
-            if view.leader == Some(node) {
-                self.meet(&view.nodes);
+            if view.leader == Some(node) && view.term >= term {
+                self.meet(&view.nodes, view.term);
                 return links.into_iter().find(|link| link.node == node);
             }
         }

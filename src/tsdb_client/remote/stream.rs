@@ -97,6 +97,11 @@ impl Stream {
         *sending = Some(link.clone());
     }
 
+    /// Something was proposed and is not known to be durable.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.items.lock().list.front().is_some_and(|item| item.durable.is_some())
+    }
+
     /// The link is gone: what comes is kept for the next.
     pub(super) fn let_go(&self) {
         *self.sending.lock() = None;
@@ -167,14 +172,20 @@ impl Stream {
                 None
             }
             Ok(Response::Failed(FsError::NotLeader { leader })) => Some(leader),
-            // A node that is being stopped: another will lead.
-            Ok(Response::Failed(FsError::Closing | FsError::Unreachable(_))) => Some(None),
-            Ok(Response::Failed(error)) | Err(error) => {
+            // The session is over, or the batch is none: no other node says anything else.
+            Ok(Response::Failed(
+                error @ (FsError::Fenced | FsError::Invalid(_) | FsError::Refused(_)),
+            )) => {
                 let item = self.items.lock().take(seq);
                 if let Some(item) = item {
                     item.fail(&error);
                 }
                 None
+            }
+            // This node has trouble of its own: its disk, or its end. Another can take the batch.
+            Ok(Response::Failed(error)) | Err(error) => {
+                tracing::warn!(%error, "the node that leads did not take a change; it is sent to the next");
+                Some(None)
             }
             Ok(other) => {
                 tracing::error!(?other, "a node answered a proposal with something else");

@@ -144,8 +144,14 @@ impl Door {
                     return Err(FsError::Invalid("one question has at most 4096 keys"));
                 }
                 self.ready(*session, request, *at)?;
-                let rows = keys.iter().map(|key| self.node.get(key, *at));
-                Ok(Response::Rows(rows.collect::<Result<_, _>>()?))
+                let rows = match at {
+                    AsOf::Now => self.node.get_all(keys)?,
+                    AsOf::At(_) => {
+                        let rows = keys.iter().map(|key| self.node.get(key, *at));
+                        rows.collect::<Result<_, _>>()?
+                    }
+                };
+                Ok(Response::Rows(rows))
             }
             Request::Scan { session, range, at, direction, limit } => {
                 self.ready(*session, request, *at)?;
@@ -173,7 +179,7 @@ impl Door {
     /// Returns once what was committed when the question came can be read here, and nobody else owns what it is about.
     fn ready(&self, session: SessionId, request: &Request, at: AsOf) -> Result<(), FsError> {
         match at {
-            AsOf::At(stamp) => self.node.has_reached(stamp),
+            AsOf::At(stamp) => self.node.reach(stamp, SURE),
             // Before, so that what is looked at is what was committed; and after, as it may have waited: another may lead by now, and
             // have given others what was given back here.
             AsOf::Now => {

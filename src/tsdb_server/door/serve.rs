@@ -71,7 +71,8 @@ impl Serve {
     /// Whether a read of these rows can be answered without waiting for anybody.
     fn is_ready(&self, request: &Request) -> bool {
         match request {
-            Request::Get { at: AsOf::At(_), .. } | Request::Scan { at: AsOf::At(_), .. } => true,
+            Request::Get { at: AsOf::At(stamp), .. }
+            | Request::Scan { at: AsOf::At(stamp), .. } => self.door.node.has_reached(*stamp),
             Request::Get { session, .. } | Request::Scan { session, .. } => {
                 self.door.node.is_read_ready()
                     && !self.door.locks.would_wait(*session, &super::answer::inodes(request))

@@ -14,6 +14,8 @@ use crate::tsdb_log::entry::Message;
 use crate::tsdb_server::data::lend::LentId;
 use crate::tsdb_server::data::repair;
 use crate::tsdb_server::data::repair::Repair;
+use crate::tsdb_server::data::scrub;
+use crate::tsdb_server::data::scrub::Scrubber;
 use crate::tsdb_server::data::stream::Chunk;
 use crate::tsdb_server::member::greeting::LogEnd;
 use crate::tsdb_server::lock_node;
@@ -106,16 +108,25 @@ impl Node {
         self.replica.on_leader_change(watcher);
     }
 
-    /// Whether an instant can be read here: something that is stamped later, or then, is applied.
+    /// Returns where an instant can be read here: something that is stamped later, or then, is applied. The leader has such a thing
+    /// committed where there is none yet, so that what it answers stays true.
     ///
     /// # Errors
-    /// `NotLeader`: the leader can.
-    pub fn has_reached(&self, stamp: Stamp) -> Result<(), FsError> {
-        let leader = self.replica.leader();
-        match self.replica.progress().stamp >= stamp || self.replica.is_leader() {
-            true => Ok(()),
-            false => Err(FsError::NotLeader { leader }),
+    /// `NotLeader`: the leader can; as for [`Node::lead`].
+    pub fn reach(&self, stamp: Stamp, patience: Duration) -> Result<(), FsError> {
+        if self.has_reached(stamp) {
+            return Ok(());
         }
+        self.lead(patience)?;
+        if self.has_reached(stamp) || self.barrier()? >= stamp {
+            return Ok(());
+        }
+        Err(FsError::BadInstant("the instant has not come yet, by the clock of the cluster".to_owned()))
+    }
+
+    /// Whether [`Node::reach`] would return at once.
+    pub fn has_reached(&self, stamp: Stamp) -> bool {
+        self.replica.progress().stamp >= stamp
     }
 
     /// Who takes part in the log.
@@ -236,6 +247,19 @@ impl Node {
         );
         // Set once, as the node is opened once.
         let _ = self.repair.set(repair.watch());
-        self.tasks.lock().start(repair)
+        let for_scrub = Arc::downgrade(self);
+        let scrubber = Scrubber::new(
+            scrub::Parts {
+                blocks: self.blocks.clone(),
+                clock: self.clock.clone(),
+                upkeep: Box::new(move || {
+                    for_scrub.upgrade().ok_or(FsError::Closing)?.replica.upkeep()
+                }),
+            },
+            scrub::Options::default(),
+        );
+        let mut tasks = self.tasks.lock();
+        tasks.start(repair)?;
+        tasks.start(scrubber)
     }
 }
