@@ -144,19 +144,7 @@ impl World {
                     client.waits = None;
                 }
             }
-            Step::Use(who, raw) => {
-                let client = &mut world.clients[who];
-                if client.dead || client.waits.is_some() {
-                    return None;
-                }
-                if client.believes(raw, world.now) {
-                    client.sent.push(None);
-                } else {
-                    client.connected.then_some(())?;
-                    client.waits = Some(raw);
-                    world.ask(who);
-                }
-            }
+            Step::Use(who, raw) => world.uses(who, raw)?,
             Step::Hear(who) => {
                 let client = &mut world.clients[who];
                 if client.dead || !client.connected || client.inbox.is_empty() {
@@ -166,21 +154,7 @@ impl World {
                 client.yielded.insert(raw);
                 client.sent.push(Some(raw));
             }
-            // What was sent comes to the log in order, also after its sender has died.
-            Step::Arrive(who) => {
-                if world.clients[who].sent.is_empty() {
-                    return None;
-                }
-                let gives_back = world.clients[who].sent.remove(0);
-                let session = session(SESSIONS[who]);
-                if world.open.contains(&session)
-                    && let Some(raw) = gives_back
-                    && world.owner(raw) == Some(session)
-                {
-                    world.shared.insert(raw);
-                    world.settle();
-                }
-            }
+            Step::Arrive(who) => world.arrives(who)?,
             Step::Renew(who) => {
                 let client = &mut world.clients[who];
                 if client.dead || client.renewal.is_some() || !client.connected {
@@ -188,16 +162,7 @@ impl World {
                 }
                 client.renewal = Some(world.now);
             }
-            Step::RenewArrives(who) => {
-                let asked = world.clients[who].renewal.take()?;
-                let renewed = world.leases.renew(session(SESSIONS[who]), world.now);
-                let client = &mut world.clients[who];
-                match renewed {
-                    Ok(()) if client.connected => client.until = client.until.max(asked + LEASE),
-                    Ok(()) => {}
-                    Err(Gone) => client.whole = false,
-                }
-            }
+            Step::RenewArrives(who) => world.renews(who)?,
             Step::Break(who) => {
                 let client = &mut world.clients[who];
                 client.connected.then_some(())?;
@@ -205,20 +170,7 @@ impl World {
                 client.inbox.clear();
                 world.leases.unattend(session(SESSIONS[who]));
             }
-            Step::Connect(who) => {
-                let client = &mut world.clients[who];
-                if client.dead || client.connected {
-                    return None;
-                }
-                match world.leases.attend(session(SESSIONS[who]), world.now) {
-                    Ok(actions) => {
-                        client.connected = true;
-                        client.until = client.until.max(world.now + LEASE);
-                        world.carry_out(actions);
-                    }
-                    Err(Gone) => client.whole = false,
-                }
-            }
+            Step::Connect(who) => world.connects(who)?,
             Step::Die(who) => {
                 let client = &mut world.clients[who];
                 (!client.dead).then_some(())?;
@@ -229,6 +181,66 @@ impl World {
             }
         }
         Some(world)
+    }
+
+    fn uses(&mut self, who: usize, raw: u64) -> Option<()> {
+        let client = &mut self.clients[who];
+        if client.dead || client.waits.is_some() {
+            return None;
+        }
+        if client.believes(raw, self.now) {
+            client.sent.push(None);
+        } else {
+            client.connected.then_some(())?;
+            client.waits = Some(raw);
+            self.ask(who);
+        }
+        Some(())
+    }
+
+    /// What was sent comes to the log in order, also after its sender has died.
+    fn arrives(&mut self, who: usize) -> Option<()> {
+        if self.clients[who].sent.is_empty() {
+            return None;
+        }
+        let gives_back = self.clients[who].sent.remove(0);
+        let session = session(SESSIONS[who]);
+        if self.open.contains(&session)
+            && let Some(raw) = gives_back
+            && self.owner(raw) == Some(session)
+        {
+            self.shared.insert(raw);
+            self.settle();
+        }
+        Some(())
+    }
+
+    fn renews(&mut self, who: usize) -> Option<()> {
+        let asked = self.clients[who].renewal.take()?;
+        let renewed = self.leases.renew(session(SESSIONS[who]), self.now);
+        let client = &mut self.clients[who];
+        match renewed {
+            Ok(()) if client.connected => client.until = client.until.max(asked + LEASE),
+            Ok(()) => {}
+            Err(Gone) => client.whole = false,
+        }
+        Some(())
+    }
+
+    fn connects(&mut self, who: usize) -> Option<()> {
+        let client = &mut self.clients[who];
+        if client.dead || client.connected {
+            return None;
+        }
+        match self.leases.attend(session(SESSIONS[who]), self.now) {
+            Ok(actions) => {
+                client.connected = true;
+                client.until = client.until.max(self.now + LEASE);
+                self.carry_out(actions);
+            }
+            Err(Gone) => client.whole = false,
+        }
+        Some(())
     }
 
     /// The leader looks who owns what a session wants.
