@@ -4,6 +4,7 @@ use super::world::World;
 use bytes::Bytes;
 use std::ops::ControlFlow;
 use tsfs::meta::key;
+use tsfs::meta::key::StateKey;
 use tsfs::meta::op::Batch;
 use tsfs::meta::op::Op;
 use tsfs::meta::op::Outcome;
@@ -11,6 +12,7 @@ use tsfs::meta::op::Piece;
 use tsfs::meta::op::RenameHow;
 use tsfs::meta::op::SetAttr;
 use tsfs::meta::op::XattrHow;
+use tsfs::meta::own;
 use tsfs::meta::read;
 use tsfs::meta::record::Dirent;
 use tsfs::meta::record::Inode;
@@ -21,6 +23,8 @@ use tsfs::series::Present;
 use tsfs::series::Read;
 use tsfs::series::Readable;
 use tsfs::series::Series;
+use tsfs::series::table::Family;
+use tsfs::series::table::Rows;
 use tsfs::series::table::Table;
 use tsfs::types::AsOf;
 use tsfs::types::Attr;
@@ -510,6 +514,50 @@ fn a_batch_is_applied_once_and_only_in_its_turn() {
     let next = Stamp(fs.world.last.0 + 1);
     fs.world.administer(next, Op::EndSession { session });
     assert!(refused(append(&mut fs, seq.0 + 2)), "fenced by its end");
+}
+
+#[test]
+fn a_session_that_ends_owns_nothing_even_if_much_is_left_of_it() {
+    let mut fs = Fs::new();
+    let session = fs.world.session;
+    let admin = |fs: &mut Fs, op| {
+        let stamp = Stamp(fs.world.last.0 + 1);
+        fs.world.administer(stamp, op);
+    };
+    let other = SessionId(session.0 + 1);
+    admin(&mut fs, Op::OpenSession { session: other, client: "other".to_owned() });
+    // Ranges that do not lie one behind the other, more than one op takes.
+    for _ in 0..600 {
+        admin(&mut fs, Op::GrantInos { session, count: 1 });
+        admin(&mut fs, Op::GrantInos { session: other, count: 1 });
+    }
+    fs.world.check();
+    let owner = |fs: &Fs, raw| {
+        let rows: &dyn Rows = &fs.world.table;
+        own::owner(rows, Ino::new(raw).unwrap()).unwrap()
+    };
+    // The first was given behind what the session had: one range.
+    let last = 2 + (1 << 20) + 2 * 599;
+    assert_eq!((owner(&fs, last), owner(&fs, last + 1)), (Some(session), Some(other)));
+    assert_eq!(owner(&fs, 1), Some(session), "the whole");
+    admin(&mut fs, Op::EndSession { session });
+    fs.world.check();
+    let key = StateKey::Session { session }.encode();
+    assert!(fs.world.table.get(Family::State, &key).unwrap().is_some(), "something is left");
+    for raw in [1, 5, last] {
+        assert_eq!(owner(&fs, raw), None);
+    }
+    let time = fs.time();
+    let late = fs.try_batch(vec![Op::Accessed { ino: ROOT, time }]);
+    assert!(matches!(late.0, Outcome::Refused { .. }), "fenced at once");
+    let stamp = Stamp(fs.world.last.0 + 1);
+    let refused = fs.world.try_administer(stamp, Op::GrantWhole { session: other });
+    assert!(matches!(refused.0, Outcome::Refused { .. }), "it is not alone yet");
+    admin(&mut fs, Op::EndSession { session });
+    assert!(fs.world.table.get(Family::State, &key).unwrap().is_none());
+    admin(&mut fs, Op::GrantWhole { session: other });
+    assert_eq!((owner(&fs, 1), owner(&fs, last)), (Some(other), Some(other)));
+    fs.world.check();
 }
 
 #[test]

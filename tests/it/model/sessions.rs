@@ -541,15 +541,7 @@ impl Several {
 
     fn leader(&mut self, op: Op) -> Outcome {
         let stamp = self.run.stamp();
-        let batch = Batch {
-            session: SessionId(0),
-            seq: BatchSeq(0),
-            epoch: 0,
-            by: Vec::new(),
-            ops: vec![op],
-            direct: None,
-        };
-        let outcome = self.run.world.append(stamp, &batch).0;
+        let outcome = self.run.world.try_administer(stamp, op).0;
         self.check();
         outcome
     }
