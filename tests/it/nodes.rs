@@ -189,7 +189,10 @@ fn commands_that_ask_a_node_say_what_is_wrong() {
     refused(&["cluster", "replace", "1", "1", &store], "cannot take its own place");
     refused(&["cluster", "replace", "1", "7", &store], "no node 7");
     refused(&["clients", "evict", "77", &store], "there is no client 77");
-    refused(&["cluster", "client", &"x".repeat(65), &store, "--out", &world.text("x.pem")], "64 bytes");
+    refused(
+        &["cluster", "client", &"x".repeat(65), &store, "--out", &world.text("x.pem")],
+        "64 bytes",
+    );
     refused(&["cluster", "invite", "--for", "100y", &store], "ten years");
     let (code, _, err) = told(&["cluster", "invite", "--for", "soon", &store]);
     assert!(code == 2 && err.contains("soon"), "{err}");
@@ -280,7 +283,10 @@ fn settings_of_a_node_are_checked_before_it_starts() {
     let (store, _) = world.init();
     let file = world.path("one/node.toml");
     for (text, sentence) in [
-        ("lisen = \"a:1\"", "line 1: there is no setting 'node.lisen'; did you mean 'node.listen'?"),
+        (
+            "lisen = \"a:1\"",
+            "line 1: there is no setting 'node.lisen'; did you mean 'node.listen'?",
+        ),
         ("roles = [\"date\"]", "'date' is no role; there are ts, data, lock, monitor"),
         ("networks = \"10.0.0.0/99\"", "'10.0.0.0/99' is no network"),
         ("listen = \"192.0.2.1:7000\"\naddress = \"a:1\"", "listen on 192.0.2.1:7000"),
@@ -309,7 +315,10 @@ fn metrics_and_health_are_served_over_http() {
     };
     wait_until(LIMIT, "the metrics", || TcpStream::connect(&address).is_ok());
     let metrics = get("/metrics");
-    assert!(metrics.contains(" 200 ") && metrics.contains("text/plain; version=0.0.4"), "{metrics}");
+    assert!(
+        metrics.contains(" 200 ") && metrics.contains("text/plain; version=0.0.4"),
+        "{metrics}"
+    );
     assert!(metrics.contains("\ntsfs_leads 1\n") && metrics.contains("\ntsfs_log_syncs_total "));
     assert!(metrics.contains("tsfs_node_votes{node=\"1\"} 1"), "{metrics}");
     let health = get("/health");
