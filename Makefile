@@ -15,8 +15,11 @@ TSFS := $(CARGO_TARGET_DIR)/release/tsfs
 # Where `make run` mounts.
 MNT ?= $(HOME)/tsfs
 STORE ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/tsfs/store
+# Where `make cluster` has its nodes and mounts.
+CLUSTER ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/tsfs/cluster
+STOP ?=
 
-.PHONY: help deps build install check fix test bench demo run posix crash chaos fixture
+.PHONY: help deps build install check fix test bench demo run cluster posix crash chaos fixture
 
 help: ## List these commands
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,11 +33,12 @@ build: deps ## The release binary, at $CARGO_TARGET_DIR/release/tsfs
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-install: ## Program, manual, completions, mount(8) helpers and systemd unit (PREFIX=, DESTDIR=); run `make build` first
+install: ## Program, manual, completions, mount(8) helpers and systemd units (PREFIX=, DESTDIR=); run `make build` first
 	install -Dm755 "$(TSFS)" "$(DESTDIR)$(PREFIX)/bin/tsfs"
 	install -Dm755 mount-scripts/mount.tsfs "$(DESTDIR)/sbin/mount.tsfs"
 	install -Dm755 mount-scripts/umount.fuse.tsfs "$(DESTDIR)/sbin/umount.fuse.tsfs"
 	install -Dm644 mount-scripts/tsfs@.service "$(DESTDIR)/lib/systemd/system/tsfs@.service"
+	install -Dm644 mount-scripts/tsfs-node@.service "$(DESTDIR)/lib/systemd/system/tsfs-node@.service"
 	"$(TSFS)" man "$(DESTDIR)$(PREFIX)/share/man/man1" >/dev/null
 	install -d "$(DESTDIR)$(PREFIX)/share/bash-completion/completions"
 	"$(TSFS)" completions bash >"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/tsfs"
@@ -69,6 +73,9 @@ fixture: deps ## A store of the present format for tests/fixtures: once for each
 
 run: build ## Mount a store (MNT=, STORE= choose where) and say what to try
 	@mount-scripts/try.sh "$(TSFS)" "$(STORE)" "$(MNT)"
+
+cluster: build ## Three nodes and two mounts on this machine (CLUSTER= where, STOP=1 ends them)
+	@mount-scripts/cluster.sh "$(TSFS)" "$(CLUSTER)" "$(STOP)"
 
 demo: build ## Go back in time on a real tree, and print it
 	@mount-scripts/demo.sh "$(TSFS)"

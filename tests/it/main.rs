@@ -28,6 +28,8 @@ mod full;
 mod model;
 /// Calls on a mount, one by one.
 mod mount;
+/// The commands of a node and its cluster.
+mod nodes;
 /// The hidden `.tsfs`.
 mod past;
 /// pjdfstest and fsx on a mount.

@@ -160,6 +160,10 @@ impl Links {
                 self.meet(&view.nodes, view.term);
                 return links.into_iter().find(|link| link.node == node);
             }
+            // One that follows says where the leader is, for who was told of it alone.
+            if view.leader.is_some_and(|leader| links.iter().all(|link| link.node != leader)) {
+                self.meet(&view.nodes);
+            }
         }
         None
     }

@@ -196,6 +196,10 @@ impl World {
         self.listener = Some(listener);
     }
 
+    fn store(&self) -> net::StoreId {
+        net::StoreId(Label::read(&RealDisk, &self.dir).unwrap().unwrap().store)
+    }
+
     fn ask(&self, ask: Ask) -> Result<Answer, FsError> {
         self.cluster.answer(&ask, &mut |_| ControlFlow::Continue(()))
     }
@@ -397,7 +401,7 @@ fn commands_come_through_the_socket() {
     world.add(2);
     let way = Way::open(&world.net, &world.dir);
     refused(way.map(|_| ()), "no node serves");
-    let local = Local::bind(&world.net, &world.dir, Asked::new(world.cluster.clone())).unwrap();
+    let local = Local::bind(&world.net, &world.dir, Asked::new(world.cluster.clone()), world.store()).unwrap();
     let way = Way::open(&world.net, &world.dir).unwrap();
     let Answer::Overview(overview) = way.ask(&Ask::Overview, &mut |_| {}).unwrap() else {
         panic!("no overview");
@@ -433,7 +437,7 @@ fn a_socket_may_lie_deep() {
     let world = World::new();
     let deep = world.dir.with_file_name("d".repeat(200));
     std::fs::create_dir(&deep).unwrap();
-    let _local = Local::bind(&world.net, &deep, Asked::new(world.cluster.clone())).unwrap();
+    let _local = Local::bind(&world.net, &deep, Asked::new(world.cluster.clone()), world.store()).unwrap();
     let way = Way::open(&world.net, &deep).unwrap();
     assert!(way.ask(&Ask::Clients, &mut |_| {}).is_ok());
 }
@@ -462,6 +466,6 @@ impl crate::wire::Listener for Deaf {
     fn flush(&self, done: Box<dyn FnOnce() + Send>) {
         done();
     }
-    fn whole(&self, _: u64) {}
+    fn whole(&self, _: crate::wire::Whole) {}
     fn ended(&self, _: &str) {}
 }

@@ -3,6 +3,7 @@
 //! Not here: on which thread (`serve`).
 
 use crate::meta::key;
+use crate::meta::op::Op;
 use crate::tsdb_server::data::stream::Chunk;
 use crate::tsdb_server::door::Door;
 use crate::tsdb_server::door::push::Push;
@@ -95,6 +96,9 @@ impl Door {
             | Request::Renew { .. }
             | Request::GrantInos { .. }
             | Request::Barrier { .. } => self.of_session(request, push)?,
+            Request::Administer { ops, .. } if ops.iter().any(Op::is_the_stores) => {
+                return Err(FsError::NotPermitted("only the store itself does that"));
+            }
             Request::Administer { by, ops } => {
                 self.node.lead(SURE)?;
                 Response::Stamp(self.node.administer_all(by, ops)?)

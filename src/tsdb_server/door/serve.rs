@@ -4,6 +4,7 @@
 //! session, a disk or a majority is given to the pool. Proposals stay in their order on the reading thread, which may be used to
 //! write the log and which waits where too much is not yet applied: that is what slows down a client that is too fast.
 
+use crate::meta::op::Batch;
 use crate::net::Connection;
 use crate::net::Identity;
 use crate::net::NetError;
@@ -46,6 +47,10 @@ impl Serve {
     }
 
     fn propose(&self, proposal: Proposal, reply: Reply) {
+        let Proposal { session, seq, batch, .. } = &proposal;
+        if !Batch::is_of_client(batch, *session, *seq) {
+            return reply.fail("a client proposes batches of its own session");
+        }
         let reply = Arc::new(Mutex::new(Some(reply)));
         let for_durable = Arc::clone(&reply);
         let durable = move |result: Result<_, FsError>| {
