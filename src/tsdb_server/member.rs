@@ -255,11 +255,14 @@ impl Member {
     pub fn catch_up(mut self, disk: &Arc<dyn Disk>, from: NodeId) -> Result<(), FsError> {
         let dir = self.node.dir().to_path_buf();
         let pair = self.peers.pair(from);
-        self.close()?;
+        self.leave();
+        self.node.close()?;
         let pair =
             pair.ok_or_else(|| FsError::Unreachable(format!("node {} is not reached", from.0)))?;
-        drop(self.listener.take());
-        catch_up::receive(disk, &dir, &pair.bulk)
+        let received = catch_up::receive(disk, &dir, &pair.bulk);
+        // Not before: it came over one of these.
+        self.peers.close();
+        received
     }
 
     /// Where it listens.
@@ -289,13 +292,18 @@ impl Member {
     }
 
     fn close(&mut self) -> Result<(), FsError> {
+        self.leave();
+        self.peers.close();
+        self.node.close()
+    }
+
+    /// Nobody comes in any more, and nothing is begun.
+    fn leave(&mut self) {
         self.pause.close();
         drop(self.local.take());
         drop(self.listener.take());
         self.tasks.lock().stop();
         self.locks.stop();
-        self.peers.close();
-        self.node.close()
     }
 
     fn hand_over(&self) {

@@ -34,7 +34,7 @@ struct Side {
 impl Side {
     fn new(leader: &Arc<Leader>, at: PathBuf) -> Side {
         let client = Client::open(leader.seat(), SystemClock::shared(), options()).unwrap();
-        let tree = Tree::new(client, jiff::tz::TimeZone::UTC, AsOf::Now);
+        let tree = Tree::new(client, jiff::tz::TimeZone::UTC, AsOf::Now, tsfs::types::Ino::ROOT);
         let point = Point::new(&at);
         let mounted = mount(Arc::new(tree), &at, &MountOptions::new("two".to_owned())).unwrap();
         Side { at, mounted, _point: point }
