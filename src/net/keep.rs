@@ -10,6 +10,7 @@ use super::Net;
 use super::NetError;
 use super::Service;
 use crate::wire::greeting::Purpose;
+use crate::wire::greeting::Why;
 use bytes::Bytes;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
@@ -57,8 +58,26 @@ pub struct Line {
 #[derive(Default)]
 struct State {
     pair: Option<Arc<Pair>>,
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
     closed: bool,
+}
+
+/// Why an address could not be reached.
+struct Trouble {
+    why: String,
+    /// People must do something: trying again is of no use by itself.
+    lasting: bool,
+}
+
+impl From<NetError> for Trouble {
+    fn from(error: NetError) -> Trouble {
+        let lasting = match &error {
+            NetError::Unproven(_) => true,
+            NetError::Refused(refusal) => !matches!(refusal.why, Why::Full | Why::Closing),
+            _ => false,
+        };
+        Trouble { why: error.to_string(), lasting }
+    }
 }
 
 struct Shared {
@@ -94,9 +113,14 @@ impl Keep {
         self.0.state.lock().pair.clone().filter(|pair| pair.is_up())
     }
 
+    /// Whether it could not be reached last for a reason that people must see to.
+    pub fn is_refused(&self) -> bool {
+        self.0.state.lock().trouble.as_ref().is_some_and(|trouble| trouble.lasting)
+    }
+
     /// Why the address could not be reached last; `None` while it is, and before the first attempt.
     pub fn trouble(&self) -> Option<String> {
-        self.0.state.lock().trouble.clone()
+        self.0.state.lock().trouble.as_ref().map(|trouble| trouble.why.clone())
     }
 }
 
@@ -140,11 +164,14 @@ impl Shared {
                     (self.line.changed)();
                 }
                 Err(error) => {
-                    let why = error.to_string();
-                    if state.trouble.as_ref() != Some(&why) {
-                        tracing::warn!(address = %self.line.address, error = %why, "a node is not reached");
+                    let trouble = Trouble::from(error);
+                    if state.trouble.as_ref().is_none_or(|known| known.why != trouble.why) {
+                        tracing::warn!(address = %self.line.address, error = %trouble.why, "a node is not reached");
                     }
-                    state.trouble = Some(why);
+                    state.trouble = Some(trouble);
+                    drop(state);
+                    (self.line.changed)();
+                    state = self.state.lock();
                     if !state.closed {
                         self.told.wait_for(&mut state, pause);
                     }

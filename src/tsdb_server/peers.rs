@@ -29,6 +29,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -90,8 +91,8 @@ impl Peers {
                 .collect();
             gone.extend(left.iter().filter_map(|node| nodes.remove(node)));
             for at in others {
-                if !nodes.contains_key(&at.node) {
-                    nodes.insert(at.node, self.keep(at)?);
+                if let Entry::Vacant(place) = nodes.entry(at.node) {
+                    place.insert(self.keep(at)?);
                 }
             }
         }

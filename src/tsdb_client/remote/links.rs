@@ -41,6 +41,10 @@ use std::time::Duration;
 
 /// Nodes that a client keeps connections to. A cluster has a handful; a list that is longer is not one.
 const NODES_MAX: usize = 64;
+/// A mount that is made waits so long for a cluster.
+const FIRST: Duration = Duration::from_secs(30);
+/// Even where the cluster has been away for long, a call looks for so long.
+const MOMENT: Duration = Duration::from_millis(100);
 /// What clocks may drift apart within a lease: a hundredth of it.
 const DRIFT: u32 = 100;
 
@@ -208,11 +212,16 @@ impl Links {
 
     /// Until when a call that begins now waits for a leader; `None`: as long as it takes.
     pub(super) fn until(&self) -> Option<Duration> {
-        let now = self.now();
+        let (now, state) = (self.now(), self.state.lock());
+        // Counted from when it went away: not anew by each call.
+        let since = state.down_since.unwrap_or(now);
+        let at_least = |time: Duration| Some((since + time).max(now + MOMENT));
         match self.options.when_down {
+            // Somebody waits for the mount, who can be told what is wrong.
+            _ if state.session.is_none() => at_least(FIRST),
             WhenDown::Wait => None,
-            WhenDown::Eio(time) => Some(now + time.max(ELECTION)),
-            WhenDown::Stale => Some(now + ELECTION),
+            WhenDown::Eio(time) => at_least(time.max(ELECTION)),
+            WhenDown::Stale => at_least(ELECTION),
         }
     }
 
@@ -228,6 +237,9 @@ impl Links {
             }
             if let Some(link) = state.leader.as_ref().filter(|link| link.is_up()) {
                 return Ok(link.clone());
+            }
+            if state.session.is_none() && state.is_refused() {
+                return Err(FsError::Unreachable(state.trouble()));
             }
             let Some(until) = until else {
                 self.changed.wait(&mut state);
@@ -332,6 +344,11 @@ impl Links {
 }
 
 impl State {
+    /// No node lets us in, and trying again will not change that.
+    fn is_refused(&self) -> bool {
+        !self.nodes.is_empty() && self.nodes.iter().all(Keep::is_refused)
+    }
+
     /// What is wrong with each node.
     fn trouble(&self) -> String {
         let each = self.nodes.iter().map(|node| match node.trouble() {

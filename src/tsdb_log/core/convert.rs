@@ -59,8 +59,8 @@ pub(super) fn change(steps: &[Step]) -> eraftpb::ConfChangeV2 {
         single.node_id = node.0;
         single
     };
-    let mut change = eraftpb::ConfChangeV2::default();
-    change.changes = steps.iter().map(single).collect::<Vec<_>>().into();
+    let changes = steps.iter().map(single).collect::<Vec<_>>().into();
+    let mut change = eraftpb::ConfChangeV2 { changes, ..eraftpb::ConfChangeV2::default() };
     if steps.len() > 1 {
         change.set_transition(ConfChangeTransition::Explicit);
     }

@@ -401,7 +401,9 @@ fn commands_come_through_the_socket() {
     world.add(2);
     let way = Way::open(&world.net, &world.dir);
     refused(way.map(|_| ()), "no node serves");
-    let local = Local::bind(&world.net, &world.dir, Asked::new(world.cluster.clone()), world.store()).unwrap();
+    let local =
+        Local::bind(&world.net, &world.dir, Asked::new(world.cluster.clone()), world.store())
+            .unwrap();
     let way = Way::open(&world.net, &world.dir).unwrap();
     let Answer::Overview(overview) = way.ask(&Ask::Overview, &mut |_| {}).unwrap() else {
         panic!("no overview");
@@ -437,7 +439,8 @@ fn a_socket_may_lie_deep() {
     let world = World::new();
     let deep = world.dir.with_file_name("d".repeat(200));
     std::fs::create_dir(&deep).unwrap();
-    let _local = Local::bind(&world.net, &deep, Asked::new(world.cluster.clone()), world.store()).unwrap();
+    let _local =
+        Local::bind(&world.net, &deep, Asked::new(world.cluster.clone()), world.store()).unwrap();
     let way = Way::open(&world.net, &deep).unwrap();
     assert!(way.ask(&Ask::Clients, &mut |_| {}).is_ok());
 }

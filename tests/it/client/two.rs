@@ -383,11 +383,7 @@ impl Pair {
             4 => self.rename(&client),
             5..=7 => self.write(&client),
             8 => self.truncate(&client),
-            9 => {
-                if self.random.below(3) == 0 {
-                    fsync(&client, None).unwrap();
-                }
-            }
+            9 if self.random.below(3) == 0 => fsync(&client, None).unwrap(),
             _ => {}
         }
         let other = self.client();
