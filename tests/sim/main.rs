@@ -30,6 +30,7 @@ use world::World;
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 40;
 
+#[expect(clippy::disallowed_methods, reason = "the settings of a test, not of the program")]
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap())
 }

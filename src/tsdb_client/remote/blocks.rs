@@ -9,7 +9,7 @@ use crate::net::Wait;
 use crate::tsdb_client::remote::LONG_PATIENCE;
 use crate::tsdb_client::remote::Lane;
 use crate::tsdb_client::remote::PATIENCE;
-use crate::tsdb_client::remote::links::Link;
+use crate::tsdb_client::remote::link::Link;
 use crate::tsdb_client::remote::links::Links;
 use crate::types::BlockId;
 use crate::types::FsError;

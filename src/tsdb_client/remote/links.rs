@@ -4,20 +4,17 @@
 //! all of them (`seek`) finds the leader, attends it and renews the lease. Not here: what is asked over a connection.
 
 use crate::env::Clock;
-use crate::net::Connection;
 use crate::net::DialSecurity;
 use crate::net::Keep;
 use crate::net::Line;
 use crate::net::Net;
-use crate::net::NetError;
-use crate::net::Pair;
 use crate::net::Service;
 use crate::telemetry::counter::CLIENT_FAILOVERS;
 use crate::tsdb_client::remote::ELECTION;
-use crate::tsdb_client::remote::Lane;
 use crate::tsdb_client::remote::Options;
 use crate::tsdb_client::remote::WhenDown;
 use crate::tsdb_client::remote::hear::Hear;
+use crate::tsdb_client::remote::link::Link;
 use crate::tsdb_client::remote::stream::Stream;
 use crate::types::FsError;
 use crate::types::NodeId;
@@ -29,7 +26,6 @@ use crate::wire::message;
 use crate::wire::message::Hello;
 use crate::wire::message::NodeAt;
 use crate::wire::message::Renewed;
-use crate::wire::message::Response;
 use bytes::Bytes;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
@@ -47,59 +43,6 @@ const FIRST: Duration = Duration::from_secs(30);
 const MOMENT: Duration = Duration::from_millis(100);
 /// What clocks may drift apart within a lease: a hundredth of it.
 const DRIFT: u32 = 100;
-
-/// The connections to one node, as whoever uses them has them.
-#[derive(Clone)]
-pub(super) struct Link {
-    pair: Arc<Pair>,
-    /// Counts the links: what is said of an old one does not touch the next.
-    pub(super) generation: u64,
-    pub(super) node: NodeId,
-    /// Drawn by the node when it started.
-    pub(super) boot: u64,
-}
-
-impl Link {
-    /// `None` where the other side did not say who it is.
-    fn new(pair: Arc<Pair>) -> Option<Link> {
-        let Hello { node, boot, .. } = message::decode(&pair.welcome).ok()?;
-        Some(Link { generation: pair.generation, node: node?, boot, pair })
-    }
-
-    pub(super) fn connection(&self, lane: Lane) -> &Connection {
-        match lane {
-            Lane::Control => &self.pair.control,
-            Lane::Bulk => &self.pair.bulk,
-        }
-    }
-
-    /// Asks, and waits for the answer.
-    ///
-    /// # Errors
-    /// Why there is none: it may have been done all the same.
-    pub(super) fn call(
-        &self,
-        lane: Lane,
-        meta: Bytes,
-        tail: Bytes,
-        patience: Duration,
-    ) -> Result<(Response, Bytes), NetError> {
-        let packet = self.connection(lane).call(message::REQUEST, meta, tail, patience)?;
-        let response =
-            message::decode(&packet.meta).map_err(|error| NetError::Failed(error.to_string()))?;
-        Ok((response, packet.tail))
-    }
-
-    fn is_up(&self) -> bool {
-        self.pair.is_up()
-    }
-
-    /// Nobody uses it any more.
-    pub(super) fn close(&self) {
-        self.pair.control.close();
-        self.pair.bulk.close();
-    }
-}
 
 struct State {
     nodes: Vec<Keep>,

@@ -9,6 +9,7 @@
 
 mod blocks;
 mod hear;
+mod link;
 mod links;
 mod seek;
 mod stream;

@@ -4,7 +4,7 @@
 
 use crate::net::Wait;
 use crate::tsdb_client::remote::Lane;
-use crate::tsdb_client::remote::links::Link;
+use crate::tsdb_client::remote::link::Link;
 use crate::tsdb_client::remote::links::Links;
 use crate::types::FsError;
 use crate::types::NodeId;

@@ -11,7 +11,7 @@ use crate::net::Wait;
 use crate::telemetry::counter::CLIENT_REPLAYS;
 use crate::tsdb_client::remote::LONG_PATIENCE;
 use crate::tsdb_client::remote::Lane;
-use crate::tsdb_client::remote::links::Link;
+use crate::tsdb_client::remote::link::Link;
 use crate::tsdb_client::remote::links::Links;
 use crate::types::BatchSeq;
 use crate::types::FsError;
