@@ -267,12 +267,12 @@ fn a_token_takes_one_node_in_over_tls() {
     let token = world.invite(Invited::Node);
     let identity = Identity::fresh();
     let (joined, certificate) = world.join(&token, joiner(identity, "b:1")).unwrap();
-    let member = joined.member.clone().unwrap();
-    assert_eq!((member.node, &*member.members.learners), (NodeId(2), &[NodeId(2)][..]));
+    assert_eq!(joined.node, Some(NodeId(2)));
+    assert_eq!(world.made.members.lock().learners, [NodeId(2)]);
     assert_eq!(joined.nodes.len(), 2);
     // The answer was lost: the same disk asks again and is answered the same.
     let (again, _) = world.join(&token, joiner(identity, "b:1")).unwrap();
-    assert_eq!(again.member, joined.member);
+    assert_eq!(again.node, joined.node);
     refused(world.join(&token, joiner(Identity::fresh(), "c:1")), "used already");
 
     let store = world.dir.with_file_name("second");
@@ -295,7 +295,7 @@ fn a_client_gets_its_certificate_with_a_token() {
     let token = world.invite(to.clone());
     refused(world.join(&token, joiner(Identity::fresh(), "b:1")), "is for the client laptop");
     let (joined, certificate) = world.join(&token, Joiner::Client).unwrap();
-    assert_eq!(joined.member, None);
+    assert_eq!(joined.node, None);
     let material = Material::from_pem(certificate.as_bytes()).unwrap();
     let store = net::StoreId(joined.store);
     let laptop = net::Identity::Client { name: "laptop".to_owned(), store };
@@ -401,7 +401,9 @@ fn commands_come_through_the_socket() {
     world.add(2);
     let way = Way::open(&world.net, &world.dir);
     refused(way.map(|_| ()), "no node serves");
-    let local = Local::bind(&world.net, &world.dir, Asked::new(world.cluster.clone()), world.store()).unwrap();
+    let local =
+        Local::bind(&world.net, &world.dir, Asked::new(world.cluster.clone()), world.store())
+            .unwrap();
     let way = Way::open(&world.net, &world.dir).unwrap();
     let Answer::Overview(overview) = way.ask(&Ask::Overview, &mut |_| {}).unwrap() else {
         panic!("no overview");
@@ -437,7 +439,8 @@ fn a_socket_may_lie_deep() {
     let world = World::new();
     let deep = world.dir.with_file_name("d".repeat(200));
     std::fs::create_dir(&deep).unwrap();
-    let _local = Local::bind(&world.net, &deep, Asked::new(world.cluster.clone()), world.store()).unwrap();
+    let _local =
+        Local::bind(&world.net, &deep, Asked::new(world.cluster.clone()), world.store()).unwrap();
     let way = Way::open(&world.net, &deep).unwrap();
     assert!(way.ask(&Ask::Clients, &mut |_| {}).is_ok());
 }
