@@ -55,6 +55,9 @@ const HARMLESS: [&str; 8] = [
     SOCKET,
 ];
 
+/// Every store was made by one node, alone, and this is its number.
+const FIRST: NodeId = NodeId(1);
+
 /// How a store is opened. Sizes in bytes.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -122,7 +125,7 @@ pub fn open(dir: &Path, disk: Arc<dyn Disk>, options: &Options) -> Result<Parts,
     let known = Label::read(&*disk, dir)?;
     let label = match known {
         Some(label) => label,
-        None => make(dir, &*disk, env::random(), &Members::alone(NodeId(1)))?,
+        None => make(dir, &*disk, env::random())?,
     };
     let table_options = table::Options {
         create: known.is_none(),
@@ -164,19 +167,14 @@ pub fn finish(dir: &Path, disk: &dyn Disk) -> Result<(), FsError> {
 ///
 /// # Errors
 /// As for [`open`]; `Exists` where there is a store.
-pub fn receive(
-    dir: &Path,
-    disk: &dyn Disk,
-    store: [u8; 16],
-    members: &Members,
-) -> Result<(), FsError> {
+pub fn receive(dir: &Path, disk: &dyn Disk, store: [u8; 16]) -> Result<(), FsError> {
     disk.make_dir(dir)?;
     let _holder = Holder::take(dir, "joining a cluster")?;
     if Label::read(disk, dir)?.is_some() {
         return Err(FsError::Exists);
     }
     may_be_made(dir, disk, true)?;
-    make(dir, disk, store, members)?;
+    make(dir, disk, store)?;
     let options = table::Options { create: true, ..table::Options::default() };
     RocksTable::open(&dir.join(TABLE), &options)?.flush()?;
     disk.make_dir(&dir.join(BLOCKS))?;
@@ -217,7 +215,7 @@ fn may_be_made(dir: &Path, disk: &dyn Disk, create: bool) -> Result<(), FsError>
 
 /// Makes the pieces that are made before they are opened. What an earlier making left has no label, so nothing was ever
 /// kept in it.
-fn make(dir: &Path, disk: &dyn Disk, store: [u8; 16], members: &Members) -> Result<Label, FsError> {
+fn make(dir: &Path, disk: &dyn Disk, store: [u8; 16]) -> Result<Label, FsError> {
     for left in [LOG, BLOCKS] {
         let left = dir.join(left);
         if disk.exists(&left)? {
@@ -233,6 +231,8 @@ fn make(dir: &Path, disk: &dyn Disk, store: [u8; 16], members: &Members) -> Resu
     let label = Label { store };
     label.begin(disk, dir)?;
     disk.make_dir(&dir.join(LOG))?;
-    Log::create(disk, &dir.join(LOG), label.store, members)?;
+    // With whom every log begins, not who takes part by now: that the log tells, or a table that is lent.
+    let members = Members::alone(FIRST);
+    Log::create(disk, &dir.join(LOG), label.store, &members)?;
     Ok(label)
 }

@@ -6,7 +6,6 @@
 
 use crate::meta::record::Incarnation;
 use crate::meta::record::Invited;
-use crate::tsdb_log::entry::Members;
 use crate::types::NodeId;
 use crate::types::Roles;
 use crate::types::SessionId;
@@ -187,16 +186,6 @@ pub struct Joined {
     pub certificate: String,
     /// Where the cluster can be reached.
     pub nodes: Vec<NodeAt>,
-    /// Of a node.
-    pub member: Option<Member>,
-}
-
-/// What a node starts with.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Member {
-    pub node: NodeId,
-    /// Key of the hash that orders directory entries.
-    pub hash_key: [u8; 16],
-    /// Who takes part in the log, the new node among the learners.
-    pub members: Members,
+    /// Its number, if it is a node now.
+    pub node: Option<NodeId>,
 }

@@ -420,6 +420,11 @@ impl Links {
             state.members = members;
         }
         drop(state);
+        self.hear_of(nodes);
+    }
+
+    /// There are nodes at these addresses, or were: who they are they say themselves.
+    pub(super) fn hear_of(self: &Arc<Links>, nodes: &[NodeAt]) {
         for node in nodes {
             if let Err(error) = self.know(&node.address) {
                 tracing::warn!(%error, address = %node.address, "a node is not used");

@@ -162,7 +162,7 @@ impl Links {
             }
             // One that follows says where the leader is, for who was told of it alone.
             if view.leader.is_some_and(|leader| links.iter().all(|link| link.node != leader)) {
-                self.meet(&view.nodes, 0);
+                self.hear_of(&view.nodes);
             }
         }
         None

@@ -21,7 +21,6 @@ use crate::net::PendingKey;
 use crate::net::Token;
 use crate::store::disk::Disk;
 use crate::store::label::Label;
-use crate::tsdb_log::entry::Members;
 use crate::tsdb_server::cluster::CERTIFICATE_VALID;
 use crate::tsdb_server::cluster::Cluster;
 use crate::tsdb_server::cluster::disk;
@@ -37,7 +36,6 @@ use crate::types::NodeId;
 use crate::wire::cluster::Join;
 use crate::wire::cluster::Joined;
 use crate::wire::cluster::Joiner;
-use crate::wire::cluster::Member;
 use crate::wire::greeting::Purpose;
 use crate::wire::message;
 use crate::wire::message::Request;
@@ -47,8 +45,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Every store was made by one node, of this number, alone.
-const FIRST: NodeId = NodeId(1);
 /// For the answer to a joiner: the batch, and a change of the log's members.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Times that a joiner goes through the addresses of its token, while the cluster elects somebody.
@@ -103,19 +99,12 @@ impl Cluster {
         };
         let now = self.clock.wall();
         let certificate = authority.issue_for(&key, &identity, now, CERTIFICATE_VALID)?;
-        let store = rows::store(&*self.server)?;
-        let member = match node {
-            None => None,
-            Some(node) => {
-                self.teach(node)?;
-                // Whom its log begins with, not who takes part by now: that the log tells, or the table that it is lent.
-                let members = Members::alone(FIRST);
-                Some(Member { node, hash_key: store.hash_key, members })
-            }
-        };
+        if let Some(node) = node {
+            self.teach(node)?;
+        }
         tracing::info!(who = %identity, "joined the cluster");
         let nodes = rows::addresses(&*self.server)?;
-        Ok(Joined { store: store.uuid, certificate, nodes, member })
+        Ok(Joined { store: authority.store().0, certificate, nodes, node })
     }
 
     fn admit_node(
@@ -258,10 +247,10 @@ pub fn settle_in(
     certificate: &str,
     (disk, dir): (&dyn Disk, &Path),
 ) -> Result<Identity, FsError> {
-    let Some(member) = &joined.member else {
+    let Some(node) = joined.node else {
         return Err(FsError::Refused("the cluster made no node of this".to_owned()));
     };
-    match open::receive(dir, disk, joined.store, &member.members) {
+    match open::receive(dir, disk, joined.store) {
         // Made before, when something behind it failed.
         Err(FsError::Exists)
             if Label::read(disk, dir)?.is_some_and(|label| label.store == joined.store) => {}
@@ -269,7 +258,7 @@ pub fn settle_in(
     }
     net::write_private(&dir.join(disk::CERTIFICATE), certificate.as_bytes())?;
     disk::keep_joined(disk, dir, &joined.nodes)?;
-    let identity = Identity { node: Some(member.node), ..identity };
+    let identity = Identity { node: Some(node), ..identity };
     identity.write(disk, dir)?;
     Ok(identity)
 }

@@ -269,12 +269,12 @@ fn a_token_takes_one_node_in_over_tls() {
     let token = world.invite(Invited::Node);
     let identity = Identity::fresh();
     let (joined, certificate) = world.join(&token, joiner(identity, "b:1")).unwrap();
-    let member = joined.member.clone().unwrap();
-    assert_eq!((member.node, &*member.members.learners), (NodeId(2), &[NodeId(2)][..]));
+    assert_eq!(joined.node, Some(NodeId(2)));
+    assert_eq!(world.made.members.lock().learners, [NodeId(2)]);
     assert_eq!(joined.nodes.len(), 2);
     // The answer was lost: the same disk asks again and is answered the same.
     let (again, _) = world.join(&token, joiner(identity, "b:1")).unwrap();
-    assert_eq!(again.member, joined.member);
+    assert_eq!(again.node, joined.node);
     refused(world.join(&token, joiner(Identity::fresh(), "c:1")), "used already");
 
     let store = world.dir.with_file_name("second");
@@ -297,7 +297,7 @@ fn a_client_gets_its_certificate_with_a_token() {
     let token = world.invite(to.clone());
     refused(world.join(&token, joiner(Identity::fresh(), "b:1")), "is for the client laptop");
     let (joined, certificate) = world.join(&token, Joiner::Client).unwrap();
-    assert_eq!(joined.member, None);
+    assert_eq!(joined.node, None);
     let material = Material::from_pem(certificate.as_bytes()).unwrap();
     let store = net::StoreId(joined.store);
     let laptop = net::Identity::Client { name: "laptop".to_owned(), store };
