@@ -82,7 +82,9 @@ impl Serve {
                 self.door.node.is_read_ready()
                     && !self.door.locks.would_wait(*session, &super::answer::inodes(request))
             }
-            Request::View | Request::Renew { .. } => true,
+            Request::View => true,
+            // Never behind those who wait for a session to give something back, which may be this one.
+            Request::Renew { .. } => self.door.node.surely_leads(),
             _ => false,
         }
     }

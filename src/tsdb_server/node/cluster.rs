@@ -99,6 +99,11 @@ impl Node {
         self.replica.read_ready()
     }
 
+    /// Whether nobody else can lead now. Its table may be behind what is committed.
+    pub fn surely_leads(&self) -> bool {
+        self.replica.surely_leads()
+    }
+
     pub fn leadership(&self) -> Leadership {
         self.replica.leadership()
     }

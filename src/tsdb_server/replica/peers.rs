@@ -116,6 +116,11 @@ impl Replica {
         standing.has_lease(clock.steady()) && seen.progress.lock().index >= standing.commit()
     }
 
+    /// Whether nobody else can lead now.
+    pub fn surely_leads(&self) -> bool {
+        self.shared.standing.has_lease(self.shared.clock.steady())
+    }
+
     /// Waits until this member surely leads and has applied everything that was committed when this was called: what the
     /// table says then is the present. At most until `deadline` on the steady clock.
     ///

@@ -25,7 +25,7 @@ use std::time::Duration;
 pub(crate) const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 /// Entries of the log that a node may lag behind while programs work.
 const LAG_SMALL: u64 = 200;
-/// The last lines of each log that a failure shows.
+/// The first and the last lines of each log that a failure shows.
 const LINES_SHOWN: usize = 40;
 
 /// Nodes, and what it takes to mount them. Dropped, all of it is ended; declare it before its mounts.
@@ -308,7 +308,8 @@ fn show_logs(dir: &Path) {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         println!("--- {}, {} lines", path.display(), lines.len());
-        for line in &lines[lines.len().saturating_sub(LINES_SHOWN)..] {
+        let left_out = LINES_SHOWN..lines.len().saturating_sub(LINES_SHOWN);
+        for (_, line) in lines.iter().enumerate().filter(|(n, _)| !left_out.contains(n)) {
             println!("{line}");
         }
     }
