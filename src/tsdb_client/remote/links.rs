@@ -26,7 +26,6 @@ use crate::wire::message;
 use crate::wire::message::Hello;
 use crate::wire::message::NodeAt;
 use crate::wire::message::Renewed;
-use bytes::Bytes;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 use std::sync::Arc;
