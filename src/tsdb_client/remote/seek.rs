@@ -84,7 +84,11 @@ impl Links {
     /// Looks whether another node leads by now.
     fn probe(self: &Arc<Links>, link: &Link) {
         let Some(other) = self.who_leads_after(link.node, self.term()) else { return };
-        tracing::info!(node = link.node.0, by = other.node.0, "the node that led does not any more");
+        tracing::info!(
+            node = link.node.0,
+            by = other.node.0,
+            "the node that led does not any more"
+        );
         self.lost(link.generation, Some(other.node));
         // Whoever waits for an answer of it is told that there is none, and asks the other.
         link.close();

@@ -17,8 +17,8 @@ use crate::tsdb_server::data::repair::Repair;
 use crate::tsdb_server::data::scrub;
 use crate::tsdb_server::data::scrub::Scrubber;
 use crate::tsdb_server::data::stream::Chunk;
-use crate::tsdb_server::member::greeting::LogEnd;
 use crate::tsdb_server::lock_node;
+use crate::tsdb_server::member::greeting::LogEnd;
 use crate::tsdb_server::node::Among;
 use crate::tsdb_server::node::Node;
 use crate::tsdb_server::replica::Leadership;
@@ -121,7 +121,9 @@ impl Node {
         if self.has_reached(stamp) || self.barrier()? >= stamp {
             return Ok(());
         }
-        Err(FsError::BadInstant("the instant has not come yet, by the clock of the cluster".to_owned()))
+        Err(FsError::BadInstant(
+            "the instant has not come yet, by the clock of the cluster".to_owned(),
+        ))
     }
 
     /// Whether [`Node::reach`] would return at once.

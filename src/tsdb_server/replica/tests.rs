@@ -40,8 +40,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 mod limited;
-mod sweep;
 mod peers;
+mod sweep;
 
 use limited::Limited;
 
