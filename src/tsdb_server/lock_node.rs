@@ -237,7 +237,12 @@ impl LockNode {
     /// which sessions there are.
     fn reign(&self, log: &dyn Log) -> Result<Term, FsError> {
         let not_leader = FsError::NotLeader { leader: None };
-        let term = log.reign().ok_or(not_leader.clone())?;
+        let Some(term) = log.reign() else {
+            // Connections are not kept for a reign that is over.
+            let former = self.office.lock().take();
+            drop(former);
+            return Err(not_leader);
+        };
         if self.office.lock().as_ref().is_some_and(|office| office.term >= term) {
             return Ok(term);
         }

@@ -303,7 +303,10 @@ impl World {
             return;
         }
         let mut world = self.clone();
-        let mut left = (OPTIONS.yield_within + LEASE).as_secs() / STEP.as_secs();
+        // Who has died is waited for no longer than its lease.
+        let died = self.clients.iter().any(|client| client.dead);
+        let bound = if died { STEP + LEASE } else { OPTIONS.yield_within + LEASE };
+        let mut left = bound.as_secs() / STEP.as_secs();
         while world.clients.iter().any(|client| client.waits.is_some()) {
             assert!(left > 0, "it waits for ever");
             left -= 1;
