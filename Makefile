@@ -19,7 +19,7 @@ STORE ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/tsfs/store
 CLUSTER ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/tsfs/cluster
 STOP ?=
 
-.PHONY: help deps build install check fix test bench demo run cluster posix crash chaos fixture
+.PHONY: help deps build install check fix test bench demo run cluster posix crash chaos sim fixture
 
 help: ## List these commands
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ crash: deps ## Kill -9, lost writes, and the power cut at every step of small wo
 
 chaos: deps ## Three nodes under load, killed, frozen and cut off, for minutes each instead of seconds; prints the stalls
 	TSFS_TEST_CHAOS_SECONDS=$${SECONDS_EACH:-180} $(CARGO) test --locked --test it cluster:: -- --nocapture --test-threads=1
+
+sim: deps ## The simulated cluster: one seed (SEED=) or so many from the first on (SEEDS=); a failure prints its seed
+	$(if $(SEED),TSFS_SIM_SEED=$(SEED),TSFS_SIM_SEEDS=$(or $(SEEDS),200)) $(CARGO) test --locked --test sim -- --nocapture
 
 fixture: deps ## A store of the present format for tests/fixtures: once for each format, before its release
 	$(CARGO) test --locked --test it format::make -- --ignored

@@ -1,7 +1,7 @@
 //! The replicated log with several members in a simulated world: clocks, network, disks and processes are decided by a seed.
 //!
-//! The same seed gives the same run, to the last byte. A failure prints its seed; `TSFS_SIM_SEED=N cargo test --test sim` runs
-//! that one alone, `TSFS_SIM_SEEDS=N` as many as asked for. Not here: clients' caches, blocks, the transport.
+//! The same seed gives the same run, to the last byte. A failure prints its seed; `make sim SEED=N` runs that one alone,
+//! `make sim SEEDS=N` as many as asked for. Not here: clients' caches, blocks, the transport.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a run tells its figures and its seed")]
@@ -43,7 +43,7 @@ fn run(seed: u64) -> Tally {
         world.tally()
     }));
     result.unwrap_or_else(|panic| {
-        println!("again: TSFS_SIM_SEED={seed} cargo test --test sim");
+        println!("again: make sim SEED={seed}");
         resume_unwind(panic)
     })
 }
