@@ -3,7 +3,7 @@
 # goes on where it was. `make cluster STOP=1` ends it. Everything is in one directory, and only processes noted there are ended.
 set -euo pipefail
 tsfs=$1 dir=$2 stop=${3:-}
-base_port=${TSFS_CLUSTER_PORT:-7100}
+base_port=${CLUSTER_PORT:-7100}
 
 alive() { # NAME: whether the process noted under it is there, and is ours
     local pid

@@ -7,25 +7,15 @@ use crate::tsdb_config::Settings;
 use std::env;
 use std::path::Path;
 
-/// Where a mount of a cluster, which has no directory of its own, logs in the background.
-const JOURNAL: &str = "/run/systemd/journal/socket";
-/// Log of a mount in the background, in the store.
+/// Log of a mount in the background, in its store, or in the directory that a mount of a cluster holds while it lives.
 const LOG_FILE: &str = "tsfs.log";
 
-pub(super) fn start_logs(
-    settings: &Settings,
-    store: Option<&Path>,
-    context: &Context,
-) -> anyhow::Result<()> {
+pub(super) fn start_logs(settings: &Settings, dir: &Path, context: &Context) -> anyhow::Result<()> {
     let target = match &settings.log_target {
         LogTarget::Stderr => logs::Target::Stderr,
         LogTarget::Journal => logs::Target::Journal,
         LogTarget::File(path) => logs::Target::File(path.clone()),
-        LogTarget::Auto if context.background => match store {
-            Some(store) => logs::Target::File(store.join(LOG_FILE)),
-            None if Path::new(JOURNAL).exists() => logs::Target::Journal,
-            None => logs::Target::Stderr,
-        },
+        LogTarget::Auto if context.background => logs::Target::File(dir.join(LOG_FILE)),
         // Set by systemd for what it started, and only for that.
         LogTarget::Auto if env::var_os("JOURNAL_STREAM").is_some() => logs::Target::Journal,
         LogTarget::Auto => logs::Target::Stderr,

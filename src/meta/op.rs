@@ -362,32 +362,7 @@ impl Batch {
     }
 }
 
-impl Batch {
-    /// Whether these bytes begin as this batch of this session does, which is not the store itself. To be asked of what a client
-    /// proposes: a batch of the store's own may change who belongs to the cluster.
-    pub fn is_of_client(bytes: &[u8], session: SessionId, seq: BatchSeq) -> bool {
-        let Some((&(BATCH_VERSION | BATCH_VERSION_DIRECT), rest)) = bytes.split_first() else {
-            return false;
-        };
-        let head = postcard::take_from_bytes::<(SessionId, BatchSeq)>(rest);
-        session != SessionId(0) && head.is_ok_and(|(head, _)| head == (session, seq))
-    }
-}
-
 impl Op {
-    /// Whether only the store itself makes it: no client may ask for it.
-    pub fn is_the_stores(&self) -> bool {
-        matches!(
-            self,
-            Op::Cluster(_)
-                | Op::Format { .. }
-                | Op::Raise { .. }
-                | Op::OpenSession { .. }
-                | Op::GrantInos { .. }
-                | Op::GrantWhole { .. }
-        )
-    }
-
     /// Bytes of contents that travel inside it.
     pub fn payload_bytes(&self) -> usize {
         match self {

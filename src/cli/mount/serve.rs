@@ -131,7 +131,7 @@ fn embedded(
         }
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    start_logs(settings, Some(&dir), context)?;
+    start_logs(settings, &dir, context)?;
     raise_open_files();
     let purpose = format!("mounted at {}", at.display());
     let node = store::open(&dir, purpose, settings, options.create)?;
@@ -149,8 +149,8 @@ fn of_cluster(
     context: &Context,
 ) -> anyhow::Result<Served> {
     let how = remote::options(cluster, options)?;
-    start_logs(settings, None, context)?;
     let holder = remote::hold(at)?;
+    start_logs(settings, &remote::held(at), context)?;
     let server = remote::connect(&how)?;
     let close = move || {
         drop(holder);

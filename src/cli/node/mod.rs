@@ -47,7 +47,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     store::keep_private();
     let dir = enter::directory(args)?;
     let settings = args.given.settings(&dir, context)?;
-    start_logs(&settings, Some(&dir), context)?;
+    start_logs(&settings, &dir, context)?;
     raise_open_files();
     if let Some(token) = &args.join {
         enter::join(&dir, token, args, &settings, context)?;

@@ -1,11 +1,17 @@
 //! Changes of the cluster: its nodes, its authority, and invitations to it.
 //!
-//! They come from the store itself, never from a session.
+//! They come from the store itself, never from a session; what tells the store's ops and batches from a client's is here too.
 
+use crate::meta::op::BATCH_VERSION;
+use crate::meta::op::BATCH_VERSION_DIRECT;
+use crate::meta::op::Batch;
+use crate::meta::op::Op;
 use crate::meta::record::Incarnation;
 use crate::meta::record::Invited;
+use crate::types::BatchSeq;
 use crate::types::NodeId;
 use crate::types::Roles;
+use crate::types::SessionId;
 use crate::types::Stamp;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -48,4 +54,31 @@ pub enum ClusterOp {
         digest: [u8; 32],
         by: String,
     },
+}
+
+impl Batch {
+    /// Whether these bytes begin as this batch of this session does, which is not the store itself. To be asked of what a client
+    /// proposes: a batch of the store's own may change who belongs to the cluster.
+    pub fn is_of_client(bytes: &[u8], session: SessionId, seq: BatchSeq) -> bool {
+        let Some((&(BATCH_VERSION | BATCH_VERSION_DIRECT), rest)) = bytes.split_first() else {
+            return false;
+        };
+        let head = postcard::take_from_bytes::<(SessionId, BatchSeq)>(rest);
+        session != SessionId(0) && head.is_ok_and(|(head, _)| head == (session, seq))
+    }
+}
+
+impl Op {
+    /// Whether only the store itself makes it: no client may ask for it.
+    pub fn is_the_stores(&self) -> bool {
+        matches!(
+            self,
+            Op::Cluster(_)
+                | Op::Format { .. }
+                | Op::Raise { .. }
+                | Op::OpenSession { .. }
+                | Op::GrantInos { .. }
+                | Op::GrantWhole { .. }
+        )
+    }
 }
