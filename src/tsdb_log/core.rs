@@ -302,7 +302,16 @@ impl Core {
 
     /// Who needs a table, as the log does not reach back to what they have; since this was last asked.
     pub fn take_behind(&mut self) -> BTreeSet<NodeId> {
-        self.engine.mut_store().take_behind()
+        let behind = self.engine.mut_store().take_behind();
+        // Once it has a table it knows more than it said. Asked about the newest entry, it says again what it has.
+        let next = self.last().0 + 1;
+        for node in &behind {
+            if let Some(progress) = self.engine.raft.mut_prs().get_mut(node.0) {
+                progress.become_probe();
+                progress.next_idx = next;
+            }
+        }
+        behind
     }
 
     /// What is to be done next, if anything.

@@ -256,12 +256,13 @@ impl Member {
         let dir = self.node.dir().to_path_buf();
         let pair = self.peers.pair(from);
         self.leave();
-        self.node.close()?;
+        // What arrives lies apart until the next start, so the store may still be open: who is asked is not refused for what
+        // a closed one would say of itself.
         let pair =
             pair.ok_or_else(|| FsError::Unreachable(format!("node {} is not reached", from.0)))?;
         let received = catch_up::receive(disk, &dir, &pair.bulk);
-        // Not before: it came over one of these.
         self.peers.close();
+        self.node.close()?;
         received
     }
 
