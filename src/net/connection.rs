@@ -49,6 +49,12 @@ pub trait Service: Send + Sync {
     /// Wants none.
     fn told(&self, packet: Packet);
 
+    /// Whether this one is done without waiting for a disk or for anybody. Then what is sent because of it may go with
+    /// what is sent because of the next, in one write.
+    fn is_quick(&self, _packet: &Packet) -> bool {
+        false
+    }
+
     /// Nothing more will come. Called once, after everything else.
     fn closed(&self, _why: &NetError) {}
 }

@@ -26,6 +26,7 @@ use crate::wire::packet::META_BYTES_MAX;
 use crate::wire::packet::Packet;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
@@ -56,6 +57,27 @@ pub(super) struct Link {
     opened: Duration,
     /// What the peer asked and was not answered yet.
     serving: AtomicUsize,
+}
+
+thread_local! {
+    /// The link whose packets this thread will write in a moment: those it puts now may wait for that.
+    static LATER: Cell<*const Link> = const { Cell::new(std::ptr::null()) };
+}
+
+/// While this is there, what this thread sends on a link waits.
+struct Later;
+
+impl Later {
+    fn begin(link: &Arc<Link>, later: bool) -> Later {
+        LATER.set(if later { Arc::as_ptr(link) } else { std::ptr::null() });
+        Later
+    }
+}
+
+impl Drop for Later {
+    fn drop(&mut self) {
+        LATER.set(std::ptr::null());
+    }
 }
 
 #[derive(Default)]
@@ -174,7 +196,8 @@ impl Link {
 
     pub(super) fn send(self: &Arc<Self>, packet: Packet, room: Room) -> Result<(), NetError> {
         let packet = packet.encode().map_err(NetError::TooBig)?;
-        let right = self.outbox.put(packet, room);
+        let later = LATER.get() == Arc::as_ptr(self);
+        let right = self.outbox.put(packet, room, later);
         self.write_if(right)
     }
 
@@ -216,10 +239,8 @@ impl Link {
         let mut buffer = vec![0; READ_BYTES];
         loop {
             self.liveness.set_working(true);
-            for packet in packets.drain(..) {
-                if let Err(why) = self.take(packet, service) {
-                    return why;
-                }
+            if let Err(why) = self.take_all(&mut packets, service) {
+                return why;
             }
             self.liveness.set_working(false);
             let received = match self.channel.receive(&mut buffer, &mut decoder, &mut packets) {
@@ -238,6 +259,35 @@ impl Link {
         }
     }
 
+    /// What came together. What this thread sends because of it goes together too, unless something in between may take
+    /// its time.
+    ///
+    /// # Errors
+    /// Why the connection cannot go on.
+    fn take_all(
+        self: &Arc<Self>,
+        packets: &mut Vec<Packet>,
+        service: &dyn Service,
+    ) -> Result<(), NetError> {
+        let mut left = packets.len();
+        for packet in packets.drain(..) {
+            left -= 1;
+            let quick = match packet.form {
+                Form::Ask | Form::Tell => service.is_quick(&packet),
+                _ => true,
+            };
+            if !quick {
+                self.write_if(self.outbox.claim())?;
+            }
+            // With the last one there is nothing to wait for.
+            let later = Later::begin(self, quick && left > 0);
+            let taken = self.take(packet, service);
+            drop(later);
+            taken?;
+        }
+        self.write_if(self.outbox.claim())
+    }
+
     /// One packet.
     ///
     /// # Errors
@@ -252,7 +302,10 @@ impl Link {
                 } else {
                     service.asked(packet, reply);
                 }
-                self.outbox.wait_for_room();
+                if self.outbox.is_full() {
+                    self.write_if(self.outbox.claim())?;
+                    self.outbox.wait_for_room();
+                }
             }
             Form::Tell => service.told(packet),
             Form::Answer | Form::More | Form::Failure => self.asks.answered(packet, self.now()),

@@ -93,11 +93,17 @@ impl Outbox {
         Outbox { state: Mutex::new(state), room: Condvar::new(), passed: Condvar::new(), bound }
     }
 
-    /// Puts a packet at the end. Whether the caller now has the right to write, and must.
+    /// Puts a packet at the end. Whether the caller now has the right to write, and must. `later`: it will take the right
+    /// in a moment, for this and more; until then whoever else writes takes it along.
     ///
     /// # Errors
     /// `Full`; `Closed` where the outbox is.
-    pub(super) fn put(&self, packet: [Bytes; 2], room: Room) -> Result<bool, NetError> {
+    pub(super) fn put(
+        &self,
+        packet: [Bytes; 2],
+        room: Room,
+        later: bool,
+    ) -> Result<bool, NetError> {
         let size = bytes(&packet);
         let mut state = self.state.lock();
         // Where nothing waits, anything fits.
@@ -114,6 +120,18 @@ impl Outbox {
         }
         state.packets.push_back(packet);
         state.waiting += size;
+        if later && !state.closed && state.waiting < BATCH_BYTES {
+            return Ok(false);
+        }
+        self.take_right(state)
+    }
+
+    /// The right to write what was put there for later. As `put`.
+    pub(super) fn claim(&self) -> Result<bool, NetError> {
+        let state = self.state.lock();
+        if state.packets.is_empty() {
+            return Ok(false);
+        }
         self.take_right(state)
     }
 
@@ -223,6 +241,11 @@ impl Outbox {
                 }
             }
         }
+    }
+
+    /// Whether more than the bound waits to be sent.
+    pub(super) fn is_full(&self) -> bool {
+        self.state.lock().waiting > self.bound
     }
 
     /// Waits until no more than the bound waits to be sent, or the outbox is closed.

@@ -131,6 +131,10 @@ impl Service for Conduct {
         self.note(|heard| heard.told.push(packet));
     }
 
+    fn is_quick(&self, packet: &Packet) -> bool {
+        packet.kind == ECHO
+    }
+
     fn closed(&self, why: &NetError) {
         self.note(|heard| {
             // Else it would keep itself.

@@ -8,10 +8,13 @@ use crate::wire::greeting::Welcome;
 use crate::wire::packet::Decoder;
 use crate::wire::packet::Form;
 use crate::wire::packet::META_BYTES_MAX;
+use std::io;
 use std::io::IoSlice;
 use std::io::Read;
 use std::io::Write;
 use std::net::TcpStream;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -197,10 +200,14 @@ fn served_raw(net: &Arc<Net>, room: usize) -> (Arc<Conduct>, Raw) {
 fn served_raw_for(net: &Arc<Net>, room: usize, purpose: Purpose) -> (Arc<Conduct>, Raw) {
     let (one, other) = Memory::pair(room);
     let there = serve(net, Arc::new(other));
-    let mut raw = Raw::new(Arc::new(one));
+    (there, greet_raw(one, purpose))
+}
+
+fn greet_raw(stream: Memory, purpose: Purpose) -> Raw {
+    let mut raw = Raw::new(Arc::new(stream));
     raw.send(&Hello::new(VERSIONS, purpose, Bytes::new()).packet());
     assert_eq!(raw.receive().form, Form::Welcome);
-    (there, raw)
+    raw
 }
 
 #[test]
@@ -226,6 +233,61 @@ fn a_client_that_asks_and_does_not_read_is_not_read_from() {
     for _ in 0..asked {
         assert_eq!(raw.receive().tail.len(), 4000);
     }
+}
+
+/// Counts writes.
+struct Counted(Memory, AtomicUsize);
+
+impl Stream for Counted {
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+
+    fn readable(&self, within: Duration) -> io::Result<bool> {
+        self.0.readable(within)
+    }
+
+    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.1.fetch_add(1, Relaxed);
+        self.0.write(parts)
+    }
+
+    fn writable(&self, within: Duration) -> io::Result<bool> {
+        self.0.writable(within)
+    }
+
+    fn finish(&self) {
+        self.0.finish();
+    }
+
+    fn end(&self) {
+        self.0.end();
+    }
+}
+
+#[test]
+fn what_comes_together_is_answered_together() {
+    let (net, _) = still_net(Bounds::default());
+    let (one, other) = Memory::pair(1 << 20);
+    let counted = Arc::new(Counted(other, AtomicUsize::new(0)));
+    let there = serve(&net, Arc::clone(&counted) as _);
+    let mut raw = greet_raw(one, Purpose::Control);
+    there.wait("it to open", |heard| heard.connection.is_some());
+    // While the service is held up by the first, the others come: all of them in one read.
+    let heard = there.heard.lock();
+    raw.send(&packet(Form::Ask, 1));
+    let connection = heard.connection.clone().unwrap();
+    while !connection.link().liveness().is_working() {
+        thread::yield_now();
+    }
+    (2..=10).for_each(|id| raw.send(&packet(Form::Ask, id)));
+    raw.send(&Packet { kind: KEEP, ..packet(Form::Ask, 11) });
+    raw.send(&packet(Form::Ask, 12));
+    drop(heard);
+    let ids: Vec<u64> = (1..=11).map(|_| raw.receive().id).collect();
+    assert_eq!(ids, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12]);
+    // The welcome, the first, the nine others before the one that might have taken its time, the last.
+    assert_eq!(counted.1.load(Relaxed), 4);
 }
 
 #[test]

@@ -92,6 +92,23 @@ fn both_sides_know_who_the_other_is() {
 }
 
 #[test]
+fn tls_goes_through_a_narrow_stream() {
+    let cluster = Cluster::new();
+    // Whatever is sealed never fits at once.
+    let (one, other) = Memory::pair(100);
+    let credentials = Arc::clone(&cluster.node);
+    let (net, handler) = (Arc::clone(&cluster.net), Arc::clone(&cluster.handler));
+    let security = ListenSecurity::Tls { credentials, strangers: false };
+    let served = thread::spawn(move || accept(&net, Arc::new(other), "here", &security, &*handler));
+    let security = DialSecurity::Tls(cluster.credentials(&client("a")), None);
+    let dial = Dial { security, ..plain(&Arc::default(), "") };
+    let (connection, _) = cluster.net.dial_over(Arc::new(one), dial).unwrap();
+    (0..5).for_each(|_| echo(&connection));
+    connection.close();
+    assert_eq!(served.join().unwrap(), Ok(()));
+}
+
+#[test]
 fn many_threads_ask_through_tls_at_once() {
     let cluster = Cluster::new();
     let listener = cluster.listen(false);
