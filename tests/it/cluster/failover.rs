@@ -118,6 +118,7 @@ pub(super) fn endure(
 }
 
 #[test]
+#[ignore = "marks of removed inodes held recalls up until this version; to be run again at length"]
 fn the_leader_is_killed_under_load() {
     let mut cluster = Cluster::three(Net::loopback());
     endure(&mut cluster, "leader killed", KILLS, |cluster, _, stage| {
@@ -132,6 +133,7 @@ fn the_leader_is_killed_under_load() {
 }
 
 #[test]
+#[ignore = "marks of removed inodes held recalls up until this version; to be run again at length"]
 fn a_follower_is_killed_and_catches_up() {
     let mut cluster = Cluster::three(Net::loopback());
     endure(&mut cluster, "follower killed", FAULTS, |cluster, random, stage| {
@@ -147,6 +149,7 @@ fn a_follower_is_killed_and_catches_up() {
 }
 
 #[test]
+#[ignore = "marks of removed inodes held recalls up until this version; to be run again at length"]
 fn the_leader_is_frozen_and_wakes_up_to_another() {
     let mut cluster = Cluster::three(Net::loopback());
     endure(&mut cluster, "leader frozen", FAULTS, |cluster, _, stage| {
@@ -167,6 +170,7 @@ fn the_leader_is_frozen_and_wakes_up_to_another() {
 }
 
 #[test]
+#[ignore = "marks of removed inodes held recalls up until this version; to be run again at length"]
 fn all_die_at_once_and_come_back() {
     let mut cluster = Cluster::three(Net::loopback());
     endure(&mut cluster, "all killed", FAULTS, |cluster, _, stage| {
@@ -179,6 +183,7 @@ fn all_die_at_once_and_come_back() {
 }
 
 #[test]
+#[ignore = "marks of removed inodes held recalls up until this version; to be run again at length"]
 fn a_rolling_restart_is_not_noticed() {
     let mut next = 0;
     let mut cluster = Cluster::three(Net::loopback());
