@@ -50,6 +50,7 @@ use crate::wire::message::NodeAt;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,6 +106,14 @@ struct Leads {
 }
 
 impl Leads {
+    fn of(node: &Node) -> Arc<Leads> {
+        let leads = Arc::new(Leads::default());
+        let told = leads.clone();
+        node.on_leader_change(move |leadership| told.set(leadership.here));
+        leads.set(node.leadership().here);
+        leads
+    }
+
     fn set(&self, here: bool) {
         *self.here.lock() = here;
         self.changed.notify_all();
@@ -130,13 +139,7 @@ impl Member {
     ) -> Result<Member, FsError> {
         let Options { dir, listen, networks, nodes, store } = options;
         catch_up::take_over(&disk, &dir, &store.table)?;
-        let identity = Identity::read(&*disk, &dir)?.and_then(|known| Some((known.node?, known)));
-        let Some((here, identity)) = identity else {
-            return Err(FsError::Refused(format!(
-                "{} is no node of a cluster: 'tsfs cluster init' makes it the first, 'tsfs node --join' one more",
-                dir.display()
-            )));
-        };
+        let (here, identity) = identify(&*disk, &dir)?;
         let identity = identity.start(&*disk, &dir)?;
         let credentials = Credentials::load(clock.clone(), &dir.join(cluster::disk::CERTIFICATE))?;
         let net = Net::start(clock.clone(), Bounds::default())?;
@@ -151,23 +154,10 @@ impl Member {
             known => known,
         };
         node.set_nodes(nodes.clone());
-        let leads = Arc::new(Leads::default());
-        let told = leads.clone();
-        node.on_leader_change(move |leadership| told.set(leadership.here));
-        leads.set(node.leadership().here);
+        let leads = Leads::of(&node);
         let locks = LockNode::start(&node, clock.clone())?;
-        let hands = Arc::new(Hands { here, node: node.clone(), peers: peers.clone() });
         let pause = Arc::new(Pause::default());
-        let cluster = Arc::new(Cluster {
-            here,
-            server: node.clone(),
-            members: hands.clone(),
-            copies: hands.clone(),
-            clients: Arc::new(ByRows(node.clone())),
-            others: hands,
-            clock: clock.clone(),
-            pause: pause.clone(),
-        });
+        let cluster = cluster_of(here, &node, &peers, &clock, &pause);
         let asked = Asked::new(cluster.clone());
         let door = Door::new(node.clone(), locks.clone(), asked.clone(), claim);
         let ended = Arc::new(Mutex::new(None));
@@ -176,10 +166,10 @@ impl Member {
         let mut tasks = Tasks::new(clock);
         let (weak_node, weak_peers) = (Arc::downgrade(&node), Arc::downgrade(&peers));
         tasks.start(Roster { node: weak_node, peers: weak_peers, known: nodes })?;
-        let weak = Arc::downgrade(&cluster);
-        tasks.start(Promoter(weak.clone()))?;
+        tasks.start(Promoter(Arc::downgrade(&cluster)))?;
+        let renewed = Arc::downgrade(&cluster);
         tasks.start(Renewer {
-            cluster: weak,
+            cluster: renewed,
             credentials: credentials.clone(),
             dir: dir.clone(),
         })?;
@@ -328,6 +318,38 @@ impl Drop for Member {
             tracing::error!(%error, "the node was not stopped cleanly");
         }
     }
+}
+
+/// Which node the store in `dir` is.
+fn identify(disk: &dyn Disk, dir: &Path) -> Result<(NodeId, Identity), FsError> {
+    let known = Identity::read(disk, dir)?.and_then(|known| Some((known.node?, known)));
+    known.ok_or_else(|| {
+        FsError::Refused(format!(
+            "{} is no node of a cluster: 'tsfs cluster init' makes it the first, 'tsfs node --join' one more",
+            dir.display()
+        ))
+    })
+}
+
+/// The cluster as this node sees it, and its hands.
+fn cluster_of(
+    here: NodeId,
+    node: &Arc<Node>,
+    peers: &Arc<Peers>,
+    clock: &Arc<dyn Clock>,
+    pause: &Arc<Pause>,
+) -> Arc<Cluster> {
+    let hands = Arc::new(Hands { here, node: node.clone(), peers: peers.clone() });
+    Arc::new(Cluster {
+        here,
+        server: node.clone(),
+        members: hands.clone(),
+        copies: hands.clone(),
+        clients: Arc::new(ByRows(node.clone())),
+        others: hands,
+        clock: clock.clone(),
+        pause: pause.clone(),
+    })
 }
 
 /// What the parts tell each other.

@@ -72,19 +72,16 @@ impl Rules {
                 return Ok(Outcome::Conflict);
             }
         }
-        let mut watched = Watched { present, inos: BTreeSet::new(), removed: Vec::new() };
+        let mut watched = Watched { present, inos: BTreeSet::new() };
         let mut apply = Apply::new(&self.names, &mut watched, batch.session);
         apply.member = Some(member);
         let mut outcome = apply.ops(batch)?;
         if outcome == Outcome::Applied {
             apply.leave(batch.seq, Some(Outcome::Applied))?;
         }
-        let Watched { present, inos: touched, removed } = watched;
+        let Watched { present, inos: touched } = watched;
         if let Some(ino) = held(present, batch.session, &(&touched - &inos))? {
             outcome = Outcome::Held(ino);
-        }
-        for ino in removed {
-            Apply::new(&self.names, present, batch.session).remove_shared(ino)?;
         }
         Ok(outcome)
     }
@@ -109,8 +106,6 @@ fn held(
 struct Watched<'a> {
     present: &'a mut dyn Present,
     inos: BTreeSet<Ino>,
-    /// Inodes that are gone.
-    removed: Vec<Ino>,
 }
 
 impl Watched<'_> {
@@ -150,9 +145,6 @@ impl Present for Watched<'_> {
 
     fn remove(&mut self, key: &[u8], past: Past) {
         self.note(key);
-        if let Some(Key::Inode { ino }) = Key::decode(key) {
-            self.removed.push(ino);
-        }
         self.present.remove(key, past);
     }
 

@@ -124,15 +124,6 @@ impl Apply<'_> {
         Ok(more)
     }
 
-    /// An inode that is gone needs no mark: nobody makes it again.
-    pub(super) fn remove_shared(&mut self, ino: Ino) -> Result<(), FsError> {
-        let key = StateKey::Shared { epoch: self.epoch()?, ino };
-        if self.present.state(&key.encode())?.is_some() {
-            self.remove_state(&key);
-        }
-        Ok(())
-    }
-
     /// Removes at most `budget` marks of grants that are over. False where there were none.
     pub(super) fn sweep_void(&mut self, budget: &mut usize) -> Result<bool, FsError> {
         let mut void = Vec::new();

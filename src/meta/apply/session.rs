@@ -125,7 +125,6 @@ impl Apply<'_> {
             if let Some(inode) = self.find_inode(ino)? {
                 self.keep_finished(ino)?;
                 self.remove_inode(ino, &inode);
-                self.remove_shared(ino)?;
             }
         }
         more = more || self.remove_ranges(session, left)?;

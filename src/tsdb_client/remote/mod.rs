@@ -63,6 +63,8 @@ pub struct Options {
 
 /// A call waits this long for a cluster that is between two leaders, whatever [`WhenDown`] says: an election is no outage.
 const ELECTION: Duration = Duration::from_secs(3);
+/// Between two questions to a node that had no answer.
+const AGAIN: Duration = Duration::from_millis(50);
 /// How long one answer may take. A leader answers a question within a lease, or says why not.
 const PATIENCE: Duration = Duration::from_secs(25);
 /// For what may take minutes: purging, forgetting, a full disk.
@@ -121,6 +123,13 @@ impl Remote {
             match link.call(lane, meta.clone(), Bytes::new(), patience) {
                 Ok((Response::Failed(FsError::NotLeader { leader }), _)) => {
                     self.links.lost(link.generation, leader);
+                }
+                // It leads and cannot answer in time, or ends: it is asked again, and whoever leads by then.
+                Ok((Response::Failed(error @ (FsError::Unreachable(_) | FsError::Closing)), _)) => {
+                    if until.is_some_and(|until| until <= self.links.now()) {
+                        return Err(error);
+                    }
+                    self.links.wait_for_change(AGAIN);
                 }
                 Ok((Response::Failed(error), _)) => return Err(error),
                 Ok(answer) => return Ok(answer),
