@@ -17,10 +17,12 @@ use crate::fuse::convert::xattr_how;
 use crate::fuse::linger::Linger;
 use crate::fuse::reply::Listing;
 use crate::fuse::reply::ReplySized;
+use crate::fuse::vfs::Cache;
 use crate::fuse::vfs::Handle;
 use crate::fuse::vfs::Kernel;
 use crate::fuse::vfs::Make;
 use crate::fuse::vfs::OpenFlags;
+use crate::fuse::vfs::Opened;
 use crate::fuse::vfs::Place;
 use crate::fuse::vfs::SetAttr;
 use crate::fuse::vfs::Vfs;
@@ -73,16 +75,26 @@ pub(super) type Ended = Box<dyn FnOnce(Result<(), FsError>) + Send + Sync>;
 pub(super) struct Adapter<V: Vfs> {
     calls: Calls<V>,
     ended: Option<Ended>,
+    /// Whether the kernel maps files whose reads and writes it passes on.
+    maps: bool,
 }
 
 impl<V: Vfs> Adapter<V> {
     pub(super) fn new(vfs: Arc<V>, linger: Linger, ended: Ended) -> io::Result<Adapter<V>> {
-        Ok(Adapter { calls: Calls::new(vfs, linger)?, ended: Some(ended) })
+        Ok(Adapter { calls: Calls::new(vfs, linger)?, ended: Some(ended), maps: false })
     }
 }
 
 fn place(at: INodeNo, handle: FileHandle, offset: u64) -> Result<Place, FsError> {
     Ok(Place { ino: ino(at)?, handle: Handle(handle.0), offset })
+}
+
+/// Linux before 6.6 does not map a file whose reads and writes it passes on; databases rest on that.
+fn mapped(opened: Opened, maps: bool) -> Opened {
+    match opened.cache {
+        Cache::Through if !maps => Opened { cache: Cache::Renew, ..opened },
+        _ => opened,
+    }
 }
 
 impl<V: Vfs> fuser::Filesystem for Adapter<V> {
@@ -94,6 +106,7 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
                 tracing::debug!(?flag, "the kernel does not have it");
             }
         }
+        self.maps = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok();
         let refused = |nearest| io::Error::other(format!("at most {nearest} is possible"));
         config.set_max_write(REQUEST_BYTES_MAX).map_err(refused)?;
         // The kernel offers what its device is set to; more is set on the device itself once it is mounted.
@@ -222,9 +235,10 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         flags: i32,
         reply: fuser::ReplyCreate,
     ) {
-        let (name, flags) = (Name::new(name), OpenFlags(flags));
+        let (name, flags, maps) = (Name::new(name), OpenFlags(flags), self.maps);
         self.calls.answer(from, reply, move |vfs, request| {
-            vfs.create(request, ino(dir)?, name.get()?, mode & 0o7777, flags)
+            let made = vfs.create(request, ino(dir)?, name.get()?, mode & 0o7777, flags);
+            made.map(|(entry, opened)| (entry, mapped(opened, maps)))
         });
     }
 
@@ -278,8 +292,10 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         flags: fuser::OpenFlags,
         reply: fuser::ReplyOpen,
     ) {
-        let flags = OpenFlags(flags.0);
-        self.calls.answer(from, reply, move |vfs, request| vfs.open(request, ino(at)?, flags));
+        let (flags, maps) = (OpenFlags(flags.0), self.maps);
+        self.calls.answer(from, reply, move |vfs, request| {
+            vfs.open(request, ino(at)?, flags).map(|opened| mapped(opened, maps))
+        });
     }
 
     fn read(

@@ -204,10 +204,18 @@ impl Present {
                 return Err(stop);
             }
         }
-        // What others may have written since is not in the pages from before.
-        let cache = if self.valid(ino).is_zero() { Cache::Renew } else { Cache::Keep };
+        let cache = self.cache(ino, flags);
         // Closing what was only read changes nothing, so the kernel need not tell.
         Ok(Opened { handle, cache, flush: flags.writes() })
+    }
+
+    /// The kernel changes its pages before it hands a write on, and shows them to others until it is answered: too early where
+    /// more than one mount has a say in what comes first. And of what others may change it cannot tell whether its pages are
+    /// still so (they may have put the time of change back).
+    fn cache(&self, ino: Ino, flags: OpenFlags) -> Cache {
+        let owned = !self.valid(ino).is_zero();
+        let pages = !self.client.is_far() || (owned && !flags.writes());
+        if pages { Cache::Keep } else { Cache::Through }
     }
 
     pub(super) fn read(&self, request: &Request, ino: Ino, offset: u64, len: u32) -> Answer<Bytes> {

@@ -140,7 +140,7 @@ fn file_flags(opened: &Opened) -> FopenFlags {
     let cache = match opened.cache {
         Cache::Keep => FopenFlags::FOPEN_KEEP_CACHE,
         Cache::Renew => FopenFlags::empty(),
-        Cache::Bypass => FopenFlags::FOPEN_DIRECT_IO,
+        Cache::Through | Cache::Bypass => FopenFlags::FOPEN_DIRECT_IO,
     };
     if opened.flush { cache } else { cache | FopenFlags::FOPEN_NOFLUSH }
 }

@@ -104,6 +104,14 @@ impl<V: Vfs> Vfs for Rooted<V> {
         self.whole.mounted(Arc::new(Outward { kernel, root: self.root }));
     }
 
+    fn is_far(&self) -> bool {
+        self.whole.is_far()
+    }
+
+    fn answered(&self) {
+        self.whole.answered();
+    }
+
     fn destroy(&self) -> Result<(), FsError> {
         self.whole.destroy()
     }

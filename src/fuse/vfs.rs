@@ -124,6 +124,8 @@ pub enum Cache {
     Keep,
     /// Drop what it has from before, keep what it reads.
     Renew,
+    /// Pass every read and write on, and map it all the same. A kernel that cannot map such a file is told `Renew`.
+    Through,
     /// Pass every read and write on.
     Bypass,
 }
@@ -209,12 +211,10 @@ pub trait Vfs: Send + Sync + 'static {
     fn mounted(&self, kernel: Arc<dyn Kernel>);
 
     /// Whether most calls may have to wait for a network, and others may change files behind the kernel's back.
-    fn is_far(&self) -> bool {
-        false
-    }
+    fn is_far(&self) -> bool;
 
     /// The answer to what was asked last on this thread is with the kernel.
-    fn answered(&self) {}
+    fn answered(&self);
 
     /// Called after the last request, or where no answer is wanted any more; then perhaps again. Everything not yet
     /// durable is made so.

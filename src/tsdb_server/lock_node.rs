@@ -103,7 +103,7 @@ pub struct Standing {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Grants {
     pub whole: Option<(SessionId, Whole)>,
-    /// Inodes that their owners gave back since. At most [`SHARED_SHOWN_MAX`].
+    /// Inodes that their owners gave back since. At most `SHARED_SHOWN_MAX`.
     pub shared: usize,
 }
 

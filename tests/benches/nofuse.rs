@@ -181,6 +181,12 @@ fn opened(writes: bool) -> Opened {
 impl Vfs for Memory {
     fn mounted(&self, _: Arc<dyn Kernel>) {}
 
+    fn is_far(&self) -> bool {
+        false
+    }
+
+    fn answered(&self) {}
+
     fn destroy(&self) -> Result<(), FsError> {
         Ok(())
     }

@@ -203,6 +203,7 @@ impl Door {
         let (kind, size, pages, nlink) = match &node.kind {
             Kind::File(file) => (FileType::RegularFile, file.len, file.pages.len() as u64, 1),
             Kind::Dir(dir) => (FileType::Directory, dir.names.len() as u64, 0, 2),
+            Kind::Socket => (FileType::Socket, 0, 0, 1),
         };
         FileAttr {
             ino: INodeNo(ino),
@@ -304,6 +305,23 @@ impl Filesystem for Door {
         reply: ReplyEntry,
     ) {
         let attr = self.make(req, parent, name, mode, Kind::Dir(disk::Dir::default()));
+        reply.entry(&NO_TIME, &attr, Generation(0));
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        _: u32,
+        reply: ReplyEntry,
+    ) {
+        if mode & libc::S_IFMT != libc::S_IFSOCK {
+            return reply.error(Errno::ENOSYS);
+        }
+        let attr = self.make(req, parent, name, mode, Kind::Socket);
         reply.entry(&NO_TIME, &attr, Generation(0));
     }
 
@@ -459,6 +477,7 @@ impl Filesystem for Door {
             for (n, (name, ino)) in disk.list(ino.0).iter().enumerate().skip(offset as usize) {
                 let kind = match disk.nodes.get(ino).map(|node| &node.kind) {
                     Some(Kind::Dir(_)) => FileType::Directory,
+                    Some(Kind::Socket) => FileType::Socket,
                     _ => FileType::RegularFile,
                 };
                 if reply.add(INodeNo(*ino), n as u64 + 1, kind, name) {

@@ -132,10 +132,12 @@ pub(crate) fn mounted(dir: &Path) -> Option<String> {
     })
 }
 
-/// Detaches whatever is mounted at `dir`, busy or not.
+/// Detaches whatever is mounted at `dir`, busy or not. Requests that nobody answers fail: a process that waits for one could not
+/// even be killed.
 pub(crate) fn unmount(dir: &Path) {
+    let flags = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::FORCE;
     while mounted(dir).is_some() {
-        rustix::mount::unmount(dir, rustix::mount::UnmountFlags::DETACH).unwrap();
+        rustix::mount::unmount(dir, flags).unwrap();
     }
 }
 
@@ -162,9 +164,9 @@ impl Drop for Point {
 
 /// A mounted store, served by a process of its own. Dropped, it is killed and unmounted, whatever the test did.
 pub(crate) struct Mount {
-    // In this order: the server is dead before its mount goes.
-    server: Running,
+    // In this order: a server that waits for its own mount, as one that is ending may, dies only when that is gone.
     point: Point,
+    server: Running,
     log: PathBuf,
 }
 

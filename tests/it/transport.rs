@@ -115,6 +115,12 @@ impl Vfs for Probe {
         *self.kernel.lock().unwrap() = Some(kernel);
     }
 
+    fn is_far(&self) -> bool {
+        false
+    }
+
+    fn answered(&self) {}
+
     fn destroy(&self) -> Result<(), FsError> {
         *self.ended.lock().unwrap() += 1;
         Ok(())

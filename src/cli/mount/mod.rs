@@ -36,7 +36,7 @@ the root; and every setting, as write.window=20ms. Of a cluster: cert=FILE (else
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The directory of the store, or the cluster as HOST[:PORT],…:/DIR
+    /// The directory of the store, or nodes of a cluster and a directory of it, as n1,n2:7000,n3:/DIR
     #[arg(value_name = "STORE|HOSTS:/DIR")]
     source: PathBuf,
     /// The directory to mount at

@@ -2,7 +2,7 @@
 //! made anew and goes on.
 //!
 //! Whatever waits here says how far it is, ends when whoever asked does not want it any more, and gives up when nothing
-//! has moved for [`STUCK`].
+//! has moved for `STUCK`.
 
 use crate::env::Clock;
 use crate::meta::op::ClusterOp;

@@ -67,6 +67,7 @@ impl<'a> Stage<'a> {
     /// With the first fault, and if any program was told of an error.
     pub(super) fn judge(mut self, round: u64) -> (Vec<Took>, Vec<u64>) {
         let report = self.load.finish();
+        println!("stalls so far: {}", spread(stalls(&report.took, &self.faults)));
         assert_eq!(report.errors(), Vec::<&str>::new());
         report.judge(&self.mounts, &self.name);
         let mut changes = 0;

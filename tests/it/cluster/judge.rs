@@ -118,7 +118,9 @@ pub(super) fn judge<M: Model>(
         let Some(place) = path.last_mut() else { return Verdict::Impossible(deepest.1) };
         let Some(n) = place.candidates.get(place.next).copied() else {
             if left < deepest.0 {
-                deepest = (left, stuck::<M>(&events, &place.state, &place.candidates));
+                let before: Vec<usize> = path.iter().filter_map(|place| place.chosen).collect();
+                let place = path.last().expect("it was there above");
+                deepest = (left, stuck::<M>(&events, &place.state, &place.candidates, &before));
             }
             if let Some(n) = path.pop().and_then(|place| place.chosen) {
                 done.flip(n);
@@ -149,9 +151,14 @@ fn stuck<M: Model>(
     events: &[&Event<M::Op, M::Answer>],
     state: &M::State,
     candidates: &[usize],
+    before: &[usize],
 ) -> String {
-    let shown = candidates.iter().take(SHOWN).map(|n| format!("\n    {:?}", events[*n]));
-    format!("in the state {state:?} none of these can be next:{}", shown.collect::<String>())
+    let show = |which: &[usize]| -> String {
+        which.iter().take(SHOWN).map(|n| format!("\n    {:?}", events[*n])).collect()
+    };
+    let last = &before[before.len().saturating_sub(SHOWN)..];
+    let (last, next) = (show(last), show(candidates));
+    format!("in the state {state:?} none of these can be next:{next}\n  behind these:{last}")
 }
 
 #[cfg(test)]

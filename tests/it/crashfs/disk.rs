@@ -43,6 +43,8 @@ pub(super) struct Dir {
 pub(super) enum Kind {
     File(File),
     Dir(Dir),
+    /// Its name is all there is to it: who listens is the kernel's to know.
+    Socket,
 }
 
 #[derive(Clone)]
@@ -264,7 +266,7 @@ impl Disk {
     pub(super) fn pages(&self) -> u64 {
         let pages = self.nodes.values().map(|node| match &node.kind {
             Kind::File(file) => file.pages.len() as u64,
-            Kind::Dir(_) => 0,
+            Kind::Dir(_) | Kind::Socket => 0,
         });
         pages.sum()
     }
@@ -317,6 +319,7 @@ impl Disk {
                     lost.pages += file.crash(kept, random);
                 }
                 Kind::Dir(dir) => dir.names = dir.durable.clone(),
+                Kind::Socket => {}
             }
         }
         self.collect();
