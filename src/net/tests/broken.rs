@@ -273,10 +273,14 @@ fn what_comes_together_is_answered_together() {
     let there = serve(&net, Arc::clone(&counted) as _);
     let mut raw = greet_raw(one, Purpose::Control);
     there.wait("it to open", |heard| heard.connection.is_some());
+    let connection = there.heard.lock().connection.clone().unwrap();
+    // It is still at opening it for a moment.
+    while connection.link().liveness().is_working() {
+        thread::yield_now();
+    }
     // While the service is held up by the first, the others come: all of them in one read.
     let heard = there.heard.lock();
     raw.send(&packet(Form::Ask, 1));
-    let connection = heard.connection.clone().unwrap();
     while !connection.link().liveness().is_working() {
         thread::yield_now();
     }
