@@ -5,6 +5,7 @@
 //! behind its back (a restore) is told to it. Where other mounts are, it may believe what is owned for a moment, and has to
 //! ask about the rest each time.
 
+use crate::fuse::told::Named;
 use crate::fuse::told::Told;
 use crate::fuse::vfs::Answer;
 use crate::fuse::vfs::Cache;
@@ -28,6 +29,7 @@ use crate::tsdb_client::Allocate;
 use crate::tsdb_client::Caller;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::New;
+use crate::tsdb_client::RenameHow;
 use crate::tsdb_client::Wait;
 use crate::tsdb_client::patience::waiting;
 use crate::types::AsOf;
@@ -90,12 +92,18 @@ impl Present {
     }
 
     fn entry(&self, dir: Ino, name: &[u8], attr: Attr) -> Entry {
-        Entry { valid: self.name_valid(dir, name), stat: self.stat(attr) }
+        let valid = match attr.kind {
+            FileKind::Directory => self.name_valid(dir, name, Named::Directory),
+            // See `rename`: those it moves may not be believed for longer than it takes.
+            _ if self.client.is_far() => Duration::ZERO,
+            _ => VALID,
+        };
+        Entry { valid, stat: self.stat(attr) }
     }
 
-    fn name_valid(&self, dir: Ino, name: &[u8]) -> Duration {
+    fn name_valid(&self, dir: Ino, name: &[u8], what: Named) -> Duration {
         match self.client.is_far() {
-            true => self.told.name(dir, name, self.valid(dir)),
+            true => self.told.name(dir, name, what, self.valid(dir)),
             false => VALID,
         }
     }
@@ -111,7 +119,9 @@ impl Present {
         };
         match found {
             Ok(attr) => Ok(Lookup::Found(self.entry(dir, name, attr))),
-            Err(FsError::NotFound) => Ok(Lookup::Missing { valid: self.name_valid(dir, name) }),
+            Err(FsError::NotFound) => {
+                Ok(Lookup::Missing { valid: self.name_valid(dir, name, Named::Nothing) })
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -191,6 +201,34 @@ impl Present {
 
     pub(super) fn link(&self, request: &Request, ino: Ino, dir: Ino, name: &[u8]) -> Answer<Entry> {
         Ok(self.entry(dir, name, self.client.link(caller(request), ino, dir, name)?))
+    }
+
+    /// The kernel moves what it knows of a name along with it, and for how long it believes that: into a directory that others
+    /// may use, where nothing may be believed. It cannot be told to forget it meanwhile, as it has both directories locked. Only
+    /// directories are ever believed to be where they are, so only to move one of them may take as long as that.
+    pub(super) fn rename(
+        &self,
+        request: &Request,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        how: RenameHow,
+    ) -> Answer<()> {
+        let exchange = how == RenameHow::Exchange;
+        let moving = self.client.is_far().then(|| self.told.moving(from, to, exchange));
+        if let Some(moving) = &moving
+            && !self.told.is_over(moving.until)
+        {
+            let shared = |dir: Ino| self.client.valid(dir).is_zero();
+            if shared(to.0) || (exchange && shared(from.0)) {
+                if request.wait == Wait::Never {
+                    return Err(Stop::Waits);
+                }
+                // What was told of it before is with the kernel when its time begins.
+                self.told.drain(tsdb_client::VALID_MAX);
+                self.told.outlast(moving.until);
+            }
+        }
+        Ok(self.client.rename(caller(request), from.0, from.1, to.0, to.1, how)?)
     }
 
     pub(super) fn open(&self, request: &Request, ino: Ino, flags: OpenFlags) -> Answer<Opened> {

@@ -34,9 +34,45 @@ struct State {
     /// Answers that were begun and not sent, of the generation and the one before it.
     under_way: [u32; 2],
     /// Until when which names of a directory may be believed.
-    names: HashMap<Ino, HashMap<Vec<u8>, Duration>>,
+    names: HashMap<Ino, HashMap<Vec<u8>, Until>>,
     /// When which of them may run out, in about this order.
     order: VecDeque<(Duration, Ino, Vec<u8>)>,
+    /// Names that are being moved: what is told of them now would be believed of what they become.
+    moving: Vec<(Ino, Vec<u8>)>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Until {
+    /// Whatever was told of the name.
+    any: Duration,
+    /// That a directory is there.
+    dir: Duration,
+}
+
+/// What the kernel was told a name stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Named {
+    Nothing,
+    Directory,
+}
+
+/// A name under way to another place; dropped when the kernel is about to hear that it is there.
+pub(super) struct Moving<'a> {
+    told: &'a Told,
+    names: Vec<(Ino, Vec<u8>)>,
+    /// What the kernel believes of it goes where it goes, and holds until then.
+    pub(super) until: Duration,
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        let mut state = self.told.state.lock();
+        for name in &self.names {
+            if let Some(at) = state.moving.iter().position(|moving| moving == name) {
+                state.moving.swap_remove(at);
+            }
+        }
+    }
 }
 
 impl Told {
@@ -74,7 +110,7 @@ impl Told {
     }
 
     /// Remembers a name for as long as the kernel may believe what it names: how long that is.
-    pub(super) fn name(&self, dir: Ino, name: &[u8], valid: Duration) -> Duration {
+    pub(super) fn name(&self, dir: Ino, name: &[u8], what: Named, valid: Duration) -> Duration {
         if valid.is_zero() {
             return valid;
         }
@@ -82,12 +118,50 @@ impl Told {
         let until = now + valid;
         let mut state = self.state.lock();
         state.expire(now);
-        if state.order.len() >= NAMES_MAX {
+        let is_moving = |(of, moving): &(Ino, Vec<u8>)| *of == dir && moving == name;
+        if state.order.len() >= NAMES_MAX || state.moving.iter().any(is_moving) {
             return Duration::ZERO;
         }
-        state.names.entry(dir).or_default().insert(name.to_vec(), until);
-        state.order.push_back((until, dir, name.to_vec()));
+        let dir_until = if what == Named::Directory { until } else { Duration::ZERO };
+        state.believed(dir, name, Until { any: until, dir: dir_until });
         valid
+    }
+
+    /// A rename begins. In the kernel a name takes with it for how long it is believed: from here on what is believed of the one
+    /// counts for the other as well, and the other way round if they change places.
+    pub(super) fn moving(
+        &self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        exchange: bool,
+    ) -> Moving<'_> {
+        let now = self.clock.steady();
+        let mut state = self.state.lock();
+        state.expire(now);
+        let (there, back) = (state.dir_until(from), state.dir_until(to));
+        let mut until = there;
+        state.carry(to, there);
+        if exchange {
+            state.carry(from, back);
+            until = until.max(back);
+        }
+        let names = vec![(from.0, from.1.to_vec()), (to.0, to.1.to_vec())];
+        state.moving.extend(names.iter().cloned());
+        Moving { told: self, names, until }
+    }
+
+    /// Whether it is over what was believed until then.
+    pub(super) fn is_over(&self, until: Duration) -> bool {
+        until <= self.clock.steady()
+    }
+
+    /// Returns when it is.
+    pub(super) fn outlast(&self, until: Duration) {
+        let mut state = self.state.lock();
+        while let Some(left) = until.checked_sub(self.clock.steady()).filter(|left| !left.is_zero())
+        {
+            self.sent.wait_for(&mut state, left);
+        }
     }
 
     /// The names of a directory that the kernel may believe, from now on forgotten here.
@@ -102,13 +176,33 @@ fn side(generation: u64) -> usize {
 }
 
 impl State {
+    fn believed(&mut self, dir: Ino, name: &[u8], until: Until) {
+        let known = self.names.entry(dir).or_default().entry(name.to_vec()).or_default();
+        known.any = known.any.max(until.any);
+        known.dir = known.dir.max(until.dir);
+        self.order.push_back((until.any, dir, name.to_vec()));
+    }
+
+    fn dir_until(&self, (dir, name): (Ino, &[u8])) -> Duration {
+        self.names
+            .get(&dir)
+            .and_then(|names| names.get(name))
+            .map_or(Duration::ZERO, |until| until.dir)
+    }
+
+    fn carry(&mut self, (dir, name): (Ino, &[u8]), until: Duration) {
+        if !until.is_zero() {
+            self.believed(dir, name, Until { any: until, dir: until });
+        }
+    }
+
     fn expire(&mut self, now: Duration) {
         while let Some((until, ..)) = self.order.front()
             && *until <= now
         {
             let (_, dir, name) = self.order.pop_front().expect("it has a front");
             let Some(names) = self.names.get_mut(&dir) else { continue };
-            if names.get(&name).is_some_and(|until| *until <= now) {
+            if names.get(&name).is_some_and(|until| until.any <= now) {
                 names.remove(&name);
             }
             if names.is_empty() {
@@ -146,19 +240,48 @@ mod tests {
         let clock = Arc::new(Still::default());
         let told = Told::new(clock.clone());
         let second = Duration::from_secs(1);
-        assert_eq!(told.name(DIR, b"a", second), second);
-        assert_eq!(told.name(DIR, b"no", Duration::ZERO), Duration::ZERO);
+        assert_eq!(told.name(DIR, b"a", Named::Nothing, second), second);
+        assert_eq!(told.name(DIR, b"no", Named::Nothing, Duration::ZERO), Duration::ZERO);
         clock.0.store(1, Relaxed);
-        told.name(DIR, b"b", second);
+        told.name(DIR, b"b", Named::Nothing, second);
         assert_eq!(told.take_names(DIR), [b"b"]);
         assert!(told.take_names(DIR).is_empty());
         for n in 0..NAMES_MAX {
-            told.name(DIR, &n.to_be_bytes(), second * 9);
+            told.name(DIR, &n.to_be_bytes(), Named::Nothing, second * 9);
         }
-        assert_eq!(told.name(DIR, b"one more", second), Duration::ZERO, "it is not remembered");
+        let one_more = || told.name(DIR, b"one more", Named::Nothing, second);
+        assert_eq!(one_more(), Duration::ZERO, "it is not remembered");
         clock.0.store(20, Relaxed);
-        assert_eq!(told.name(DIR, b"one more", second), second);
+        assert_eq!(one_more(), second);
         assert_eq!(told.state.lock().names[&DIR].len(), 1);
+    }
+
+    #[test]
+    fn what_is_believed_of_a_name_moves_with_it() {
+        let clock = Arc::new(Still::default());
+        let told = Told::new(clock.clone());
+        let second = Duration::from_secs(1);
+        let other = Ino::new(7).unwrap();
+        told.name(DIR, b"dir", Named::Directory, second);
+        told.name(DIR, b"nothing", Named::Nothing, second);
+        let moving = told.moving((DIR, b"dir"), (other, b"there"), false);
+        assert_eq!(moving.until, second);
+        assert!(!told.is_over(moving.until));
+        for (dir, name) in [(DIR, &b"dir"[..]), (other, b"there")] {
+            assert_eq!(told.name(dir, name, Named::Directory, second), Duration::ZERO, "it moves");
+        }
+        drop(moving);
+        assert_eq!(told.take_names(other), [b"there"]);
+        assert_eq!(told.name(DIR, b"dir", Named::Directory, second), second);
+        // What is nowhere does not move; what takes its place does.
+        assert_eq!(told.moving((DIR, b"nothing"), (other, b"there"), false).until, Duration::ZERO);
+        assert!(told.take_names(other).is_empty());
+        let moving = told.moving((other, b"file"), (DIR, b"dir"), true);
+        assert_eq!(moving.until, second);
+        clock.0.store(1, Relaxed);
+        assert!(told.is_over(moving.until));
+        told.outlast(moving.until);
+        assert_eq!(told.take_names(other), [b"file"]);
     }
 
     #[test]

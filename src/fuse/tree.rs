@@ -200,8 +200,8 @@ impl Vfs for Tree {
         how: RenameHow,
     ) -> Answer<()> {
         self.present(&[dir, new_dir])?;
-        let (name, new_name) = (ordinary(name)?, ordinary(new_name)?);
-        Ok(self.client.rename(caller(request), dir, name, new_dir, new_name, how)?)
+        let (from, to) = ((dir, ordinary(name)?), (new_dir, ordinary(new_name)?));
+        self.present.rename(request, from, to, how)
     }
 
     fn open(&self, request: &Request, ino: Ino, flags: OpenFlags) -> Answer<Opened> {

@@ -71,7 +71,8 @@ impl Given {
         Settings::load(&sources).map_err(anyhow::Error::msg)
     }
 
-    /// Writes node.toml, unless there is one.
+    /// Writes node.toml, unless there is one. To be called before the directory becomes a node's: a node that came up without it
+    /// would listen elsewhere than it is known to.
     pub(in crate::cli) fn keep(&self, dir: &Path, context: &Context) -> anyhow::Result<()> {
         let path = dir.join(disk::SETTINGS);
         let mut text = String::new();
@@ -85,7 +86,8 @@ impl Given {
             context.out.note(format_args!("{} is left as it is", path.display()));
             return Ok(());
         }
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        disk::keep_settings(&RealDisk, dir, &text)
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
@@ -128,10 +130,10 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     let settings = args.given.settings(&dir, context)?;
     let described = described(&settings)?;
     let node = store::open(&dir, "making a cluster of it".to_owned(), &settings, args.create)?;
-    let made = make(&node, &dir, &described);
+    let kept = args.given.keep(&dir, context);
+    let made = kept.and_then(|()| make(&node, &dir, &described));
     node.close()?;
     let identity = made?;
-    args.given.keep(&dir, context)?;
     let number = identity.node.map_or(0, |node| node.0);
     context.out.object(&serde_json::json!({ "node": number, "address": described.address }))?;
     context.out.say(format_args!(

@@ -75,9 +75,10 @@ pub(super) fn join(
     };
     let joined = join::ask(&local::net()?, &token, &key, &who, &Pause::default())?;
     let certificate = key.complete(&joined.certificate, token.authority)?;
+    args.given.keep(dir, context)?;
     let identity = join::settle_in(identity, &joined, &certificate, (&RealDisk, dir))?;
     tracing::info!(node = identity.node.map(|node| node.0), "joined the cluster");
-    args.given.keep(dir, context)
+    Ok(())
 }
 
 /// Makes a store a cluster where that was asked for, and makes sure that it is a node's.
@@ -101,8 +102,8 @@ pub(super) fn begin(
     let described = init::described(settings)?;
     let purpose = "making a cluster of it".to_owned();
     let node = store::open(dir, purpose, settings, args.create)?;
-    let made = init::make(&node, dir, &described);
+    let kept = args.given.keep(dir, context);
+    let made = kept.and_then(|()| init::make(&node, dir, &described));
     node.close()?;
-    made?;
-    args.given.keep(dir, context)
+    made.map(|_| ())
 }

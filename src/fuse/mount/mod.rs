@@ -32,6 +32,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -198,6 +200,7 @@ impl Mounted {
     /// # Errors
     /// `Covered` where something else was mounted on top, and what the kernel refuses for other reasons.
     pub fn unmount(&self, patience: Duration) -> Result<Unmounted, MountError> {
+        self.write_back()?;
         let tries = patience.as_nanos().div_ceil(RETRY.as_nanos());
         for _ in 0..tries.max(1) {
             if self.end.wait_for(Duration::ZERO) || !self.in_place()? {
@@ -213,12 +216,40 @@ impl Mounted {
                 }
             }
         }
-        // Pages that programs changed through mappings come now or never.
-        if let Err(error) = File::open(&self.at).and_then(|root| Ok(rustix::fs::syncfs(root)?)) {
-            tracing::warn!(%error, "could not write mapped pages back before detaching");
-        }
+        self.write_back()?;
         self.detach(true).map_err(MountError::failed(self.doing()))?;
         Ok(self.ended(Duration::ZERO))
+    }
+
+    /// Has the kernel send what programs changed through mappings: with the mount's end it comes now or never. Another process
+    /// asks for it, and is waited for. A request of our own that nobody answers any more would keep a kill from ending this
+    /// process, hence its device open, hence that request without an answer.
+    fn write_back(&self) -> Result<(), MountError> {
+        if self.end.wait_for(Duration::ZERO) || !self.in_place()? {
+            return Ok(());
+        }
+        let (mut sync, mut look_every) = (Command::new("sync"), Duration::from_millis(1));
+        sync.arg("--file-system").arg(&self.at).stdin(Stdio::null()).stdout(Stdio::null());
+        let written = sync.stderr(Stdio::null()).spawn().and_then(|mut child| {
+            loop {
+                if let Some(status) = child.try_wait()? {
+                    return Ok(status.success());
+                }
+                if self.end.wait_for(look_every) {
+                    // Whatever it asked for has failed.
+                    return Ok(child.wait()?.success());
+                }
+                look_every = (look_every * 2).min(RETRY);
+            }
+        });
+        match written {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!("could not write mapped pages back before unmounting"),
+            Err(error) => {
+                tracing::warn!(%error, "could not run sync(1) to write mapped pages back before unmounting");
+            }
+        }
+        Ok(())
     }
 
     fn doing(&self) -> String {

@@ -17,7 +17,7 @@ use std::path::Path;
 
 /// Which node this is.
 pub const FILE: &str = "tsfs-node";
-/// The file while it is written.
+/// A file of these while it is written.
 pub const WRITING: &str = "tsfs-node.new";
 /// Its certificate, its key, and the authority's certificate.
 pub const CERTIFICATE: &str = "node.pem";
@@ -66,15 +66,7 @@ impl Identity {
     /// # Errors
     /// `NoSpace`, `Io`.
     pub fn write(self, disk: &dyn Disk, dir: &Path) -> Result<(), FsError> {
-        let new = dir.join(WRITING);
-        if disk.exists(&new)? {
-            disk.remove(&new)?;
-        }
-        let file = disk.create(&new)?;
-        file.write_at(0, &[IoSlice::new(self.encode().as_bytes())])?;
-        file.sync_all()?;
-        disk.rename(&new, &dir.join(FILE))?;
-        disk.sync_dir(dir)
+        write(disk, dir, FILE, self.encode().as_bytes())
     }
 
     /// One life more begins. To be called before the node talks to anybody.
@@ -131,13 +123,27 @@ impl Identity {
 /// # Errors
 /// `NoSpace`, `Io`.
 pub(super) fn keep_joined(disk: &dyn Disk, dir: &Path, nodes: &[NodeAt]) -> Result<(), FsError> {
-    let path = dir.join(JOINED);
-    if disk.exists(&path)? {
-        disk.remove(&path)?;
+    write(disk, dir, JOINED, &message::encode(&nodes))
+}
+
+/// Keeps the settings that the node was made with.
+///
+/// # Errors
+/// `NoSpace`, `Io`.
+pub fn keep_settings(disk: &dyn Disk, dir: &Path, text: &str) -> Result<(), FsError> {
+    write(disk, dir, SETTINGS, text.as_bytes())
+}
+
+/// Writes a file, all or nothing, and on disk when this returns.
+fn write(disk: &dyn Disk, dir: &Path, name: &str, bytes: &[u8]) -> Result<(), FsError> {
+    let new = dir.join(WRITING);
+    if disk.exists(&new)? {
+        disk.remove(&new)?;
     }
-    let file = disk.create(&path)?;
-    file.write_at(0, &[IoSlice::new(&message::encode(&nodes))])?;
+    let file = disk.create(&new)?;
+    file.write_at(0, &[IoSlice::new(bytes)])?;
     file.sync_all()?;
+    disk.rename(&new, &dir.join(name))?;
     disk.sync_dir(dir)
 }
 
