@@ -14,6 +14,7 @@ mod bulk;
 #[path = "../it/cluster"]
 mod cluster {
     pub(crate) mod faults;
+    mod keeper;
     pub(crate) mod net;
     pub(crate) mod place;
 }

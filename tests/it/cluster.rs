@@ -24,6 +24,8 @@ mod grow;
 mod history;
 /// Whether a history is that of one tree.
 mod judge;
+/// What starts nodes.
+mod keeper;
 /// Judgements that need no search.
 mod ledgers;
 /// Lines do as they are told.

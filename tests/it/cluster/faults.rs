@@ -5,13 +5,12 @@
 use super::place::Cluster;
 use super::place::SETTLE_LIMIT;
 use crate::support;
-use rustix::process::Pid;
 use rustix::process::Signal;
 
 impl Cluster {
     fn signal(&self, node: usize, signal: Signal) {
         let server = self.nodes[node].server.as_ref().expect("the node is up");
-        rustix::process::kill_process(Pid::from_child(&server.0), signal).unwrap();
+        server.signal(signal);
     }
 
     /// kill -9.
@@ -52,8 +51,8 @@ impl Cluster {
 
     /// Whether it has ended by itself; then it is down.
     pub(crate) fn has_ended(&mut self, node: usize) -> bool {
-        let server = self.nodes[node].server.as_mut().expect("it was up");
-        let ended = server.0.try_wait().unwrap().is_some();
+        let server = self.nodes[node].server.as_ref().expect("it was up");
+        let ended = server.ended().is_some();
         if ended {
             self.nodes[node].server = None;
         }
@@ -65,11 +64,11 @@ impl Cluster {
     /// # Panics
     /// If it does not end, or not well.
     pub(crate) fn end(&mut self, node: usize) {
-        let Some(mut server) = self.nodes[node].server.take() else { return };
-        server.terminate();
+        let Some(server) = self.nodes[node].server.take() else { return };
+        server.signal(Signal::TERM);
         let mut status = None;
         support::wait_until(SETTLE_LIMIT, "a node to end", || {
-            status = server.0.try_wait().unwrap();
+            status = server.ended();
             status.is_some()
         });
         let log = self.logged(node);

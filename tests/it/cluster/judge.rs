@@ -15,18 +15,22 @@ pub(super) const BUDGET: usize = 200_000;
 /// Of the operations that fit nowhere, how many a failure shows.
 const SHOWN: usize = 12;
 
+/// States that one answer may leave.
+pub(super) const WAYS: usize = 2;
+
 /// An object as it would be if everybody took turns.
 pub(super) trait Model {
     type State: Clone + Eq + Hash + Debug;
     type Op: Debug;
     type Answer: Debug;
 
-    /// The state after `op`, where it may be answered so; of an answer that nobody saw, whichever it would have been.
+    /// The state after `op`, where it may be answered so; of an answer that nobody saw, whichever it would have been. Two, where
+    /// the answer leaves open which.
     fn step(
         state: &Self::State,
         op: &Self::Op,
         answer: Option<&Self::Answer>,
-    ) -> Option<Self::State>;
+    ) -> [Option<Self::State>; WAYS];
 }
 
 /// What comes of a search.
@@ -68,6 +72,7 @@ impl Done {
 struct Place<S> {
     state: S,
     candidates: Vec<usize>,
+    /// Counts the candidates, each with its ways.
     next: usize,
     /// What led here.
     chosen: Option<usize>,
@@ -116,7 +121,8 @@ pub(super) fn judge<M: Model>(
     let mut path = vec![Place { state: initial, candidates: first, next: 0, chosen: None }];
     while left > 0 {
         let Some(place) = path.last_mut() else { return Verdict::Impossible(deepest.1) };
-        let Some(n) = place.candidates.get(place.next).copied() else {
+        let way = place.next % WAYS;
+        let Some(n) = place.candidates.get(place.next / WAYS).copied() else {
             if left < deepest.0 {
                 let before: Vec<usize> = path.iter().filter_map(|place| place.chosen).collect();
                 let place = path.last().expect("it was there above");
@@ -130,7 +136,8 @@ pub(super) fn judge<M: Model>(
         };
         place.next += 1;
         let answer = events[n].answer.as_ref().map(|(answer, _)| answer);
-        let Some(state) = M::step(&place.state, &events[n].op, answer) else { continue };
+        let [one, other] = M::step(&place.state, &events[n].op, answer);
+        let Some(state) = (if way == 0 { one } else { other }) else { continue };
         done.flip(n);
         if !tried.insert((done.clone(), state.clone())) {
             done.flip(n);

@@ -16,6 +16,7 @@ use super::ledgers;
 use super::ledgers::Claim;
 use super::ledgers::Record;
 use super::ledgers::Written;
+use super::objects;
 use super::objects::NAMES;
 use super::objects::Names;
 use super::objects::Register;
@@ -36,6 +37,8 @@ use std::time::Duration;
 pub(super) const HANG_LIMIT: Duration = Duration::from_secs(30);
 /// Threads of a mount that meet those of the others.
 const MEETING: usize = 2;
+/// And one that works alone.
+const THREADS_EACH: usize = MEETING + 1;
 /// Steps of all threads on one register and one directory.
 const STEPS_EACH: u64 = 400;
 /// Of each thread, so many errors are remembered.
@@ -85,7 +88,7 @@ impl Load {
     /// Begins to work in the directory `name`, which is made, of every mount.
     pub(super) fn start(mounts: &[&Mount], name: &str, seed: u64) -> Load {
         std::fs::create_dir(mounts[0].join(name)).unwrap();
-        let each = MEETING + 1;
+        let each = THREADS_EACH;
         let pulses = (0..mounts.len() * each).map(|_| Pulse::default()).collect();
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
@@ -248,6 +251,7 @@ impl Report {
                 events.extend(worker::look_at_names(dir, *object));
             }
         }
+        names.values_mut().for_each(|events| objects::leave_open(events, |who| who / THREADS_EACH));
         judge_all::<Register>(0, &registers, "register");
         judge_all::<Names>([0; NAMES], &names, "directory");
     }
@@ -284,6 +288,12 @@ type Histories<M> = BTreeMap<u64, Vec<Event<<M as Model>::Op, <M as Model>::Answ
 fn judge_all<M: Model>(initial: M::State, objects: &Histories<M>, what: &str) {
     for (object, events) in objects {
         let verdict = judge::<M>(initial.clone(), events, BUDGET);
+        if verdict != Verdict::Linear {
+            println!("{what} {object}, all of it:");
+            let mut events: Vec<_> = events.iter().collect();
+            events.sort_by_key(|event| event.asked);
+            events.iter().for_each(|event| println!("  {event:?}"));
+        }
         assert_eq!(verdict, Verdict::Linear, "{what} {object}, {} events: {verdict}", events.len());
     }
 }

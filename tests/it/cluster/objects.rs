@@ -3,7 +3,9 @@
 //! A register is eight bytes of a file, written and read by single calls. A directory has a few names; each thing that is put there is a
 //! symbolic link that says which it is, so a name is read and made by single calls. Not here: who does what when (`load`).
 
+use super::history::Event;
 use super::judge::Model;
+use super::judge::WAYS;
 use rustix::fs::CWD;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
@@ -25,11 +27,12 @@ impl Model for Register {
     type Op = RegisterOp;
     type Answer = u64;
 
-    fn step(state: &u64, op: &RegisterOp, answer: Option<&u64>) -> Option<u64> {
-        match op {
+    fn step(state: &u64, op: &RegisterOp, answer: Option<&u64>) -> [Option<u64>; WAYS] {
+        let after = match op {
             RegisterOp::Read => answer.is_none_or(|seen| seen == state).then_some(*state),
             RegisterOp::Write(value) => Some(*value),
-        }
+        };
+        [after, None]
     }
 }
 
@@ -75,6 +78,8 @@ pub(super) enum NamesAnswer {
     Exists,
     Missing,
     Saw(u32),
+    /// Done, unless both names stood for one thing when they were looked at; see [`leave_open`].
+    DoneOrSame,
 }
 
 /// Which thing each name stands for; zero is none.
@@ -89,7 +94,7 @@ impl Model for Names {
         state: &[u32; NAMES],
         op: &NamesOp,
         answer: Option<&NamesAnswer>,
-    ) -> Option<[u32; NAMES]> {
+    ) -> [Option<[u32; NAMES]>; WAYS] {
         let mut after = *state;
         let result = match *op {
             NamesOp::Read(n) if state[n] == 0 => NamesAnswer::Missing,
@@ -116,7 +121,33 @@ impl Model for Names {
                 NamesAnswer::Done
             }
         };
-        answer.is_none_or(|answer| *answer == result).then_some(after)
+        match answer {
+            Some(NamesAnswer::DoneOrSame) => {
+                [(result == NamesAnswer::Done).then_some(after), Some(*state)]
+            }
+            answer => [answer.is_none_or(|answer| *answer == result).then_some(after), None],
+        }
+    }
+}
+
+/// The kernel looks at both names before it moves one, and where it sees one thing behind both it has nothing to do. On one
+/// machine that is so then; between its looks another mount may have moved the thing from one to the other. So of those that
+/// were done while another mount moved something it stays open whether they did anything. `mount`: whose a thread is.
+pub(super) fn leave_open(
+    history: &mut [Event<NamesOp, NamesAnswer>],
+    mount: impl Fn(usize) -> usize,
+) {
+    let moves = |op: NamesOp| matches!(op, NamesOp::Rename(..) | NamesOp::Exchange(..));
+    let moved: Vec<_> = history.iter().filter(|event| moves(event.op)).cloned().collect();
+    for event in history.iter_mut().filter(|event| moves(event.op)) {
+        let Some((NamesAnswer::Done, until)) = event.answer else { continue };
+        let meanwhile = |other: &Event<NamesOp, NamesAnswer>| {
+            let over = other.answer.is_some_and(|(_, at)| at < event.asked);
+            mount(other.who) != mount(event.who) && other.asked < until && !over
+        };
+        if moved.iter().any(meanwhile) {
+            event.answer = Some((NamesAnswer::DoneOrSame, until));
+        }
     }
 }
 
@@ -171,6 +202,7 @@ mod tests {
     use super::Names;
     use super::NamesAnswer;
     use super::NamesOp;
+    use super::leave_open;
     use crate::cluster::history::Event;
     use crate::cluster::history::clock;
     use crate::cluster::judge::BUDGET;
@@ -261,5 +293,33 @@ mod tests {
         let swapped = (NamesOp::Exchange(0, 1), Done);
         assert!(linear(&[made, replaced, swapped, (NamesOp::Read(0), Saw(6))]));
         assert!(!linear(&[made, replaced, swapped, (NamesOp::Read(0), Saw(5))]));
+    }
+
+    #[test]
+    fn a_move_may_do_nothing_only_while_another_mount_moves() {
+        use NamesAnswer::Done;
+        let event = |who, (asked, until), op, answer| Event {
+            who,
+            asked,
+            op,
+            answer: Some((answer, until)),
+        };
+        let history = |moved: (u64, u64)| {
+            let mut events = vec![
+                event(0, (1, 2), NamesOp::Make(0, 5), Done),
+                event(0, (10, 20), NamesOp::Rename(0, 1), Done),
+                event(1, moved, NamesOp::Rename(0, 1), Done),
+            ];
+            leave_open(&mut events, |who| who);
+            judge::<Names>([0; NAMES], &events, BUDGET)
+        };
+        assert_eq!(history((19, 30)), Verdict::Linear);
+        assert!(matches!(history((21, 30)), Verdict::Impossible(_)), "moved twice");
+        let mut one = vec![
+            event(0, (10, 20), NamesOp::Rename(0, 1), Done),
+            event(1, (10, 20), NamesOp::Exchange(0, 1), Done),
+        ];
+        leave_open(&mut one, |_| 0);
+        assert!(one.iter().all(|event| event.answer.is_some_and(|(answer, _)| answer == Done)));
     }
 }

@@ -5,16 +5,16 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+use super::keeper::Keeper;
+use super::keeper::Kept;
 use super::net::Net;
 use super::net::PORT;
 use crate::support;
 use crate::support::Mount;
 use crate::support::Point;
-use crate::support::Running;
 use crate::support::run;
 use serde_json::Value;
 use std::ffi::OsStr;
-use std::fs::OpenOptions;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -31,6 +31,7 @@ const LINES_SHOWN: usize = 40;
 /// Nodes, and what it takes to mount them. Dropped, all of it is ended; declare it before its mounts.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
+    keeper: Keeper,
     net: Net,
     cert: PathBuf,
     mounts: usize,
@@ -43,7 +44,7 @@ pub(crate) struct Cluster {
 pub(crate) struct Node {
     pub(crate) store: PathBuf,
     log: PathBuf,
-    pub(crate) server: Option<Running>,
+    pub(crate) server: Option<Kept>,
 }
 
 /// Nodes are numbered from one, in the order in which they joined.
@@ -87,8 +88,9 @@ impl Cluster {
         let log = |n: usize| dir.join(format!("node{}.log", n + 1));
         let node = |(n, store)| Node { store, log: log(n), server: None };
         let nodes = stores.into_iter().enumerate().map(node).collect();
+        let keeper = Keeper::start(dir);
         let (cert, dir) = (dir.join("client.pem"), dir.to_owned());
-        let mut cluster = Cluster { nodes, net, cert, mounts: 0, dir, _scratch: None };
+        let mut cluster = Cluster { nodes, keeper, net, cert, mounts: 0, dir, _scratch: None };
         cluster.begin();
         for node in 1..cluster.nodes.len() {
             let token = cluster.invite();
@@ -139,9 +141,7 @@ impl Cluster {
         command.arg("node").arg(&self.nodes[node].store).args(arguments);
         let Node { log, server, .. } = &mut self.nodes[node];
         assert!(server.is_none(), "node {node} is up");
-        let file = OpenOptions::new().create(true).append(true).open(log).unwrap();
-        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
-        *server = Some(Running::start(&mut command));
+        *server = Some(self.keeper.spawn(&command, log));
     }
 
     /// The program, to be run where that node is.
@@ -197,7 +197,7 @@ impl Cluster {
 
     /// Of the nodes that are up.
     pub(crate) fn pids(&self) -> impl Iterator<Item = u32> {
-        self.nodes.iter().filter_map(|node| Some(node.server.as_ref()?.0.id()))
+        self.nodes.iter().filter_map(|node| Some(node.server.as_ref()?.id()))
     }
 
     pub(crate) fn mount_at(&self, point: Point, place: usize, options: &str) -> Mount {
@@ -260,10 +260,9 @@ impl Cluster {
 
     /// No node has ended that was not told to.
     pub(crate) fn assert_up(&mut self) {
-        for (n, node) in self.nodes.iter_mut().enumerate() {
-            if let Some(server) = &mut node.server {
-                let status = server.0.try_wait().unwrap();
-                assert_eq!(status, None, "node {n} ended by itself");
+        for (n, node) in self.nodes.iter().enumerate() {
+            if let Some(server) = &node.server {
+                assert_eq!(server.ended(), None, "node {n} ended by itself");
             }
         }
     }
