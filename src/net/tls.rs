@@ -267,7 +267,7 @@ fn renewal(identity: &Identity) -> String {
         Identity::Client { name, .. } => {
             format!("make a new one with 'tsfs cluster client {}'", name.escape_debug())
         }
-        _ => "renew it with 'tsfs cluster renew'".to_owned(),
+        _ => "a node renews it by itself: start that node again, and look at its log".to_owned(),
     }
 }
 

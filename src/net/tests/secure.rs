@@ -182,7 +182,7 @@ fn an_expired_certificate_is_refused_with_its_date() {
     cluster.hands.advance(DAY * 2);
     let listener = cluster.listen(false);
     let sentence = unproven(cluster.dial(&listener, long.clone()));
-    let expected = "the certificate of node 1 expired on 2027-01-16 08:00:00 UTC; renew it with 'tsfs cluster renew'";
+    let expected = "the certificate of node 1 expired on 2027-01-16 08:00:00 UTC; a node renews it by itself: start that node again, and look at its log";
     assert_eq!(sentence, expected);
 
     cluster.node.replace(material(&cluster.authority, &node(1), NOW, DAY * 3));
