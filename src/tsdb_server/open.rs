@@ -56,7 +56,7 @@ const HARMLESS: [&str; 8] = [
 ];
 
 /// Every store was made by one node, alone, and this is its number.
-const FIRST: NodeId = NodeId(1);
+pub(super) const FIRST: NodeId = NodeId(1);
 
 /// How a store is opened. Sizes in bytes.
 #[derive(Clone, Debug)]

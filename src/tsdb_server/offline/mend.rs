@@ -17,6 +17,7 @@ use crate::store::log::Log;
 use crate::store::log::Salvage;
 use crate::store::table::RocksTable;
 use crate::tsdb_log::entry::Members;
+use crate::tsdb_server::cluster::disk::Identity;
 use crate::tsdb_server::node::Fresh;
 use crate::tsdb_server::node::Node;
 use crate::tsdb_server::offline::Finding;
@@ -33,10 +34,10 @@ use crate::tsdb_server::open;
 use crate::tsdb_server::open::Options;
 use crate::tsdb_server::replica::GROUPS;
 use crate::tsdb_server::replica::Progress as Applied;
+use crate::tsdb_server::replica::received;
 use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::LogIndex;
-use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::types::Stamp;
 use std::collections::HashSet;
@@ -131,6 +132,9 @@ impl Store<'_> {
             Err(error) => return Err(error),
         };
         let Ok(Applied { index: applied, .. }) = Applied::read(&table) else { return Ok(None) };
+        let node = Identity::read(disk, self.dir)?.and_then(|identity| identity.node);
+        let node = node.unwrap_or(open::FIRST);
+        let members = received(&table)?.map_or(Members::alone(node), |(_, members)| members);
         drop(table);
         let mut told = |done, total| progress("reading the log", done, Some(total), "bytes");
         let what = match Log::check(disk, &dir, self.label.store, &mut told) {
@@ -139,7 +143,15 @@ impl Store<'_> {
             Err(FsError::Damaged(what)) => what,
             Err(error) => return Err(error),
         };
-        let alone = Members::alone(NodeId(1));
+        if !members.decides_alone(node) {
+            // What is missing here others have acknowledged on its word: it may not vote with less.
+            return Err(FsError::Refused(format!(
+                "{what}; the log of a node among others is not mended: empty the directory, join as a new node, \
+                 and have it replace node {}",
+                node.0
+            )));
+        }
+        let alone = Members::alone(node);
         let salvage = Log::salvage(disk, &dir, self.label.store, applied, alone)?;
         Log::replace(disk, &dir, self.label.store, &salvage)?;
         let what = format!(

@@ -92,11 +92,6 @@ impl Progress {
     }
 }
 
-/// Who takes part in the log, as of the applied entry. A table that does not say it, because that was never changed, is told
-/// what the log was made with: it may go to another member, whose log was made with something else.
-///
-/// # Errors
-/// `Damaged`, `NoSpace`, `Io`.
 /// How far a table is and who took part as of there, where it says both: what a log that is to begin behind it needs.
 ///
 /// # Errors
@@ -108,6 +103,11 @@ pub fn received(table: &dyn Table) -> Result<Option<(Progress, Members)>, FsErro
     Ok(members.filter(|_| progress.term != Term(0)).map(|members| (progress, members)))
 }
 
+/// Who takes part in the log, as of the applied entry. A table that does not say it, because that was never changed, is told
+/// what the log was made with: it may go to another member, whose log was made with something else.
+///
+/// # Errors
+/// `Damaged`, `NoSpace`, `Io`.
 pub(super) fn members_or(table: &dyn Table, founders: &Members) -> Result<Members, FsError> {
     if let Some(members) = read_members(table)? {
         return Ok(members);
