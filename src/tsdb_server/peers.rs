@@ -37,6 +37,9 @@ use std::time::Duration;
 /// How long another node is waited for that is asked for a block.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Entries of the log that go in one packet, unless there is one only.
+const PACKET_BYTES: usize = 4 << 20;
+
 /// Told that what was sent to a node may be lost, from any thread: it must not wait.
 type OnBroken = Box<dyn Fn(NodeId) + Send + Sync>;
 
@@ -177,6 +180,25 @@ impl data::Peers for Peers {
     }
 }
 
+/// Messages for one node, in their order, by the packet. One alone is never too big for it: what is proposed has a bound.
+fn packets(messages: Vec<Message>) -> Vec<Vec<Message>> {
+    let mut packets: Vec<Vec<Message>> = Vec::new();
+    let mut room = 0;
+    for message in messages {
+        let bytes: usize =
+            message.entries.iter().map(|entry| entry.header.len() + entry.body.len()).sum();
+        match packets.last_mut().filter(|_| bytes <= room) {
+            Some(packet) => packet.push(message),
+            None => {
+                packets.push(vec![message]);
+                room = PACKET_BYTES;
+            }
+        }
+        room = room.saturating_sub(bytes);
+    }
+    packets
+}
+
 impl Outbound for Peers {
     fn send(&self, messages: Vec<Message>) {
         let mut by_node: BTreeMap<NodeId, Vec<Message>> = BTreeMap::new();
@@ -185,11 +207,21 @@ impl Outbound for Peers {
         }
         for (node, messages) in by_node {
             let Some(pair) = self.pair(node) else { continue };
-            let meta = message::encode(&Request::Log(messages));
-            match pair.control.tell(message::REQUEST, meta, Bytes::new()) {
-                // What there is no room for is missed, and sent again.
-                Ok(()) | Err(NetError::Full | NetError::Closed(_)) => {}
-                Err(error) => tracing::warn!(node = node.0, %error, "a message was not sent"),
+            for messages in packets(messages) {
+                let meta = message::encode(&Request::Log(messages));
+                match pair.control.tell(message::REQUEST, meta, Bytes::new()) {
+                    Ok(()) => continue,
+                    // Its end is told of by itself.
+                    Err(NetError::Closed(_)) => {}
+                    Err(error) => {
+                        tracing::debug!(node = node.0, %error, "messages of the log were not sent");
+                        // So that they are sent again soon: nothing else says that they are missed.
+                        if let Some(call) = self.on_broken.get() {
+                            call(node);
+                        }
+                    }
+                }
+                break;
             }
         }
     }
@@ -211,4 +243,55 @@ impl Service for Silent {
     }
 
     fn told(&self, _: Packet) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tsdb_log::entry::Entry;
+    use crate::tsdb_log::entry::EntryKind;
+    use crate::tsdb_log::entry::MessageKind;
+    use crate::types::LogIndex;
+    use crate::types::Term;
+    use crate::wire::packet::META_BYTES_MAX;
+
+    fn append(index: u64, bytes: usize) -> Message {
+        let (index, term) = (LogIndex(index), Term(1));
+        let body = vec![0; bytes].into();
+        Message {
+            kind: MessageKind::Append,
+            from: NodeId(1),
+            to: NodeId(2),
+            term,
+            index,
+            log_term: term,
+            entries: vec![Entry {
+                index,
+                term,
+                kind: EntryKind::Command,
+                header: Bytes::new(),
+                body,
+            }],
+            commit: index,
+            commit_term: term,
+            reject: false,
+            reject_hint: index,
+            request_snapshot: index,
+            priority: 0,
+            context: Bytes::new(),
+        }
+    }
+
+    #[test]
+    fn messages_are_put_in_packets_that_can_be_sent() {
+        let sizes = [0, 1 << 20, 3 << 20, 1, 12 << 20, 0, 5 << 20, 2 << 20, 2 << 20, 2 << 20];
+        let messages: Vec<Message> = (0..).zip(sizes).map(|(n, bytes)| append(n, bytes)).collect();
+        let packets = packets(messages.clone());
+        for packet in &packets {
+            assert!(message::encode(&Request::Log(packet.clone())).len() < META_BYTES_MAX);
+        }
+        let counts: Vec<usize> = packets.iter().map(Vec::len).collect();
+        assert_eq!(counts, [3, 1, 2, 1, 2, 1]);
+        assert_eq!(packets.concat(), messages);
+    }
 }
