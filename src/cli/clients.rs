@@ -15,9 +15,9 @@ const EXAMPLES: &str = "\
 Examples:
   tsfs clients /srv/store            who mounts the cluster that this machine's node belongs to
   tsfs clients --watch 2 /srv/store
-  tsfs clients evict 17 /srv/store   its machine is gone for good: others need not wait for its lease
+  tsfs clients evict 17 /srv/store   end it: returns when its lease, of some seconds, is over
 
-A client that is evicted and lives gets errors, and what it had not sent is lost.";
+A client that is evicted and lives gets errors from then on, and what it had not sent is lost.";
 
 /// Show who mounts the cluster, or end a mount from here
 #[derive(clap::Args)]

@@ -194,8 +194,15 @@ impl Leases {
     /// `Gone` where it is too late.
     pub fn attend(&mut self, session: SessionId, now: Duration) -> Result<Vec<Action>, Gone> {
         self.renew(session, now)?;
-        let member = self.open(session)?;
-        member.attended = true;
+        self.open(session)?.attended = true;
+        Ok(self.repeat(session))
+    }
+
+    /// What the session was asked for and has not done: whatever of it was lost on the way is told again.
+    pub fn repeat(&self, session: SessionId) -> Vec<Action> {
+        let Some(member) = self.members.get(&session).filter(|member| member.attended) else {
+            return Vec::new();
+        };
         let mut actions = Vec::new();
         let inos: Vec<Ino> = member.recalls.keys().copied().collect();
         if !inos.is_empty() {
@@ -206,7 +213,7 @@ impl Leases {
         }
         let rounds = self.rounds.iter().filter(|(_, round)| round.left.contains(&session));
         actions.extend(rounds.map(|(round, _)| Action::Flush { session, round: *round }));
-        Ok(actions)
+        actions
     }
 
     /// There is no way to tell the session anything any more. Its lease goes on.

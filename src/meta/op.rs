@@ -395,6 +395,8 @@ pub enum Outcome {
     Held(Ino),
     /// Of a direct batch: a row is not as it was seen. Its number is used up, nothing else was done.
     Conflict,
+    /// An earlier batch of its session was not applied. Nothing was done: behind that one it may be sent again.
+    Early,
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub(super) struct Change<'a> {
     fetch: Fetch,
     lapsed: bool,
     missed: Option<Missed>,
+    /// Rows of its own were looked at.
+    pub(super) saw_own: bool,
 }
 
 impl<'a> Change<'a> {
@@ -42,7 +44,8 @@ impl<'a> Change<'a> {
         mode: Mode<'a>,
     ) -> Change<'a> {
         let lapsed = core.is_lapsed();
-        Change { core, local, by: core.options.owner, mode, fetch, lapsed, missed: None }
+        let by = core.options.owner;
+        Change { core, local, by, mode, fetch, lapsed, missed: None, saw_own: false }
     }
 
     /// Seals what was written, come what may.
@@ -67,6 +70,7 @@ impl<'a> Change<'a> {
         let mut view = View::new(self.core, self.local, &mut self.mode, self.fetch, self.lapsed);
         let result = run(&mut view);
         self.missed = view.missed();
+        self.saw_own |= view.saw_own();
         result
     }
 

@@ -233,26 +233,34 @@ impl Core {
         if !self.near {
             may_wait()?;
         }
+        let directs = self.local.lock().directs;
         match missed {
             Missed::Rows(keys) => self.fetch_rows(keys, turn),
-            Missed::Fresh(keys) => fresh.ask(&*self.server, keys),
-            Missed::Range(range) => fresh.ask_range(&*self.server, range, turn),
+            Missed::Fresh(keys) => fresh.ask(&*self.server, keys, directs),
+            Missed::Range(range) => fresh.ask_range(&*self.server, range, turn, directs),
             Missed::Inos => self.ask_inos(),
             Missed::Given(ino) => self.await_given(ino),
             Missed::Busy => {
-                drop(self.one_direct.lock());
+                drop(self.one_direct()?);
                 Ok(())
             }
             Missed::Lease => self.await_lease(),
         }
     }
 
+    /// Asks for all rows of others that a call looked at anew, and for `more`.
+    pub(super) fn renew(&self, fresh: &mut Fresh, more: Option<Bytes>) -> Result<(), FsError> {
+        let directs = self.local.lock().directs;
+        fresh.renew(self.ask()?, more, directs)
+    }
+
     fn ask_inos(&self) -> Result<(), FsError> {
         let first = self.server.grant_inos(self.session, INOS_ASKED)?;
         let range = first..first + INOS_ASKED;
         let mut local = self.local.lock();
-        local.own.add_range(range.clone());
-        local.inos.push_back(range);
+        if local.own.add_range(range.clone()) {
+            local.inos.push_back(range);
+        }
         Ok(())
     }
 

@@ -31,6 +31,7 @@ use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::Stamp;
 use bytes::Bytes;
+use parking_lot::MutexGuard;
 use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -40,6 +41,9 @@ const BACK_OFF_FIRST: Duration = Duration::from_micros(500);
 const BACK_OFF_LAST: Duration = Duration::from_millis(50);
 /// Whoever has lost against others for so long is told. Each time somebody else's change went through.
 const CONTENDED_MAX: Duration = Duration::from_secs(120);
+
+/// How often somebody who waits for another's change looks whether he is to wait.
+const AWAY_LOOK_EVERY: Duration = Duration::from_millis(200);
 
 type Effect = Box<dyn FnOnce(&mut Local) + Send>;
 
@@ -90,7 +94,7 @@ impl Core {
         let mut back_off = BackOff::new(self);
         loop {
             // Let go of while others are waited for.
-            let turn = self.one_direct.lock();
+            let turn = self.one_direct()?;
             let mut local = self.enter_change()?;
             // What was done before goes before, bytes written to what it may rename included.
             self.close_open(&mut local);
@@ -104,6 +108,12 @@ impl Core {
                 self.ask_flusher(&mut local);
                 drop((local, turn));
                 self.obtain(missed, at, &mut fresh)?;
+                continue;
+            }
+            let behind = change.saw_own && fresh.is_behind(local.directs);
+            if result.is_err() && behind {
+                drop((local, turn));
+                self.renew(&mut fresh, None)?;
                 continue;
             }
             if result.is_err() || direct.batch.ops.is_empty() {
@@ -120,7 +130,7 @@ impl Core {
                 Came::Again(more) => {
                     CLIENT_AGAIN.add(1);
                     back_off.wait()?;
-                    fresh.renew(&*self.server, more)?;
+                    self.renew(&mut fresh, more)?;
                 }
             }
         }
@@ -133,7 +143,7 @@ impl Core {
     /// The op's, as `Refused`; `Lost`, `Unreachable`.
     pub(super) fn direct_at_server(&self, uid: u32, ops: &[Op]) -> Result<Stamp, FsError> {
         // Changes wait from the first attempt to the last, direct ones by this lock: only the server knows what is touched.
-        let _turn = self.one_direct.lock();
+        let _turn = self.one_direct()?;
         let _frozen = self.freeze()?;
         let mut back_off = BackOff::new(self);
         loop {
@@ -151,7 +161,7 @@ impl Core {
                 Ok(Came::Again(more)) => {
                     back_off.wait()?;
                     // Whoever has it is asked for it.
-                    Fresh::default().renew(&*self.server, more)?;
+                    self.renew(&mut Fresh::default(), more)?;
                 }
                 Err(error @ (FsError::Lost(_) | FsError::Closing)) => return Err(error),
                 Err(error) => return Err(FsError::Refused(error.to_string())),
@@ -159,10 +169,23 @@ impl Core {
         }
     }
 
+    /// The right to make a direct change, once nobody else makes one.
+    ///
+    /// # Errors
+    /// `Unreachable` where nobody is to wait for it any longer.
+    pub(super) fn one_direct(&self) -> Result<MutexGuard<'_, ()>, FsError> {
+        loop {
+            if let Some(turn) = self.one_direct.try_lock_for(AWAY_LOOK_EVERY) {
+                return Ok(turn);
+            }
+            self.journal.may_wait()?;
+        }
+    }
+
     /// Sends a direct batch behind what is closed, and waits for what comes of it.
     fn send_direct(
         &self,
-        mut local: parking_lot::MutexGuard<'_, Local>,
+        mut local: MutexGuard<'_, Local>,
         direct: Direct,
     ) -> Result<Came, FsError> {
         let Direct { batch, mut rows, seen, touched, after } = direct;
@@ -180,6 +203,7 @@ impl Core {
         // What lies below this batch has sunk by now: its rows are the newest.
         let mut local = self.enter();
         local.turn += 1;
+        local.directs += 1;
         local.own.clear_busy();
         match outcome? {
             (Outcome::Applied | Outcome::Repeated, stamp) => {
@@ -196,6 +220,7 @@ impl Core {
                 Ok(Came::Again(Some(Bytes::copy_from_slice(&key::inode(ino)))))
             }
             (Outcome::Refused { error, .. }, _) => Err(error),
+            (Outcome::Early, _) => unreachable!("the journal takes that for a loss"),
         }
     }
 }

@@ -97,10 +97,37 @@ impl Listener for Ear {
     }
 
     fn ended(&self, why: &str) {
+        if self.heard.lock().closed {
+            return;
+        }
         match self.journal.get() {
             Some(journal) => journal.lose(why),
             None => self.heard.lock().ended = Some(why.to_owned()),
         }
         self.hear(Heard::Ended);
+    }
+
+    fn away(&self, why: Option<&str>) {
+        if let Some(journal) = self.journal.get() {
+            journal.away(why);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_ended_by_himself_has_lost_nothing() {
+        let (ear, journal) = (Ear::default(), Arc::new(Journal::default()));
+        ear.attach(journal.clone());
+        ear.close();
+        ear.ended("its session was ended");
+        assert!(journal.lost().is_none() && ear.next().is_none());
+        let (ear, journal) = (Ear::default(), Arc::new(Journal::default()));
+        ear.attach(journal.clone());
+        ear.ended("it was cut off");
+        assert_eq!(journal.lost().as_deref(), Some("it was cut off"));
     }
 }

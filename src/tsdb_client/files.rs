@@ -111,7 +111,7 @@ impl Client {
     ) -> Result<Option<u32>, FsError> {
         let len = u32::try_from(data.len())
             .map_err(|_| FsError::Invalid("one write has at most 4 GiB"))?;
-        if !self.core.has_room(u64::from(len), wait) {
+        if !self.core.has_room(u64::from(len), wait)? {
             return Ok(None);
         }
         let write = Write { offset, append, clear_suid, time: self.core.now() };
@@ -189,17 +189,20 @@ fn tell(told: Option<&Told>, error: FsError) -> FsError {
 
 impl Core {
     /// Whether `len` more bytes may become dirty; waits for it where that is allowed.
-    pub(super) fn has_room(&self, len: u64, wait: Wait) -> bool {
+    ///
+    /// # Errors
+    /// `Unreachable` where nobody is to wait for it any longer.
+    pub(super) fn has_room(&self, len: u64, wait: Wait) -> Result<bool, FsError> {
         let bytes_max = self.options.dirty_bytes_max.saturating_sub(len);
         if self.journal.held() <= bytes_max {
-            return true;
+            return Ok(true);
         }
         CLIENT_WAITS.add(1);
         if wait == Wait::Never {
-            return false;
+            return Ok(false);
         }
-        self.journal.wait_room(bytes_max);
-        true
+        self.journal.wait_room(bytes_max)?;
+        Ok(true)
     }
 
     /// Returns once everything done so far on this mount is applied, unless that takes longer.

@@ -17,8 +17,12 @@ const PAGE_ROWS: usize = 256;
 
 #[derive(Default)]
 pub(super) struct Fresh {
+    /// What somebody knows is asked for, as nobody can say what is so now.
+    old: bool,
     rows: BTreeMap<Bytes, Option<Bytes>>,
     scans: Vec<Scan>,
+    /// How many direct changes of this client were known to be applied when they were asked for.
+    directs: u64,
 }
 
 /// All rows of a range.
@@ -30,6 +34,21 @@ pub(super) struct Scan {
 }
 
 impl Fresh {
+    /// For a call that only looks, and that is answered with what is known.
+    pub(super) fn old() -> Fresh {
+        Fresh { old: true, ..Fresh::default() }
+    }
+
+    pub(super) fn is_old(&self) -> bool {
+        self.old
+    }
+
+    /// Whether what was asked for may be of another moment than this client's own rows are: a direct change of its own, which
+    /// touches both, came in between.
+    pub(super) fn is_behind(&self, directs: u64) -> bool {
+        self.directs != directs && !(self.rows.is_empty() && self.scans.is_empty())
+    }
+
     /// `None`: it has not been asked for.
     pub(super) fn get(&self, key: &[u8]) -> Option<Option<Bytes>> {
         self.rows.get(key).cloned()
@@ -44,13 +63,21 @@ impl Fresh {
         self.scans.iter().find(|scan| scan.range == *range && scan.turn == turn)
     }
 
-    /// Asks for these, and for all others anew.
-    pub(super) fn ask(&mut self, server: &dyn Server, missed: Vec<Bytes>) -> Result<(), FsError> {
+    /// Asks for these, and for all others anew. `directs`: how many direct changes of this client are known to be applied.
+    pub(super) fn ask(
+        &mut self,
+        server: &dyn Server,
+        missed: Vec<Bytes>,
+        directs: u64,
+    ) -> Result<(), FsError> {
+        if self.scans.is_empty() {
+            self.directs = directs;
+        }
         for key in missed {
             self.rows.entry(key).or_default();
         }
         let keys: Vec<Bytes> = self.rows.keys().cloned().collect();
-        let values = server.get_all(&keys)?;
+        let values = if self.old { server.old_rows(&keys)? } else { server.get_all(&keys)? };
         if values.len() != keys.len() {
             return Err(FsError::Io("the server told of other rows than were asked for".into()));
         }
@@ -64,10 +91,17 @@ impl Fresh {
         server: &dyn Server,
         range: KeyRange,
         turn: u64,
+        directs: u64,
     ) -> Result<(), FsError> {
+        if self.rows.is_empty() && self.scans.is_empty() {
+            self.directs = directs;
+        }
         let (mut rest, mut rows) = (range.clone(), Vec::new());
         loop {
-            let page = server.scan(&rest, AsOf::Now, Direction::Forward, PAGE_ROWS)?;
+            let page = match self.old {
+                true => server.old_page(&rest, Direction::Forward, PAGE_ROWS)?,
+                false => server.scan(&rest, AsOf::Now, Direction::Forward, PAGE_ROWS)?,
+            };
             let last = page.rows.last().filter(|_| page.more).map(|(key, _)| key.clone());
             rows.extend(page.rows);
             let enough = rows.len() > crate::meta::apply::OP_REGIONS_MAX;
@@ -86,8 +120,9 @@ impl Fresh {
         &mut self,
         server: &dyn Server,
         more: Option<Bytes>,
+        directs: u64,
     ) -> Result<(), FsError> {
         self.scans.clear();
-        self.ask(server, more.into_iter().collect())
+        self.ask(server, more.into_iter().collect(), directs)
     }
 }

@@ -22,6 +22,9 @@ use std::sync::atomic::Ordering::Release;
 /// What later syncs answer on a file that was told of a loss: nothing of this session can become durable any more.
 const STOPPED: &str = "the store stopped after a failure; unmount, look at its log, mount again";
 
+/// What was sent behind it can mean nothing any more.
+const MISSING: &str = "an earlier change was refused, or did not reach the store";
+
 /// Whether an open file was told of a loss.
 pub(super) type Told = Arc<AtomicBool>;
 
@@ -55,11 +58,29 @@ struct Progress {
     applied: BatchSeq,
     /// Why, from the first loss on.
     lost: Option<String>,
+    /// Why nobody is to wait now; it may all become durable yet.
+    away: Option<String>,
     waiters: BTreeMap<BatchSeq, Vec<Waiter>>,
     /// Called when a batch is applied, or it is known that it never will be.
     settled: BTreeMap<BatchSeq, Vec<Settled>>,
     /// What came of the last direct batch.
     answer: Option<(BatchSeq, Outcome, Stamp)>,
+}
+
+impl Progress {
+    fn may_wait(&self) -> Result<(), FsError> {
+        self.away.clone().map_or(Ok(()), |why| Err(FsError::Unreachable(why)))
+    }
+
+    /// Everything up to this batch is durable: those who waited for that.
+    fn durable(&mut self, seq: BatchSeq) -> Vec<Waiter> {
+        self.durable = self.durable.max(seq);
+        if self.waiters.is_empty() {
+            return Vec::new();
+        }
+        let later = self.waiters.split_off(&BatchSeq(self.durable.0 + 1));
+        std::mem::replace(&mut self.waiters, later).into_values().flatten().collect()
+    }
 }
 
 /// Must not wait.
@@ -112,7 +133,13 @@ impl Journal {
     pub(super) fn when_durable(&self, seq: BatchSeq, waiter: Waiter) {
         let mut progress = self.progress.lock();
         if progress.durable < seq && progress.lost.is_none() {
-            progress.waiters.entry(seq).or_default().push(waiter);
+            match progress.away.clone() {
+                None => progress.waiters.entry(seq).or_default().push(waiter),
+                Some(why) => {
+                    drop(progress);
+                    (waiter.then)(Err(FsError::Unreachable(why)));
+                }
+            }
             return;
         }
         let lost = progress.lost.clone().filter(|_| progress.durable < seq);
@@ -125,13 +152,8 @@ impl Journal {
         match result {
             Err(error) => self.lose(&error.to_string()),
             Ok(_) => {
-                let mut progress = self.progress.lock();
-                progress.durable = progress.durable.max(seq);
-                let next = BatchSeq(progress.durable.0 + 1);
-                let later = progress.waiters.split_off(&next);
-                let answered = std::mem::replace(&mut progress.waiters, later);
-                drop(progress);
-                answered.into_values().flatten().for_each(|waiter| waiter.answer(None));
+                let synced = self.progress.lock().durable(seq);
+                synced.into_iter().for_each(|waiter| waiter.answer(None));
             }
         }
     }
@@ -152,6 +174,7 @@ impl Journal {
             Ok((Outcome::Held(_) | Outcome::Conflict, _)) => {
                 self.lose("the store took a batch for a direct one");
             }
+            Ok((Outcome::Early, _)) => self.lose(MISSING),
             Err(error) => self.lose(&error.to_string()),
         }
     }
@@ -166,15 +189,17 @@ impl Journal {
         self.let_go(bytes);
         match result {
             Ok((Outcome::Refused { error: FsError::Refused(why), .. }, _)) => self.lose(&why),
+            Ok((Outcome::Early, _)) => self.lose(MISSING),
             Ok((outcome, stamp)) => self.past(seq, Some((seq, outcome, stamp))),
             Err(error) => self.lose(&error.to_string()),
         }
     }
 
-    /// The server has come past batch `seq`.
+    /// The server has come past batch `seq`: it is durable as well.
     fn past(&self, seq: BatchSeq, answer: Option<(BatchSeq, Outcome, Stamp)>) {
         let mut progress = self.progress.lock();
         progress.applied = progress.applied.max(seq);
+        let synced = progress.durable(seq);
         progress.answer = answer.or(progress.answer.take());
         self.applied.store(progress.applied.0, Release);
         let next = BatchSeq(progress.applied.0 + 1);
@@ -182,6 +207,7 @@ impl Journal {
         let settled = std::mem::replace(&mut progress.settled, later);
         drop(progress);
         self.changed.notify_all();
+        synced.into_iter().for_each(|waiter| waiter.answer(None));
         settled.into_values().flatten().for_each(|settled| settled());
     }
 
@@ -217,6 +243,26 @@ impl Journal {
         }
     }
 
+    /// Whoever waits for something to be durable, applied or smaller is told why instead, until the server is back. What came of a
+    /// direct batch that is on its way has to be known before anything can go on, so for that the wait goes on.
+    pub(super) fn away(&self, why: Option<&str>) {
+        let mut progress = self.progress.lock();
+        progress.away = why.map(str::to_owned);
+        let Some(why) = why else { return };
+        let waiters = std::mem::take(&mut progress.waiters);
+        drop(progress);
+        self.changed.notify_all();
+        for waiter in waiters.into_values().flatten() {
+            (waiter.then)(Err(FsError::Unreachable(why.to_owned())));
+        }
+    }
+
+    /// # Errors
+    /// `Unreachable` while nobody is to wait.
+    pub(super) fn may_wait(&self) -> Result<(), FsError> {
+        self.progress.lock().may_wait()
+    }
+
     /// What is not durable will never be.
     pub(super) fn lose(&self, why: &str) {
         let mut progress = self.progress.lock();
@@ -236,23 +282,80 @@ impl Journal {
     /// Waits until batch `seq` is applied.
     ///
     /// # Errors
-    /// `Lost`.
+    /// `Lost`; `Unreachable` where nobody is to wait for it any longer.
     pub(super) fn wait_applied(&self, seq: BatchSeq) -> Result<(), FsError> {
         let mut progress = self.progress.lock();
         while progress.applied < seq {
             if let Some(why) = &progress.lost {
                 return Err(FsError::Lost(why.clone()));
             }
+            progress.may_wait()?;
             self.changed.wait(&mut progress);
         }
         Ok(())
     }
 
     /// Waits until at most `bytes_max` are held, or something is lost.
-    pub(super) fn wait_room(&self, bytes_max: u64) {
+    ///
+    /// # Errors
+    /// `Unreachable` where nobody is to wait for it any longer.
+    pub(super) fn wait_room(&self, bytes_max: u64) -> Result<(), FsError> {
         let mut progress = self.progress.lock();
         while self.held() > bytes_max && progress.lost.is_none() {
+            progress.may_wait()?;
             self.changed.wait(&mut progress);
         }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::Receiver;
+    use std::sync::mpsc::channel;
+
+    fn synced(journal: &Journal, seq: u64) -> Receiver<Result<(), FsError>> {
+        let (tell, told) = channel();
+        let then = Box::new(move |result| tell.send(result).unwrap());
+        journal.when_durable(BatchSeq(seq), Waiter { told: None, then });
+        told
+    }
+
+    #[test]
+    fn what_is_applied_is_durable_and_what_is_not_applied_is_not() {
+        let journal = Journal::default();
+        let (first, second) = (synced(&journal, 1), synced(&journal, 2));
+        journal.applied_one(BatchSeq(1), 0, Ok((Outcome::Applied, Stamp(7))));
+        assert_eq!(first.try_recv(), Ok(Ok(())));
+        assert!(second.try_recv().is_err());
+        // One that changed nothing holds no sync up that comes behind it.
+        let refused = Outcome::Refused { op: 0, error: FsError::Exists };
+        journal.answered(BatchSeq(2), 0, Ok((refused.clone(), Stamp(8))));
+        assert_eq!(second.try_recv(), Ok(Ok(())));
+        let third = synced(&journal, 3);
+        journal.applied_one(BatchSeq(3), 0, Ok((refused, Stamp(9))));
+        assert!(matches!(third.try_recv(), Ok(Err(FsError::Lost(_)))));
+        assert!(matches!(synced(&journal, 3).try_recv(), Ok(Err(FsError::Lost(_)))));
+        assert_eq!(synced(&journal, 2).try_recv(), Ok(Ok(())), "that stays so");
+    }
+
+    #[test]
+    fn who_waits_while_the_server_is_away_is_told_and_nothing_is_lost() {
+        let journal = Journal::default();
+        let before = synced(&journal, 1);
+        journal.away(Some("nobody answers"));
+        let unreachable = || Err(FsError::Unreachable("nobody answers".to_owned()));
+        assert_eq!(before.try_recv(), Ok(unreachable()));
+        assert_eq!(synced(&journal, 1).try_recv(), Ok(unreachable()));
+        assert_eq!(journal.wait_applied(BatchSeq(1)), unreachable());
+        journal.hold(10);
+        assert_eq!(journal.wait_room(5), unreachable());
+        journal.away(None);
+        let after = synced(&journal, 1);
+        assert!(after.try_recv().is_err());
+        journal.applied_one(BatchSeq(1), 10, Ok((Outcome::Applied, Stamp(7))));
+        assert_eq!(after.try_recv(), Ok(Ok(())));
+        assert_eq!((journal.wait_room(5), journal.check()), (Ok(()), Ok(())));
     }
 }

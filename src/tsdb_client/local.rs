@@ -39,6 +39,8 @@ pub(super) struct Local {
     pub(super) demoted: BatchSeq,
     /// Raised whenever the server's rows may have overtaken what somebody fetched without the lock.
     pub(super) turn: u64,
+    /// Counts the direct changes whose outcome is known.
+    pub(super) directs: u64,
     pub(super) open: OpenBatch,
     /// Closed and not yet proposed, in order.
     pub(super) closed: VecDeque<ClosedBatch>,
@@ -178,6 +180,7 @@ impl Local {
             state: Overlay::default(),
             demoted: BatchSeq(0),
             turn: 0,
+            directs: 0,
             open: OpenBatch::new(BatchSeq(1)),
             closed: VecDeque::new(),
             pending: HashMap::new(),

@@ -154,12 +154,17 @@ impl Client {
         let last = self.core.end();
         self.core.drive(Driver::Flusher);
         let sent = self.core.await_applied(last);
+        // That the session is over is no news from here on.
+        self.ear.close();
         let ended = sent.and_then(|()| self.end_session());
+        if ended.is_err() {
+            // The flusher may be waiting for nodes that are away.
+            self.core.server.abandon();
+        }
         self.core.stop();
         if flusher.join().is_err() {
             tracing::error!("the flusher panicked");
         }
-        self.ear.close();
         if let Some(listener) = self.listener.lock().take() {
             let _ = listener.join();
         }

@@ -125,13 +125,19 @@ impl Own {
         below.is_some_and(|(_, end)| ino.get() < *end)
     }
 
-    /// Numbers that the session was given.
-    pub(super) fn add_range(&mut self, range: Range<u64>) {
+    /// Numbers that the session was given. False where it can use none of them: they are used in rising order, and two who ask at
+    /// once may both be told of the last ones, or of the first ones last.
+    #[must_use]
+    pub(super) fn add_range(&mut self, range: Range<u64>) -> bool {
+        if self.ranges.last_key_value().is_some_and(|(_, end)| *end > range.start) {
+            return false;
+        }
         // Ranges mostly follow each other.
         match self.ranges.range_mut(..=range.start).next_back() {
             Some((_, end)) if *end == range.start => *end = range.end,
             _ => drop(self.ranges.insert(range.start, range.end)),
         }
+        true
     }
 
     /// Somebody else wants these. What is to be given back for it: nothing where that is on its way already. What this
@@ -260,9 +266,11 @@ mod tests {
     #[test]
     fn without_the_whole_only_what_was_made_is_owned() {
         let mut own = Own::new(false, Some(whole(3, 0)));
-        own.add_range(100..200);
-        own.add_range(200..300);
-        own.add_range(500..600);
+        assert!(own.add_range(100..200));
+        assert!(own.add_range(200..300));
+        assert!(own.add_range(500..600));
+        assert!(!own.add_range(500..600), "twice");
+        assert!(!own.add_range(300..400), "late");
         let some = own.recall(&inos(&[150, 7]));
         own.note_yield(BatchSeq(1), &some);
         let given = own.recall(&Recall::Whole);
@@ -286,7 +294,7 @@ mod tests {
     #[test]
     fn a_grant_of_the_whole_voids_what_was_given_back_before_it() {
         let mut own = Own::new(false, None);
-        own.add_range(100..200);
+        assert!(own.add_range(100..200));
         for (number, seq) in [(150, 1), (151, 2), (152, 3)] {
             let given = own.recall(&inos(&[number]));
             own.note_yield(BatchSeq(seq), &given);

@@ -163,11 +163,21 @@ impl Core {
             let fetch = Fetch::after(round, self.near);
             let mut change = Change::new(self, &mut local, fetch, Mode::Look(&mut fresh));
             let result = look(&mut change);
-            let Some(missed) = change.missed() else { return result };
-            let turn = local.turn;
+            let (missed, saw_own) = (change.missed(), change.saw_own);
+            let (turn, behind) = (local.turn, saw_own && fresh.is_behind(local.directs));
             drop(local);
-            self.obtain(missed, turn, &mut fresh)?;
-            round += 1;
+            let obtained = match missed {
+                Some(missed) => self.obtain(missed, turn, &mut fresh),
+                None if behind && !fresh.is_old() => self.renew(&mut fresh, None),
+                None => return result,
+            };
+            match obtained {
+                Ok(()) => round += 1,
+                Err(FsError::Unreachable(_)) if self.server.prefers_old() && !fresh.is_old() => {
+                    fresh = Fresh::old();
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -180,7 +190,12 @@ impl Core {
         limit: usize,
     ) -> Result<Rows, FsError> {
         let server = self.ask()?;
-        let ask = |range: &KeyRange| server.scan(range, at, direction, limit);
+        let ask = |range: &KeyRange| match server.scan(range, at, direction, limit) {
+            Err(FsError::Unreachable(_)) if at == AsOf::Now && server.prefers_old() => {
+                server.old_page(range, direction, limit)
+            }
+            page => page,
+        };
         let mut range = range.clone();
         loop {
             let found = match at {

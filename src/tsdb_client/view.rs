@@ -94,6 +94,7 @@ pub(super) struct View<'v, 'a> {
     lapsed: bool,
     batch: BatchSeq,
     missed: Option<Missed>,
+    saw_own: bool,
 }
 
 impl<'v, 'a> View<'v, 'a> {
@@ -105,7 +106,12 @@ impl<'v, 'a> View<'v, 'a> {
         lapsed: bool,
     ) -> View<'v, 'a> {
         let batch = local.open.seq;
-        View { core, local, mode, fetch, lapsed, batch, missed: None }
+        View { core, local, mode, fetch, lapsed, batch, missed: None, saw_own: false }
+    }
+
+    /// Whether rows of inodes that are owned were looked at.
+    pub(super) fn saw_own(&self) -> bool {
+        self.saw_own
     }
 
     /// What the attempt lacked, if that is why it failed.
@@ -126,6 +132,10 @@ impl<'v, 'a> View<'v, 'a> {
         if self.local.own.is_near() || matches!(self.mode, Mode::Seal) {
             return Ok(true);
         }
+        if self.is_old() {
+            // Until it is known to be over, nobody else is told of other rows than ours.
+            return Ok(self.local.own.right(ino) != Right::Nothing);
+        }
         match (self.local.own.right(ino), &mut *self.mode) {
             (Right::Nothing, Mode::Local(_)) => {
                 let key = Bytes::copy_from_slice(&key::inode(ino));
@@ -133,7 +143,8 @@ impl<'v, 'a> View<'v, 'a> {
             }
             (Right::Nothing, _) => Ok(false),
             (Right::Leaving, _) => self.miss(Missed::Given(ino)),
-            (Right::Busy, Mode::Local(_)) => self.miss(Missed::Busy),
+            // What it comes to, others may know before this client does.
+            (Right::Busy, Mode::Local(_) | Mode::Look(_)) => self.miss(Missed::Busy),
             _ if self.lapsed => self.miss(Missed::Lease),
             (_, Mode::Direct(_, direct)) => {
                 direct.touched.insert(ino);
@@ -141,6 +152,10 @@ impl<'v, 'a> View<'v, 'a> {
             }
             _ => Ok(true),
         }
+    }
+
+    fn is_old(&self) -> bool {
+        matches!(&*self.mode, Mode::Look(fresh) if fresh.is_old())
     }
 
     fn owns_row(&mut self, key: &[u8]) -> Result<bool, FsError> {
@@ -152,11 +167,15 @@ impl<'v, 'a> View<'v, 'a> {
 
     /// A row of an inode that is owned.
     fn row(&mut self, key: &[u8]) -> Result<Option<Bytes>, FsError> {
+        self.saw_own = true;
         if let Some(value) = self.local.series.get(key) {
             return Ok(value);
         }
         if let Some(value) = self.core.rows.get(key) {
             return Ok(value);
+        }
+        if self.is_old() {
+            return self.fresh(key);
         }
         match self.fetch {
             Fetch::Later => self.miss(Missed::Rows(vec![Bytes::copy_from_slice(key)])),
@@ -181,14 +200,18 @@ impl<'v, 'a> View<'v, 'a> {
             let owned = self.owns_row(&key)?;
             let here = match &*self.mode {
                 Mode::Seal => true,
-                _ if owned => {
-                    self.local.series.get(&key).is_some() || self.core.rows.get(&key).is_some()
+                _ if owned
+                    && (self.local.series.get(&key).is_some()
+                        || self.core.rows.get(&key).is_some()) =>
+                {
+                    true
                 }
+                _ if owned && !self.is_old() => false,
                 Mode::Look(fresh) | Mode::Local(fresh) | Mode::Direct(fresh, _) => {
                     fresh.get(&key).is_some()
                 }
             };
-            let missed = if owned { &mut rows } else { &mut fresh };
+            let missed = if owned && !self.is_old() { &mut rows } else { &mut fresh };
             missed.extend((!here).then(|| Bytes::copy_from_slice(&key)));
         }
         match (rows.is_empty(), fresh.is_empty()) {

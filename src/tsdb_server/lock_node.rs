@@ -347,6 +347,8 @@ impl LockNode {
         let space = self.log()?.space_left();
         self.in_office(|office, rights, now| {
             office.leases.renew(session, now).map_err(|Gone| FsError::Fenced)?;
+            let actions = office.leases.repeat(session);
+            office.act(actions);
             Ok(self.renewed(rights, session, space))
         })
     }

@@ -22,6 +22,7 @@ use crate::tsdb_server::catch_up;
 use crate::tsdb_server::cluster;
 use crate::tsdb_server::cluster::Cluster;
 use crate::tsdb_server::cluster::announce::Announcer;
+use crate::tsdb_server::cluster::clients::ByLeases;
 use crate::tsdb_server::cluster::clients::ByRows;
 use crate::tsdb_server::cluster::disk::Identity;
 use crate::tsdb_server::cluster::init::Described;
@@ -157,7 +158,7 @@ impl Member {
         let leads = Leads::of(&node);
         let locks = LockNode::start(&node, clock.clone())?;
         let pause = Arc::new(Pause::default());
-        let cluster = cluster_of(here, &node, &peers, &clock, &pause);
+        let cluster = cluster_of(here, &node, &peers, &locks, &clock, &pause);
         let asked = Asked::new(cluster.clone());
         let door = Door::new(node.clone(), locks.clone(), asked.clone(), claim);
         let ended = Arc::new(Mutex::new(None));
@@ -301,11 +302,8 @@ impl Member {
         if !self.node.leadership().here {
             return;
         }
-        let voters = self.node.members().voters;
-        let followers = self.node.followers();
-        let able = followers.iter().filter(|other| voters.contains(&other.node) && other.active);
-        let Some(next) = able.max_by_key(|other| other.matched) else { return };
-        if let Err(error) = self.node.transfer_leader(next.node) {
+        let Some(next) = self.node.successor() else { return };
+        if let Err(error) = self.node.transfer_leader(next) {
             return tracing::warn!(%error, "the node stops while it leads");
         }
         self.leads.wait_for_end(HAND_OVER);
@@ -336,16 +334,23 @@ fn cluster_of(
     here: NodeId,
     node: &Arc<Node>,
     peers: &Arc<Peers>,
+    locks: &Arc<LockNode>,
     clock: &Arc<dyn Clock>,
     pause: &Arc<Pause>,
 ) -> Arc<Cluster> {
+    let clients = ByLeases {
+        rows: ByRows(node.clone()),
+        locks: locks.clone(),
+        clock: clock.clone(),
+        pause: pause.clone(),
+    };
     let hands = Arc::new(Hands { here, node: node.clone(), peers: peers.clone() });
     Arc::new(Cluster {
         here,
         server: node.clone(),
         members: hands.clone(),
         copies: hands.clone(),
-        clients: Arc::new(ByRows(node.clone())),
+        clients: Arc::new(clients),
         others: hands,
         clock: clock.clone(),
         pause: pause.clone(),

@@ -38,6 +38,7 @@ use crate::store::label::Label;
 use crate::store::space::Reserve;
 use crate::store::table::RocksTable;
 use crate::telemetry::counter;
+use crate::tsdb_server::cluster::disk::Identity;
 use crate::tsdb_server::data::Data;
 use crate::tsdb_server::data::lend::Lender;
 use crate::tsdb_server::data::repair;
@@ -141,6 +142,10 @@ pub struct Node {
     lender: Option<Arc<Lender>>,
     /// Who the nodes are.
     nodes: RwLock<Vec<NodeAt>>,
+    /// Held by whoever grants inode numbers.
+    granting: Mutex<()>,
+    /// When this node, whose disk was full, last had another lead.
+    passed_on: Mutex<Option<Duration>>,
     /// What opening found damaged.
     faults: Vec<FsError>,
     tasks: Mutex<Tasks>,
@@ -201,7 +206,7 @@ impl Node {
                 room: room.clone(),
                 outbound: among.as_ref().map(|among| among.peers.clone() as Arc<dyn Outbound>),
             },
-            among.as_ref().map_or_else(replica::Options::default, Among::options),
+            replica_options(among.as_ref(), &*parts.disk, dir)?,
         )?;
         replica.sweep()?;
         let lender = match among {
@@ -226,6 +231,8 @@ impl Node {
             repair: OnceLock::new(),
             lender,
             nodes: RwLock::default(),
+            granting: Mutex::default(),
+            passed_on: Mutex::default(),
             faults: parts.faults,
             _holder: parts.holder,
         });
@@ -388,6 +395,20 @@ impl Node {
     }
 }
 
+/// A store that nobody else has a say in, and that is a node's, is opened as that node: whether it alone decides, its log says.
+fn replica_options(
+    among: Option<&Among>,
+    disk: &dyn Disk,
+    dir: &Path,
+) -> Result<replica::Options, FsError> {
+    if let Some(among) = among {
+        return Ok(among.options());
+    }
+    let node = Identity::read(disk, dir)?.and_then(|identity| identity.node);
+    let options = replica::Options::default();
+    Ok(replica::Options { node: node.unwrap_or(options.node), ..options })
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
@@ -417,6 +438,8 @@ impl Server for Node {
     }
 
     fn grant_inos(&self, session: SessionId, count: u64) -> Result<u64, FsError> {
+        // Two at a time could both be told of the second range.
+        let _one = self.granting.lock();
         self.administer(Op::GrantInos { session, count })?;
         // Granted behind what the session had: the end of its last range.
         let member: Session = self.must(&StateKey::Session { session })?;
@@ -573,8 +596,8 @@ impl Server for Node {
         match outcome {
             Outcome::Applied | Outcome::Repeated => Ok(stamp),
             Outcome::Refused { error, .. } => Err(FsError::Refused(error.to_string())),
-            Outcome::Held(_) | Outcome::Conflict => {
-                unreachable!("only direct batches are answered so")
+            Outcome::Held(_) | Outcome::Conflict | Outcome::Early => {
+                unreachable!("only batches of sessions are answered so")
             }
         }
     }
@@ -612,6 +635,9 @@ impl Task for Tend {
         let node = self.node.upgrade().ok_or(FsError::Closing)?;
         node.reserve.tend(node.clock.steady())?;
         let full = node.space_left() == 0;
+        if full && let Some(next) = node.passes_on() {
+            node.pass_on(next);
+        }
         match (self.full, full) {
             (false, true) => tracing::warn!(
                 "the disk is full: programs are told so; delete files, run 'tsfs purge' or make room"

@@ -76,6 +76,8 @@ pub struct View {
     pub leader: Option<NodeId>,
     pub term: u64,
     pub nodes: Vec<NodeAt>,
+    /// Those that decide, while that changes the ones before as well. What a majority of them has on disk is durable.
+    pub voters: Vec<NodeId>,
 }
 
 /// How long a session's rights last from when they were asked for, and what it owns besides what it made.
@@ -108,7 +110,7 @@ pub enum Request {
         session: SessionId,
         count: u64,
     },
-    /// The tail is the batch. Answered twice: `Durable`, then `Applied`.
+    /// The tail is the batch. Answered with `Applied`.
     Propose {
         session: SessionId,
         seq: BatchSeq,
@@ -190,6 +192,19 @@ pub enum Request {
     Behind,
     /// Of a node: how many blocks it should have and has not. Answered with `First`.
     Lacks,
+    /// As whoever is asked knows it: perhaps old, while nobody leads.
+    LastKnown(LastKnown),
+}
+
+/// What is asked of anybody.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum LastKnown {
+    /// As `Get` of the present.
+    Rows { keys: Vec<Bytes> },
+    /// As `Scan` of the present.
+    Page { range: KeyRange, direction: Direction, limit: u32 },
+    /// As `State`.
+    State { range: KeyRange, limit: u32 },
 }
 
 /// What is answered.
@@ -204,6 +219,7 @@ pub enum Response {
     },
     Renewed(Renewed),
     First(u64),
+    /// Not sent: what is committed may yet be refused when it is applied.
     Durable(Stamp),
     Applied {
         outcome: Outcome,

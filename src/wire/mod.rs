@@ -89,6 +89,9 @@ pub trait Listener: Send + Sync {
 
     /// The session is over on the server's side: it owns nothing any more, and what it has not sent is lost.
     fn ended(&self, why: &str);
+
+    /// The server has been away for as long as calls are to wait for it: why. None when it is back. Nothing is lost by it.
+    fn away(&self, _why: Option<&str>) {}
 }
 
 /// A batch on its way into the log: encoded once, by the client.
@@ -223,6 +226,30 @@ pub trait Server: Send + Sync {
         limit: usize,
     ) -> Result<Vec<(Bytes, Version)>, FsError>;
 
+    /// Nobody waits for it any more: what has not reached it is lost. For a client that ends.
+    fn abandon(&self) {}
+
+    /// Whether what is known, perhaps old, is better than waiting for a leader or failing. Only to look at.
+    fn prefers_old(&self) -> bool {
+        false
+    }
+
+    /// Rows of the present as somebody knows them: all of one moment, which may be long ago.
+    ///
+    /// # Errors
+    /// `Unreachable` where nobody is there, or where [`Server::prefers_old`] says no.
+    fn old_rows(&self, _keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, FsError> {
+        Err(none_old())
+    }
+
+    /// At most `limit` rows of a range, likewise.
+    ///
+    /// # Errors
+    /// As for [`Server::old_rows`].
+    fn old_page(&self, _: &KeyRange, _: Direction, _limit: usize) -> Result<Page, FsError> {
+        Err(none_old())
+    }
+
     /// Rows without a history (`Family::State`).
     ///
     /// # Errors
@@ -280,4 +307,8 @@ pub trait Server: Send + Sync {
     fn administer(&self, op: Op) -> Result<Stamp, FsError> {
         self.administer_all(None, vec![op])
     }
+}
+
+fn none_old() -> FsError {
+    FsError::Unreachable("only what is so now is told here".to_owned())
 }

@@ -67,6 +67,8 @@ struct Put {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Node {
     id: NodeId,
+    /// One that does not is sent everything, and counts for nothing.
+    votes: bool,
     /// None before the first connection.
     boot: Option<Boot>,
     connected: bool,
@@ -82,7 +84,7 @@ struct Node {
 impl Node {
     fn new(id: NodeId) -> Node {
         let owed = BTreeSet::new();
-        Node { id, boot: None, connected: false, era: 0, writes: 0, marked: 0, owed }
+        Node { id, votes: true, boot: None, connected: false, era: 0, writes: 0, marked: 0, owed }
     }
 
     /// What was written and not made durable is void. An answer to an older sync, heard late, covers nothing any more.
@@ -124,7 +126,7 @@ impl Quorum {
     }
 
     fn majority(&self) -> usize {
-        self.nodes.len() / 2 + 1
+        self.nodes.iter().filter(|node| node.votes).count() / 2 + 1
     }
 
     fn place(&self, node: NodeId) -> Option<usize> {
@@ -250,14 +252,14 @@ impl Quorum {
         if self.nodes[place].era != mark.era {
             return;
         }
-        let majority = self.majority();
+        let (majority, votes) = (self.majority(), self.nodes[place].votes);
         let mut done = Vec::new();
         for (no, put) in &mut self.puts {
             let covered = matches!(put.at[place], At::Written(write) if write <= mark.writes);
             if covered {
                 put.at[place] = At::Durable;
-                let nodes = durable_at(put);
-                if nodes == majority {
+                let nodes = durable_at(put, &self.nodes);
+                if votes && nodes == majority {
                     self.backlog_bytes += put.bytes;
                 }
                 if nodes >= majority {
@@ -289,8 +291,9 @@ impl Quorum {
         let mut from = PutNo(0);
         while self.backlog_bytes > self.backlog_bytes_max {
             let majority = self.majority();
+            let nodes = &self.nodes;
             let mut kept = self.puts.range_mut(from..);
-            let oldest = kept.find(|(_, put)| durable_at(put) >= majority);
+            let oldest = kept.find(|(_, put)| durable_at(put, nodes) >= majority);
             let Some((&no, put)) = oldest else { return };
             for (at, node) in put.at.iter_mut().zip(&mut self.nodes) {
                 if *at != At::Durable {
@@ -310,7 +313,7 @@ impl Quorum {
     }
 
     fn has_majority(&self, put: &Put) -> bool {
-        durable_at(put) >= self.majority()
+        durable_at(put, &self.nodes) >= self.majority()
     }
 
     /// The last put.
@@ -333,9 +336,11 @@ impl Quorum {
         if self.is_durable(no) {
             return Standing::Durable;
         }
-        let refused = |put: &Put| put.at.iter().filter(|at| **at == At::Refused).count();
-        let refused = self.puts.get(&no).map_or(0, refused);
-        match self.nodes.len() - refused >= self.majority() {
+        let able = |put: &Put| {
+            let at = put.at.iter().zip(&self.nodes);
+            at.filter(|(at, node)| **at != At::Refused && node.votes).count()
+        };
+        match self.puts.get(&no).is_none_or(|put| able(put) >= self.majority()) {
             true => Standing::Waiting,
             false => Standing::Hopeless,
         }
@@ -355,7 +360,13 @@ impl Quorum {
     /// The data nodes are others now. What is not durable yet wants a majority of these; a new one is sent what is still
     /// accounted for, and fetches the rest by itself.
     pub fn reform(&mut self, nodes: &[NodeId]) {
-        assert!(!nodes.is_empty(), "blocks are put somewhere");
+        self.reform_with(nodes, &[]);
+    }
+
+    /// The same, with some that are sent everything and do not count.
+    pub fn reform_with(&mut self, voters: &[NodeId], learners: &[NodeId]) {
+        assert!(!voters.is_empty(), "blocks are put somewhere");
+        let nodes = [voters, learners].concat();
         let old = std::mem::take(&mut self.nodes);
         let places: Vec<_> =
             nodes.iter().map(|id| old.iter().position(|node| node.id == *id)).collect();
@@ -363,6 +374,9 @@ impl Quorum {
             place.map_or_else(|| Node::new(*id), |place| old[place].clone())
         };
         self.nodes = nodes.iter().zip(&places).map(known).collect();
+        for (n, node) in self.nodes.iter_mut().enumerate() {
+            node.votes = n < voters.len();
+        }
         let majority = self.majority();
         self.backlog_bytes = 0;
         for (no, put) in &mut self.puts {
@@ -376,7 +390,7 @@ impl Quorum {
                     node.owed.insert(*no);
                 }
             }
-            if durable_at(put) >= majority {
+            if durable_at(put, &self.nodes) >= majority {
                 self.backlog_bytes += put.bytes;
             }
         }
@@ -389,8 +403,8 @@ impl Quorum {
     }
 }
 
-fn durable_at(put: &Put) -> usize {
-    put.at.iter().filter(|at| **at == At::Durable).count()
+fn durable_at(put: &Put, nodes: &[Node]) -> usize {
+    put.at.iter().zip(nodes).filter(|(at, node)| **at == At::Durable && node.votes).count()
 }
 
 #[cfg(test)]

@@ -251,6 +251,22 @@ fn diff_restore_and_undelete_go_back_and_can_be_undone() {
 }
 
 #[test]
+fn what_was_removed_in_several_batches_comes_back_whole() {
+    let world = World::new();
+    let options = ["--create", "-o", "write.window=10s"];
+    let mount = Mount::with(&options, &world.store(), Point::new(&world.mnt()));
+    let dir = mount.dir();
+    sh(dir, "mkdir -p tree/a/b; touch tree/a/b/{1..9}; touch tree/a/{1..9}");
+    // The files go with one batch, all directories with the next.
+    sh(dir, "find tree -type f -delete");
+    done(dir, &["sync"]);
+    sh(dir, "rm -r tree");
+    let shown = done(dir, &["undelete", "tree"]);
+    assert_eq!(sh(dir, "find tree -type f | wc -l").trim(), "18", "{shown}");
+    mount.close();
+}
+
+#[test]
 fn a_tree_is_restored_many_files_at_a_time() {
     let world = World::new();
     let mount = world.mount();

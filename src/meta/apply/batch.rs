@@ -17,7 +17,7 @@ use crate::types::SessionId;
 pub(super) enum Entry {
     /// It may; its session as it is, where it is a session's.
     Next(Option<Session>),
-    /// It was applied before: what to answer.
+    /// It was applied before, or comes too early: what to answer.
     Told(Outcome),
     Refused(&'static str),
 }
@@ -44,7 +44,7 @@ impl Apply<'_> {
             return Ok(Entry::Told(told.unwrap_or(Outcome::Repeated)));
         }
         if batch.seq.0 != member.last.0 + 1 {
-            return Ok(Entry::Refused("an earlier batch of the session was refused or is missing"));
+            return Ok(Entry::Told(Outcome::Early));
         }
         // Whatever a session has a say in, it is not who else is there and what others own.
         let leaders = |op: &Op| {

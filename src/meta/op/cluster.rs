@@ -69,16 +69,16 @@ impl Batch {
 }
 
 impl Op {
-    /// Whether only the store itself makes it: no client may ask for it.
-    pub fn is_the_stores(&self) -> bool {
+    /// Whether a client may have the store do it, outside of its own batches. Ending a session is not among them: whose it is, is
+    /// for who is asked to know.
+    pub fn may_be_asked(&self) -> bool {
         matches!(
             self,
-            Op::Cluster(_)
-                | Op::Format { .. }
-                | Op::Raise { .. }
-                | Op::OpenSession { .. }
-                | Op::GrantInos { .. }
-                | Op::GrantWhole { .. }
+            Op::Mark { .. }
+                | Op::Unmark { .. }
+                | Op::SetRetention { .. }
+                | Op::Purge { .. }
+                | Op::Forget { .. }
         )
     }
 }

@@ -54,6 +54,7 @@ struct Account {
     /// None before the nodes are known.
     quorum: Option<Quorum>,
     members: Vec<NodeId>,
+    learners: Vec<NodeId>,
     frames: HashMap<PutNo, Bytes>,
     nodes: HashMap<NodeId, Node>,
     /// How many nodes acknowledged a put that somebody waits for.
@@ -86,15 +87,14 @@ impl Blocks {
     /// Puts a block everywhere; returns once a majority of the nodes has it, though not yet on disk.
     ///
     /// # Errors
-    /// `NoSpace` or what else a majority of the nodes refused it for; `Unreachable`, `Closing`.
+    /// `NoSpace` or what else a majority of the nodes refused it for; `Closing`.
     pub(super) fn put(&self, block: BlockId, frame: Frame) -> Result<(), FsError> {
         let bytes = frame.to_bytes();
-        let until = self.links.until();
         // The leader has said who the nodes are.
-        self.links.link(until)?;
+        self.links.link(None)?;
         let no = {
             let mut account = self.shared.account.lock();
-            account.form(&self.links.members());
+            account.form(&self.links);
             let Some(quorum) = &mut account.quorum else {
                 return Err(FsError::Unreachable("no node of the cluster is known yet".to_owned()));
             };
@@ -104,7 +104,6 @@ impl Blocks {
             no
         };
         let put = self.wait(
-            until,
             |account| {
                 let majority = account.members.len() / 2 + 1;
                 account.acknowledged.get(&no).is_none_or(|nodes| *nodes >= majority)
@@ -129,16 +128,12 @@ impl Blocks {
         let durable = move |account: &Account| {
             account.quorum.as_ref().is_none_or(|quorum| quorum.durable_through() >= target)
         };
-        self.wait(self.links.until(), durable, target)
+        self.wait(durable, target)
     }
 
-    /// Sends what is to be sent until `done` says so, or there is no hope for this put.
-    fn wait(
-        &self,
-        until: Option<Duration>,
-        done: impl Fn(&Account) -> bool,
-        no: PutNo,
-    ) -> Result<(), FsError> {
+    /// Sends what is to be sent until `done` says so, or there is no hope for this put. As long as it takes, whatever the mount's
+    /// `when-down` is: what waits here was taken from programs already, and giving up would lose it.
+    fn wait(&self, done: impl Fn(&Account) -> bool, no: PutNo) -> Result<(), FsError> {
         loop {
             pump(&self.links, &self.shared);
             let mut account = self.shared.account.lock();
@@ -152,11 +147,6 @@ impl Blocks {
             }
             if self.links.is_closed() {
                 return Err(FsError::Closing);
-            }
-            if until.is_some_and(|until| until <= self.links.now()) {
-                return Err(FsError::Unreachable(
-                    "no majority of the nodes takes contents: see 'tsfs status'".to_owned(),
-                ));
             }
             self.shared.answered.wait_for(&mut account, LOOK_EVERY);
         }
@@ -173,7 +163,9 @@ impl Blocks {
             let leader = self.links.leader().map(|link| link.node);
             let mut links = self.links.all();
             links.sort_by_key(|link| Some(link.node) != leader);
-            let everybody = !links.is_empty() && links.len() >= self.links.members().len();
+            let members = self.links.members();
+            let is_asked = |member: &NodeId| links.iter().any(|link| link.node == *member);
+            let everybody = !members.is_empty() && members.iter().all(is_asked);
             let mut failed = None;
             for link in links {
                 match link.call(Lane::Bulk, meta.clone(), Bytes::new(), PATIENCE) {
@@ -209,7 +201,7 @@ impl Blocks {
 fn pump(links: &Arc<Links>, shared: &Arc<Shared>) {
     let all = links.all();
     let mut account = shared.account.lock();
-    account.form(&links.members());
+    account.form(links);
     account.meet(&all);
     let sends: Vec<_> = all.iter().flat_map(|link| account.next(link)).collect();
     drop(account);
@@ -259,21 +251,20 @@ enum Sent {
 
 impl Account {
     /// The nodes are these.
-    fn form(&mut self, members: &[NodeId]) {
-        if members.is_empty() || members == self.members {
+    fn form(&mut self, links: &Links) {
+        let (members, learners) = (links.members(), links.learners());
+        if members.is_empty() || (&members, &learners) == (&self.members, &self.learners) {
             return;
         }
-        match &mut self.quorum {
-            Some(quorum) => quorum.reform(members),
-            None => self.quorum = Some(Quorum::new(members, BACKLOG_BYTES_MAX)),
-        }
-        self.members = members.to_vec();
+        let new = || Quorum::new(&members, BACKLOG_BYTES_MAX);
+        self.quorum.get_or_insert_with(new).reform_with(&members, &learners);
+        (self.members, self.learners) = (members, learners);
     }
 
     /// These can be reached, and no others.
     fn meet(&mut self, links: &[Link]) {
         let Some(quorum) = &mut self.quorum else { return };
-        for member in &self.members {
+        for member in self.members.iter().chain(&self.learners) {
             let node = self.nodes.entry(*member).or_default();
             match links.iter().find(|link| link.node == *member) {
                 Some(link) if link.generation != node.generation => {
@@ -336,7 +327,7 @@ impl Account {
             (Sent::Put(no), Some(Response::Done)) => {
                 quorum.written(node, boot, no);
                 if let Some(nodes) = self.acknowledged.get_mut(&no) {
-                    *nodes += 1;
+                    *nodes += usize::from(self.members.contains(&node));
                 }
             }
             (Sent::Put(no), Some(Response::Failed(error))) => {
@@ -350,10 +341,12 @@ impl Account {
                 quorum.failed(node);
                 self.refused = Some(error);
             }
-            (Sent::Put(_), _) => {}
+            // Whether it has it nobody knows: it is sent again.
+            (Sent::Put(_), _) => self.part(node, generation),
             (Sent::Sync(mark), _) => quorum.unanswered(mark),
         }
-        for no in quorum.take_released() {
+        let released = self.quorum.as_mut().map(Quorum::take_released).unwrap_or_default();
+        for no in released {
             self.frames.remove(&no);
         }
     }

@@ -1,7 +1,9 @@
 //! The connections to the nodes, and which of them leads.
 //!
 //! A thread for each node keeps its two connections up, so that a node which cannot be reached holds up nobody; a thread for
-//! all of them (`seek`) finds the leader, attends it and renews the lease. Not here: what is asked over a connection.
+//! all of them (`seek`) finds the leader, attends it and renews the lease. Not here: the session itself (`session`), what is asked over a connection.
+
+mod session;
 
 use crate::env::Clock;
 use crate::net::DialSecurity;
@@ -20,12 +22,11 @@ use crate::types::FsError;
 use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::wire::Listener;
-use crate::wire::Welcome;
 use crate::wire::Whole;
 use crate::wire::message;
 use crate::wire::message::Hello;
 use crate::wire::message::NodeAt;
-use crate::wire::message::Renewed;
+use crate::wire::message::View;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -40,8 +41,6 @@ const NODES_MAX: usize = 64;
 const FIRST: Duration = Duration::from_secs(30);
 /// Even where the cluster has been away for long, a call looks for so long.
 const MOMENT: Duration = Duration::from_millis(100);
-/// What clocks may drift apart within a lease: a hundredth of it.
-const DRIFT: u32 = 100;
 
 struct State {
     nodes: Vec<Keep>,
@@ -49,8 +48,9 @@ struct State {
     leader: Option<Link>,
     /// Who is said to lead.
     hint: Option<NodeId>,
-    /// Who they are, as a node that leads said.
+    /// Who decides, as a node that leads said, and who else there is.
     members: Vec<NodeId>,
+    learners: Vec<NodeId>,
     /// The latest term in which somebody was found to lead.
     term: u64,
     session: Option<Member>,
@@ -59,6 +59,8 @@ struct State {
     /// Since when nobody leads, as far as this client knows.
     down_since: Option<Duration>,
     closed: bool,
+    /// Whoever waits was told that nobody leads.
+    told_away: bool,
 }
 
 /// Our membership.
@@ -111,11 +113,13 @@ impl Links {
             leader: None,
             hint: None,
             members: Vec::new(),
+            learners: Vec::new(),
             term: 0,
             session: None,
             renew: false,
             down_since: Some(clock.steady()),
             closed: false,
+            told_away: false,
         };
         let links = Arc::new(Links {
             net,
@@ -163,7 +167,8 @@ impl Links {
             _ if state.session.is_none() => at_least(FIRST),
             WhenDown::Wait => None,
             WhenDown::Eio(time) => at_least(time.max(ELECTION)),
-            WhenDown::Stale => at_least(ELECTION),
+            // Somebody else is asked then; the leader is looked for all the while.
+            WhenDown::Stale => Some(since + ELECTION),
         }
     }
 
@@ -200,9 +205,14 @@ impl Links {
         self.state.lock().nodes.iter().filter_map(Keep::pair).filter_map(Link::new).collect()
     }
 
-    /// The nodes of the cluster; none before one of them has said so.
+    /// The nodes that decide; none before one of them has said so.
     pub(super) fn members(&self) -> Vec<NodeId> {
         self.state.lock().members.clone()
+    }
+
+    /// Those that do not.
+    pub(super) fn learners(&self) -> Vec<NodeId> {
+        self.state.lock().learners.clone()
     }
 
     pub(super) fn term(&self) -> u64 {
@@ -258,7 +268,43 @@ impl Links {
             tracing::info!(node = link.node.0, took_ms, "this node leads");
         }
         state.leader = Some(link);
+        let back = std::mem::take(&mut state.told_away);
+        let listener = state.session.as_ref().map(|member| member.listener.clone());
+        drop(state);
         self.changed.notify_all();
+        if let Some(listener) = listener.filter(|_| back) {
+            listener.away(None);
+        }
+    }
+
+    /// Tells whoever waits for what was sent, once nobody has led for as long as calls wait.
+    pub(super) fn tell_away(&self) {
+        let limit = match self.options.when_down {
+            WhenDown::Wait => return,
+            WhenDown::Eio(time) => time.max(ELECTION),
+            WhenDown::Stale => ELECTION,
+        };
+        let mut state = self.state.lock();
+        let due = state.down_since.is_some_and(|since| since + limit <= self.now());
+        let listener = state.session.as_ref().map(|member| member.listener.clone());
+        let Some(listener) = listener.filter(|_| due && !state.told_away) else { return };
+        state.told_away = true;
+        let why = state.trouble();
+        drop(state);
+        listener.away(Some(&why));
+    }
+
+    /// Whether nobody leads, for longer than an election takes.
+    pub(super) fn is_down(&self) -> bool {
+        let (now, state) = (self.now(), self.state.lock());
+        let up = state.leader.as_ref().is_some_and(Link::is_up);
+        !up && state.down_since.is_some_and(|since| since + ELECTION <= now)
+    }
+
+    /// Nobody leads, as far as is known: from now on, unless it has been so for longer.
+    pub(super) fn down(&self) {
+        let now = self.now();
+        self.state.lock().down_since.get_or_insert(now);
     }
 
     pub(super) fn leader(&self) -> Option<Link> {
@@ -305,78 +351,6 @@ impl State {
     }
 }
 
-/// Our session and its lease.
-impl Links {
-    pub(super) fn session(&self) -> Option<SessionId> {
-        self.state.lock().session.as_ref().map(|member| member.session)
-    }
-
-    pub(super) fn member(&self) -> Option<Member> {
-        self.state.lock().session.clone()
-    }
-
-    /// A session was opened; `asked` is when it was asked for.
-    pub(super) fn begin_session(
-        &self,
-        welcome: &Welcome,
-        listener: Arc<dyn Listener>,
-        asked: Duration,
-        lease_ms: u64,
-    ) {
-        let whole = welcome.whole;
-        let mut state = self.state.lock();
-        state.session = Some(Member { session: welcome.session, listener, whole });
-        // It is to be attended: until then nothing reaches us that is told unasked.
-        state.leader = None;
-        drop(state);
-        self.leased(asked, lease_ms);
-        self.changed.notify_all();
-    }
-
-    /// The lease was renewed by somebody who was asked at `asked`.
-    pub(super) fn renewed(&self, asked: Duration, renewed: &Renewed) {
-        self.leased(asked, renewed.lease_ms);
-        self.space.store(renewed.space, Relaxed);
-        let mut state = self.state.lock();
-        let Some(member) = &mut state.session else { return };
-        if member.whole != renewed.whole {
-            member.whole = renewed.whole;
-            let listener = member.listener.clone();
-            drop(state);
-            if let Some(whole) = renewed.whole {
-                listener.whole(whole);
-            }
-        }
-    }
-
-    fn leased(&self, asked: Duration, lease_ms: u64) {
-        let length = Duration::from_millis(lease_ms);
-        let until = asked + length - length / DRIFT;
-        self.lease_length.store(length.as_nanos() as u64, Relaxed);
-        self.lease.fetch_max(until.as_nanos() as u64, Relaxed);
-    }
-
-    /// Our session is over.
-    pub(super) fn ended(&self, why: &str) {
-        self.lease.store(0, Relaxed);
-        let member = self.state.lock().session.take();
-        self.stream.give_up(why);
-        if let Some(member) = member {
-            member.listener.ended(why);
-        }
-    }
-
-    pub(super) fn lease(&self) -> Duration {
-        Duration::from_nanos(self.lease.load(Relaxed))
-    }
-
-    pub(super) fn spend(&self, bytes: u64) {
-        // A lower bound between two renewals: nobody is refused for it who would not be soon.
-        let _ =
-            self.space.fetch_update(Relaxed, Relaxed, |space| Some(space.saturating_sub(bytes)));
-    }
-}
-
 /// Keeping the connections up.
 impl Links {
     /// Keeps connections to this node as well.
@@ -411,15 +385,16 @@ impl Links {
     }
 
     /// The nodes are these, as one of them said.
-    pub(super) fn meet(self: &Arc<Links>, nodes: &[NodeAt], term: u64) {
-        let members: Vec<NodeId> = nodes.iter().map(|node| node.node).collect();
+    pub(super) fn meet(self: &Arc<Links>, view: &View) {
         let mut state = self.state.lock();
-        state.term = state.term.max(term);
-        if !members.is_empty() {
-            state.members = members;
+        state.term = state.term.max(view.term);
+        if !view.voters.is_empty() {
+            state.members = view.voters.clone();
+            let others = view.nodes.iter().map(|at| at.node);
+            state.learners = others.filter(|node| !view.voters.contains(node)).collect();
         }
         drop(state);
-        self.hear_of(nodes);
+        self.hear_of(&view.nodes);
     }
 
     /// There are nodes at these addresses, or were: who they are they say themselves.

@@ -45,6 +45,7 @@ use crate::wire::Status;
 use crate::wire::Welcome;
 use crate::wire::message;
 use crate::wire::message::Hello;
+use crate::wire::message::LastKnown;
 use crate::wire::message::Request;
 use crate::wire::message::Response;
 use bytes::Bytes;
@@ -65,8 +66,8 @@ pub struct Options {
 const ELECTION: Duration = Duration::from_secs(3);
 /// Between two questions to a node that had no answer.
 const AGAIN: Duration = Duration::from_millis(50);
-/// How long one answer may take. A leader answers a question within a lease, or says why not.
-const PATIENCE: Duration = Duration::from_secs(25);
+/// How long one answer may take. A leader that waits for others to give something back says so within 45 s.
+const PATIENCE: Duration = Duration::from_secs(50);
 /// For what may take minutes: purging, forgetting, a full disk.
 const LONG_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -153,8 +154,7 @@ fn unexpected(response: &Response) -> FsError {
 
 impl Drop for Remote {
     fn drop(&mut self) {
-        self.links.close();
-        self.stream.give_up("the mount is closed");
+        self.abandon();
     }
 }
 
@@ -219,6 +219,35 @@ impl Server for Remote {
         }
     }
 
+    fn abandon(&self) {
+        self.links.close();
+        self.stream.give_up("the mount is closed");
+    }
+
+    fn prefers_old(&self) -> bool {
+        self.links.when_down() == WhenDown::Stale && self.links.is_down()
+    }
+
+    fn old_rows(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, FsError> {
+        match self.ask_anybody(LastKnown::Rows { keys: keys.to_vec() })? {
+            (Response::Rows(rows), _) if rows.len() == keys.len() => Ok(rows),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    fn old_page(
+        &self,
+        range: &KeyRange,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Page, FsError> {
+        let (range, limit) = (range.clone(), limit as u32);
+        match self.ask_anybody(LastKnown::Page { range, direction, limit })? {
+            (Response::Page(page), _) => Ok(page),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
     fn versions(
         &self,
         key: &[u8],
@@ -249,7 +278,14 @@ impl Server for Remote {
 
     fn state(&self, range: &KeyRange, limit: usize) -> Result<Page, FsError> {
         let (range, limit) = (range.clone(), limit as u32);
-        match self.ask(Lane::Control, &Request::State { range, limit })? {
+        let request = Request::State { range: range.clone(), limit };
+        let answered = match self.ask(Lane::Control, &request) {
+            Err(FsError::Unreachable(_)) if self.prefers_old() => {
+                self.ask_anybody(LastKnown::State { range, limit })
+            }
+            answered => answered,
+        };
+        match answered? {
             (Response::Page(page), _) => Ok(page),
             (other, _) => Err(unexpected(&other)),
         }
@@ -307,19 +343,27 @@ impl Remote {
     /// answered asks them all.
     fn read(&self, request: &Request, at: AsOf) -> Result<(Response, Bytes), FsError> {
         match self.ask(Lane::Control, request) {
-            Err(FsError::Unreachable(why))
-                if at != AsOf::Now && self.links.when_down() == WhenDown::Stale =>
-            {
-                let meta = message::encode(request);
-                for link in self.links.all() {
-                    match link.call(Lane::Control, meta.clone(), Bytes::new(), PATIENCE) {
-                        Ok((Response::Failed(_), _)) | Err(_) => {}
-                        Ok(answer) => return Ok(answer),
-                    }
-                }
-                Err(FsError::Unreachable(why))
+            Err(FsError::Unreachable(_)) if at != AsOf::Now && self.prefers_old() => {
+                self.ask_everybody(request)
             }
             answered => answered,
         }
+    }
+
+    fn ask_anybody(&self, asked: LastKnown) -> Result<(Response, Bytes), FsError> {
+        self.ask_everybody(&Request::LastKnown(asked))
+    }
+
+    /// The first answer of those who can be reached.
+    fn ask_everybody(&self, request: &Request) -> Result<(Response, Bytes), FsError> {
+        let meta = message::encode(request);
+        for link in self.links.all() {
+            match link.call(Lane::Control, meta.clone(), Bytes::new(), PATIENCE) {
+                Ok((Response::Failed(error), _)) => tracing::debug!(%error, "a node cannot say"),
+                Err(error) => tracing::debug!(%error, "a node does not say"),
+                Ok(answer) => return Ok(answer),
+            }
+        }
+        Err(FsError::Unreachable("no node answers that could say".to_owned()))
     }
 }

@@ -40,6 +40,9 @@ impl Links {
         match self.leader() {
             Some(link) => self.hold(&link),
             None => {
+                // Its connection may have ended without anybody asking for anything.
+                self.down();
+                self.tell_away();
                 self.stream.let_go();
                 match self.who_leads() {
                     Some(link) => self.attach(link),
@@ -68,7 +71,10 @@ impl Links {
         let asked = self.now();
         let request = message::encode(&Request::Renew { session: member.session });
         match link.call(Lane::Control, request, Bytes::new(), every.min(ATTEND)) {
-            Ok((Response::Renewed(renewed), _)) => self.renewed(asked, &renewed),
+            Ok((Response::Renewed(renewed), _)) => {
+                self.renewed(asked, &renewed);
+                self.look_around(link);
+            }
             Ok((Response::Failed(FsError::NotLeader { leader }), _)) => {
                 self.lost(link.generation, leader);
             }
@@ -78,6 +84,17 @@ impl Links {
                 self.wait_for_change(ROUND);
             }
             Ok(_) | Err(_) => self.lost(link.generation, None),
+        }
+    }
+
+    /// Learns which nodes there are by now: contents go to a majority of them.
+    fn look_around(self: &Arc<Links>, link: &Link) {
+        let request = message::encode(&Request::View);
+        match link.call(Lane::Control, request, Bytes::new(), ANSWER) {
+            Ok((Response::View(view), _)) if view.leader == Some(link.node) => {
+                self.meet(&view);
+            }
+            other => tracing::debug!(?other, "the node that leads does not say who there is"),
         }
     }
 
@@ -157,7 +174,7 @@ impl Links {
         drop(tell);
         while let Ok((node, view)) = told.recv_timeout(ANSWER) {
             if view.leader == Some(node) && view.term >= term {
-                self.meet(&view.nodes, view.term);
+                self.meet(&view);
                 return links.into_iter().find(|link| link.node == node);
             }
             // One that follows says where the leader is, for who was told of it alone.

@@ -6,6 +6,7 @@
 //! Lock order: `sending`, then `items`. Sending may wait for room on the connection, so answers, which make room, take
 //! `items` alone.
 
+use crate::meta::op::Outcome;
 use crate::net::NetError;
 use crate::net::Wait;
 use crate::telemetry::counter::CLIENT_REPLAYS;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 
 struct Item {
     proposal: Proposal,
-    /// Taken when it is called.
+    /// Taken when they are called. That it is durable is told by its being applied, unless it is not.
     durable: Option<Durable>,
     applied: Option<Applied>,
 }
@@ -97,9 +98,9 @@ impl Stream {
         *sending = Some(link.clone());
     }
 
-    /// Something was proposed and is not known to be durable.
+    /// Something was proposed and is not known to be applied.
     pub(super) fn is_waiting(&self) -> bool {
-        self.items.lock().list.front().is_some_and(|item| item.durable.is_some())
+        !self.items.lock().list.is_empty()
     }
 
     /// The link is gone: what comes is kept for the next.
@@ -149,25 +150,19 @@ impl Stream {
     /// Takes an answer. Where it says that the link is not to be used any more: who leads instead, if that is known.
     fn answered(&self, seq: BatchSeq, answer: Result<Response, FsError>) -> Option<Option<NodeId>> {
         match answer {
-            Ok(Response::Durable(stamp)) => {
-                let mut items = self.items.lock();
-                let durable = items.find(seq).and_then(|item| item.durable.take());
-                drop(items);
-                if let Some(durable) = durable {
-                    durable(Ok(stamp));
-                }
-                None
-            }
+            // What is committed may be refused when it is applied.
+            Ok(Response::Durable(_)) => None,
             Ok(Response::Applied { outcome, stamp }) => {
+                let mut items = self.items.lock();
+                if outcome == Outcome::Early && !items.is_first(seq) {
+                    // One before it was not taken, by a leader that was between two minds: all are sent again, in order.
+                    return Some(None);
+                }
                 // Not under the lock: callbacks may take others.
-                let item = self.items.lock().take(seq);
-                if let Some(mut item) = item {
-                    if let Some(durable) = item.durable.take() {
-                        durable(Ok(stamp));
-                    }
-                    if let Some(applied) = item.applied.take() {
-                        applied(Ok((outcome, stamp)));
-                    }
+                let item = items.take(seq);
+                drop(items);
+                if let Some(applied) = item.and_then(|mut item| item.applied.take()) {
+                    applied(Ok((outcome, stamp)));
                 }
                 None
             }
@@ -196,8 +191,8 @@ impl Stream {
 }
 
 impl Items {
-    fn find(&mut self, seq: BatchSeq) -> Option<&mut Item> {
-        self.list.iter_mut().find(|item| item.proposal.seq == seq)
+    fn is_first(&self, seq: BatchSeq) -> bool {
+        self.list.front().is_some_and(|item| item.proposal.seq == seq)
     }
 
     fn take(&mut self, seq: BatchSeq) -> Option<Item> {

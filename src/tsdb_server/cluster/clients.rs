@@ -1,7 +1,8 @@
-//! The mounts, as the table knows them: sessions, and who owns what no other session owns.
+//! The mounts, for whoever looks at them or ends one: sessions, how long their leases last, who owns what no other session owns.
 //!
-//! Not here: how long their leases last, which the node that leads keeps in memory.
+//! Not here: what a session may do, and when its lease is over (`lock_node`).
 
+use crate::env::Clock;
 use crate::meta::key::StateKey;
 use crate::meta::op::Op;
 use crate::meta::record::Grant;
@@ -9,12 +10,72 @@ use crate::meta::record::Record;
 use crate::meta::record::Session;
 use crate::tsdb_server::cluster::rows;
 use crate::tsdb_server::cluster::seams::Clients;
+use crate::tsdb_server::cluster::work::Pause;
+use crate::tsdb_server::lock_node::LockNode;
+use crate::tsdb_server::lock_node::Standing;
 use crate::types::FsError;
 use crate::types::SessionId;
 use crate::wire::Server;
 use crate::wire::cluster::Client;
 use crate::wire::cluster::Lock;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a session may outlive its lease: what it leaves goes in parts.
+const END_WITHIN: Duration = Duration::from_secs(30);
+/// How often somebody looks whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What rows say, and the node that leads keeps in memory.
+pub struct ByLeases {
+    pub rows: ByRows,
+    pub locks: Arc<LockNode>,
+    pub clock: Arc<dyn Clock>,
+    pub pause: Arc<Pause>,
+}
+
+impl Clients for ByLeases {
+    fn clients(&self) -> Result<Vec<Client>, FsError> {
+        let client = |standing: Standing| Client {
+            session: standing.session.0,
+            name: standing.client,
+            opened: standing.opened,
+            lease_ms: standing.lease_left.map(|left| left.as_millis() as u64),
+            whole: standing.has_whole,
+        };
+        match self.locks.clients() {
+            // How long a lease lasts, only the node that leads knows.
+            Err(FsError::NotLeader { .. }) => self.rows.clients(),
+            standing => Ok(standing?.into_iter().map(client).collect()),
+        }
+    }
+
+    fn locks(&self, limit: usize) -> Result<(Vec<Lock>, bool), FsError> {
+        self.rows.locks(limit)
+    }
+
+    /// The session is not renewed any more, and goes when nothing rests on its lease: until then it may answer its programs from
+    /// what it owns, so nobody else may be given that.
+    fn evict(&self, session: SessionId) -> Result<(), FsError> {
+        self.rows.known(session)?;
+        let left = self.locks.clients()?.into_iter().find(|client| client.session == session);
+        let left = left.and_then(|client| client.lease_left).unwrap_or_default();
+        let until = self.clock.steady() + left + END_WITHIN;
+        while self.rows.is_open(session)? {
+            match self.locks.evict(session) {
+                // It is ending already.
+                Ok(()) | Err(FsError::Fenced) => {}
+                Err(error) => return Err(error),
+            }
+            if self.clock.steady() >= until {
+                let why = format!("client {} is to end, and has not yet; look again", session.0);
+                return Err(FsError::Refused(why));
+            }
+            self.pause.rest(LOOK_EVERY)?;
+        }
+        Ok(())
+    }
+}
 
 /// Everything about clients that rows say.
 pub struct ByRows(pub Arc<dyn Server>);
@@ -27,6 +88,21 @@ impl ByRows {
             _ => Err(FsError::Damaged(format!("row {} of sessions", key.escape_ascii()))),
         };
         rows.iter().map(session).collect()
+    }
+
+    fn is_open(&self, session: SessionId) -> Result<bool, FsError> {
+        let row: Option<Session> = rows::one(&*self.0, &StateKey::Session { session })?;
+        Ok(row.is_some())
+    }
+
+    /// # Errors
+    /// `Refused` where there is no such session.
+    fn known(&self, session: SessionId) -> Result<(), FsError> {
+        if self.is_open(session)? {
+            return Ok(());
+        }
+        let why = format!("there is no client {}; 'tsfs clients' lists them", session.0);
+        Err(FsError::Refused(why))
     }
 
     fn whole(&self) -> Result<Option<SessionId>, FsError> {
@@ -63,16 +139,9 @@ impl Clients for ByRows {
     }
 
     fn evict(&self, session: SessionId) -> Result<(), FsError> {
-        let open = || -> Result<bool, FsError> {
-            let row: Option<Session> = rows::one(&*self.0, &StateKey::Session { session })?;
-            Ok(row.is_some())
-        };
-        if !open()? {
-            let why = format!("there is no client {}; 'tsfs clients' lists them", session.0);
-            return Err(FsError::Refused(why));
-        }
+        self.known(session)?;
         // Each op takes a part of its orphans.
-        while open()? {
+        while self.is_open(session)? {
             self.0.administer(Op::EndSession { session })?;
         }
         Ok(())

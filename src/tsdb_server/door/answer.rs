@@ -4,6 +4,7 @@
 
 use crate::meta::key;
 use crate::meta::op::Op;
+use crate::series::KeyRange;
 use crate::tsdb_server::data::stream::Chunk;
 use crate::tsdb_server::door::Door;
 use crate::tsdb_server::door::push::Push;
@@ -11,9 +12,11 @@ use crate::types::AsOf;
 use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::SessionId;
+use crate::types::Stamp;
 use crate::types::frame::Frame;
 use crate::wire::Page;
 use crate::wire::Server;
+use crate::wire::message::LastKnown;
 use crate::wire::message::Request;
 use crate::wire::message::Response;
 use bytes::Bytes;
@@ -46,15 +49,16 @@ pub(super) fn inodes(request: &Request) -> Vec<Ino> {
 }
 
 impl Door {
-    /// `push` is there where a session is to be attended; `from_node`: who asks is a node.
+    /// `push` is there where a session is to be attended, `attended` where one is; `from_node`: who asks is a node.
     pub(super) fn answer(
         &self,
         request: Request,
         tail: Bytes,
         from_node: bool,
         push: Option<Arc<Push>>,
+        attended: Option<SessionId>,
     ) -> (Response, Bytes) {
-        match self.try_answer(request, tail, from_node, push) {
+        match self.try_answer(request, tail, from_node, push, attended) {
             Ok(answer) => answer,
             Err(error) => (Response::Failed(error), Bytes::new()),
         }
@@ -66,6 +70,7 @@ impl Door {
         tail: Bytes,
         from_node: bool,
         push: Option<Arc<Push>>,
+        attended: Option<SessionId>,
     ) -> Result<(Response, Bytes), FsError> {
         let response = match request {
             Request::View => Response::View(self.node.view()),
@@ -96,13 +101,7 @@ impl Door {
             | Request::Renew { .. }
             | Request::GrantInos { .. }
             | Request::Barrier { .. } => self.of_session(request, push)?,
-            Request::Administer { ops, .. } if ops.iter().any(Op::is_the_stores) => {
-                return Err(FsError::NotPermitted("only the store itself does that"));
-            }
-            Request::Administer { by, ops } => {
-                self.node.lead(SURE)?;
-                Response::Stamp(self.node.administer_all(by, ops)?)
-            }
+            Request::Administer { by, ops } => self.administer(by, ops, attended)?,
             Request::Status => Response::Status(Box::new(self.node.status()?)),
             Request::Log(_) | Request::Propose { .. } | Request::Flushed { .. } => {
                 return Err(FsError::Invalid("this is told, or proposed, and not asked"));
@@ -110,6 +109,28 @@ impl Door {
             reading => self.of_rows(&reading, from_node)?,
         };
         Ok((response, Bytes::new()))
+    }
+
+    fn administer(
+        &self,
+        by: Option<u32>,
+        ops: Vec<Op>,
+        attended: Option<SessionId>,
+    ) -> Result<Response, FsError> {
+        let may = |op: &Op| match op {
+            Op::EndSession { session } => attended == Some(*session),
+            op => op.may_be_asked(),
+        };
+        if !ops.iter().all(may) {
+            return Err(FsError::NotPermitted("only the store itself does that"));
+        }
+        self.node.lead(SURE)?;
+        if ops.iter().any(|op| matches!(op, Op::Mark { .. })) {
+            // What other mounts have not sent yet is part of the instant that is named.
+            self.locks.settle(attended.unwrap_or(SessionId(0)))?;
+            self.node.lead(SURE)?;
+        }
+        Ok(Response::Stamp(self.node.administer_all(by, ops)?))
     }
 
     fn of_session(&self, request: Request, push: Option<Arc<Push>>) -> Result<Response, FsError> {
@@ -147,9 +168,7 @@ impl Door {
     fn of_rows(&self, request: &Request, from_node: bool) -> Result<Response, FsError> {
         match request {
             Request::Get { session, keys, at } => {
-                if keys.len() > KEYS_MAX {
-                    return Err(FsError::Invalid("one question has at most 4096 keys"));
-                }
+                check_keys(keys)?;
                 self.ready(*session, request, *at)?;
                 let rows = match at {
                     AsOf::Now => self.node.get_all(keys)?,
@@ -165,22 +184,49 @@ impl Door {
                 Ok(Response::Page(self.node.scan(range, *at, *direction, few(*limit))?))
             }
             Request::Versions { key, since, until, limit } => {
+                self.known(*until)?;
                 let found = self.node.versions(key, *since, *until, few(*limit))?;
                 Ok(Response::Versions(found))
             }
             Request::Ended { range, since, until, limit } => {
+                self.known(*until)?;
                 Ok(Response::Ended(self.node.ended(range, *since, *until, few(*limit))?))
             }
             Request::State { range, limit } => {
                 self.node.lead(SURE)?;
-                let page = self.node.state(range, few(*limit))?;
-                Ok(Response::Page(if from_node { page } else { without_secrets(page) }))
+                self.state(range, *limit, from_node)
             }
+            Request::LastKnown(asked) => self.last_known(asked, from_node),
             Request::Changes { since, until, limit } => {
+                self.known(*until)?;
                 Ok(Response::Page(self.node.changes(*since, *until, few(*limit))?))
             }
             _ => Err(FsError::Invalid("this asks for no rows")),
         }
+    }
+
+    /// Returns once everything up to there that was committed is here.
+    fn known(&self, until: Stamp) -> Result<(), FsError> {
+        if self.node.has_reached(until) { Ok(()) } else { self.node.lead(SURE) }
+    }
+
+    /// As this node knows it: it says nothing about who leads.
+    fn last_known(&self, asked: &LastKnown, from_node: bool) -> Result<Response, FsError> {
+        match asked {
+            LastKnown::Rows { keys } => {
+                check_keys(keys)?;
+                Ok(Response::Rows(self.node.get_all(keys)?))
+            }
+            LastKnown::Page { range, direction, limit } => {
+                Ok(Response::Page(self.node.scan(range, AsOf::Now, *direction, few(*limit))?))
+            }
+            LastKnown::State { range, limit } => self.state(range, *limit, from_node),
+        }
+    }
+
+    fn state(&self, range: &KeyRange, limit: u32, from_node: bool) -> Result<Response, FsError> {
+        let page = self.node.state(range, few(limit))?;
+        Ok(Response::Page(if from_node { page } else { without_secrets(page) }))
     }
 
     /// Returns once what was committed when the question came can be read here, and nobody else owns what it is about.
@@ -195,6 +241,13 @@ impl Door {
                 self.node.lead(SURE)
             }
         }
+    }
+}
+
+fn check_keys(keys: &[Bytes]) -> Result<(), FsError> {
+    match keys.len() <= KEYS_MAX {
+        true => Ok(()),
+        false => Err(FsError::Invalid("one question has at most 4096 keys")),
     }
 }
 

@@ -34,6 +34,8 @@ use std::sync::OnceLock;
 
 /// Threads for requests that wait: for somebody to give an inode back, for the disk, for a majority. Beyond it they queue.
 const WAITING_MAX: usize = 128;
+/// And for those that only wait for the log.
+const OFFICE_MAX: usize = 16;
 /// Requests that may queue for them. Each connection has few unanswered, so this is not reached but by very many clients.
 const QUEUE_MAX: usize = 16_384;
 
@@ -41,6 +43,8 @@ pub struct Door {
     node: Arc<Node>,
     locks: Arc<LockNode>,
     pool: Pool,
+    /// For what must not queue behind those who wait for others.
+    office: Pool,
     /// What commands ask, which other nodes pass on.
     asked: Arc<Asked>,
     greeting: Arc<Greeting>,
@@ -58,7 +62,8 @@ impl Door {
         greeting: Arc<Greeting>,
     ) -> Arc<Door> {
         let pool = Pool::new("door", WAITING_MAX, QUEUE_MAX);
-        Arc::new(Door { node, locks, pool, asked, greeting, on_behind: OnceLock::new() })
+        let office = Pool::new("door-office", OFFICE_MAX, QUEUE_MAX);
+        Arc::new(Door { node, locks, pool, office, asked, greeting, on_behind: OnceLock::new() })
     }
 
     /// The first call counts.

@@ -26,7 +26,6 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 /// One connection's side of the door.
 pub(super) struct Serve {
@@ -51,26 +50,15 @@ impl Serve {
         if !Batch::is_of_client(batch, *session, *seq) {
             return reply.fail("a client proposes batches of its own session");
         }
-        let reply = Arc::new(Mutex::new(Some(reply)));
-        let for_durable = Arc::clone(&reply);
-        let durable = move |result: Result<_, FsError>| {
-            let reply = for_durable.lock();
-            // A failure is told once, by what is told of its being applied.
-            if let (Some(reply), Ok(stamp)) = (&*reply, result) {
-                let meta = message::encode(&Response::Durable(stamp));
-                // Where there is no room the last answer says it too.
-                let _ = reply.more(message::RESPONSE, meta, Bytes::new(), Duration::ZERO);
-            }
-        };
+        // What is committed may yet be refused when it is applied, so that it is durable says nothing before that.
         let applied = move |result: Result<_, FsError>| {
-            let Some(reply) = reply.lock().take() else { return };
             let response = match result {
                 Ok((outcome, stamp)) => Response::Applied { outcome, stamp },
                 Err(error) => Response::Failed(error),
             };
             reply.answer(message::RESPONSE, message::encode(&response), Bytes::new());
         };
-        self.door.node.propose(proposal, Box::new(durable), Box::new(applied));
+        self.door.node.propose(proposal, Box::new(|_| {}), Box::new(applied));
     }
 
     /// Whether a read of these rows can be answered without waiting for anybody.
@@ -95,6 +83,17 @@ impl Serve {
         *self.attended.lock() = Some((session, push.clone()));
         Some(push)
     }
+}
+
+/// Whether others wait for this: those who fill the pool may be waiting for the session that is to be attended here.
+fn is_office(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Attend { .. }
+            | Request::OpenSession { .. }
+            | Request::GrantInos { .. }
+            | Request::Administer { .. }
+    )
 }
 
 impl Service for Serve {
@@ -126,16 +125,19 @@ impl Service for Serve {
             _ => None,
         };
         let ready = self.is_ready(&request);
+        let is_office = is_office(&request);
         let (door, node) = (Arc::clone(&self.door), self.is_node());
+        let attended = self.attended.lock().as_ref().map(|(session, _)| *session);
         let answer = move || {
-            let (response, tail) = door.answer(request, tail, node, push);
+            let (response, tail) = door.answer(request, tail, node, push, attended);
             reply.answer(message::RESPONSE, message::encode(&response), tail);
         };
         if ready {
             return answer();
         }
         // Where it is not taken the reply is dropped, which says so to whoever asked.
-        if let Err(error) = self.door.pool.run(answer) {
+        let pool = if is_office { &self.door.office } else { &self.door.pool };
+        if let Err(error) = pool.run(answer) {
             tracing::warn!(%error, "a request was not taken");
         }
     }

@@ -38,6 +38,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How often a node whose disk is full has another lead.
+const PASS_ON_EVERY: Duration = Duration::from_secs(60);
+/// What mounts may write until it does: its reserve has room for that.
+const PASSING_BYTES: u64 = 1 << 20;
+
 impl lock_node::Log for Node {
     fn propose(&self, op: Op) -> Result<Stamp, FsError> {
         self.administer(op)
@@ -57,7 +62,11 @@ impl lock_node::Log for Node {
     }
 
     fn space_left(&self) -> u64 {
-        Server::space_left(self)
+        match Server::space_left(self) {
+            // Whoever leads next says what is left there.
+            0 if self.passes_on().is_some() => PASSING_BYTES,
+            left => left,
+        }
     }
 
     fn store(&self) -> String {
@@ -146,6 +155,36 @@ impl Node {
         self.replica.followers()
     }
 
+    /// Who could lead in this node's place now: the voter that has most, of those that answer.
+    pub fn successor(&self) -> Option<NodeId> {
+        let voters = self.members().voters;
+        let followers = self.followers();
+        let able = followers.iter().filter(|other| voters.contains(&other.node) && other.active);
+        able.max_by_key(|other| other.matched).map(|next| next.node)
+    }
+
+    /// Who is to lead in this node's place because its own disk is full: what it says of its space holds for all mounts. None where
+    /// that was tried a moment ago, as the others may have no room either.
+    pub(super) fn passes_on(&self) -> Option<NodeId> {
+        let now = self.clock.steady();
+        let lately = |last: Duration| now.saturating_sub(last) < PASS_ON_EVERY;
+        match self.leadership().here && !self.passed_on.lock().is_some_and(lately) {
+            true => self.successor(),
+            false => None,
+        }
+    }
+
+    pub(super) fn pass_on(&self, next: NodeId) {
+        tracing::warn!(
+            node = next.0,
+            "the disk of the node that leads is full: another is to lead"
+        );
+        *self.passed_on.lock() = Some(self.clock.steady());
+        if let Err(error) = self.transfer_leader(next) {
+            tracing::warn!(%error, "nobody else leads");
+        }
+    }
+
     /// # Errors
     /// As for [`Replica::change_members`](crate::tsdb_server::replica::Replica::change_members).
     pub fn change_members(
@@ -179,7 +218,11 @@ impl Node {
     /// The cluster as this node sees it.
     pub fn view(&self) -> View {
         let Leadership { leader, term, .. } = self.replica.leadership();
-        View { leader, term: term.0, nodes: self.nodes.read().clone() }
+        let Members { mut voters, outgoing, .. } = self.replica.members();
+        voters.extend(outgoing);
+        voters.sort_unstable();
+        voters.dedup();
+        View { leader, term: term.0, nodes: self.nodes.read().clone(), voters }
     }
 
     /// A block that lies here; no other node is asked.

@@ -394,3 +394,19 @@ fn other_nodes_are_sent_what_is_accounted_for() {
     assert!(world.servers.iter().all(|server| server.durable.len() == 2), "all have both");
     assert_eq!(world.check(), Ok(()));
 }
+
+#[test]
+fn who_does_not_vote_is_sent_everything_and_counts_for_nothing() {
+    let mut world = World::new(2, 1000);
+    world.quorum.reform_with(&[id(0)], &[id(1)]);
+    let first = put_on(&mut world, &[1]);
+    assert!(!world.quorum.is_durable(first), "only on one that does not vote");
+    assert_eq!(world.quorum.standing(first), Standing::Waiting);
+    let second = put_on(&mut world, &[0, 0]);
+    assert!(world.quorum.is_durable(first) && world.quorum.is_durable(second));
+    assert_eq!(world.quorum.behind(id(1)), 1, "it need not have it");
+    world.settle();
+    assert!(world.quorum.all_durable());
+    assert!(world.servers.iter().all(|server| server.durable.len() == 2), "it is sent it");
+    assert_eq!(world.check(), Ok(()));
+}

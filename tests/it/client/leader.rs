@@ -173,6 +173,7 @@ impl Leader {
                 Outcome::Refused { .. } => "refused",
                 Outcome::Held(_) => "held",
                 Outcome::Conflict => "conflict",
+                Outcome::Early => "early",
             };
             *state.outcomes.entry(name).or_default() += 1;
         }

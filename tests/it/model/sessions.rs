@@ -488,6 +488,7 @@ impl Several {
             Outcome::Held(_) => "held",
             Outcome::Conflict => "conflict",
             Outcome::Repeated => panic!("{} was not applied before", short(batch)),
+            Outcome::Early => panic!("{} is the next", short(batch)),
         };
         *self.met.entry(met).or_default() += 1;
         if *outcome != Outcome::Applied {
