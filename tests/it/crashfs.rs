@@ -325,6 +325,11 @@ impl Filesystem for Door {
         reply.entry(&NO_TIME, &attr, Generation(0));
     }
 
+    /// As a file system without links says it: who would like one copies.
+    fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.remove(parent, name, reply);
     }

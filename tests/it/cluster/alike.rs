@@ -101,7 +101,6 @@ fn a_tree_that_one_makes_is_the_tree_that_the_other_reads() {
 }
 
 #[test]
-#[ignore = "a read returns an older value than one already written; not understood"]
 fn what_two_mounts_do_at_once_is_one_history() {
     let mut cluster = Cluster::three(Net::loopback());
     let (one, other) = (cluster.mount(), cluster.mount());
@@ -125,7 +124,6 @@ fn at(mount: &Mount, instant: u64) -> String {
 }
 
 #[test]
-#[ignore = "marks of removed inodes held recalls up until this version; to be run again at length"]
 fn an_instant_is_the_same_for_all_and_stays() {
     let mut cluster = Cluster::three(Net::loopback());
     let (one, other) = (cluster.mount(), cluster.mount());
@@ -163,4 +161,41 @@ fn the_judges_find_no_fault_with_a_store_that_is_one() {
     assert_eq!(report.errors(), Vec::<&str>::new());
     report.judge(&[&mount], "load");
     mount.close();
+}
+
+/// What `tsfs clients --json` says of each.
+fn clients(cluster: &Cluster) -> Vec<serde_json::Value> {
+    let output =
+        support::run(support::tsfs().args(["clients", "--json"]).arg(&cluster.nodes[0].store));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn who_is_evicted_ends_with_his_lease_and_others_go_on() {
+    let mut cluster = Cluster::three(Net::loopback());
+    let one = cluster.mount();
+    let other = cluster.mount();
+    fs::write(one.join("file"), "first").unwrap();
+    support::run(support::tsfs().arg("sync").arg(one.dir()));
+    let known = clients(&cluster);
+    assert_eq!(known.len(), 2);
+    for client in &known {
+        let lease = client["lease_ms"].as_u64().expect("its lease is shown");
+        assert!((1..=60_000).contains(&lease), "{client}");
+    }
+    let first = known[0]["session"].as_u64().unwrap();
+    support::run(
+        support::tsfs().args(["clients", "evict", &first.to_string()]).arg(&cluster.nodes[0].store),
+    );
+    // It returns when nothing rests on the lease any more.
+    let left = clients(&cluster);
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0]["session"], known[1]["session"]);
+    assert!(fs::write(one.join("late"), "refused").is_err());
+    assert_eq!(fs::read_to_string(other.join("file")).unwrap(), "first");
+    fs::write(other.join("file"), "second").unwrap();
+    other.close();
+    drop(one);
+    cluster.close();
 }

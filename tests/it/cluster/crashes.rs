@@ -60,7 +60,6 @@ fn cut_power(cluster: &mut Cluster, disks: &[CrashFs], random: &mut Random) -> u
 }
 
 #[test]
-#[ignore = "the disk of this test takes no socket, which a node opens in its directory"]
 fn the_power_of_all_nodes_fails_and_programs_go_on() {
     let scratch = support::scratch();
     let (disks, mut cluster) = on_lossy_disks(&scratch);
@@ -76,7 +75,6 @@ fn the_power_of_all_nodes_fails_and_programs_go_on() {
 }
 
 #[test]
-#[ignore = "the disk of this test takes no socket, which a node opens in its directory"]
 fn the_power_of_everything_fails_and_what_was_synced_is_there() {
     let seed = seed();
     println!("REPLAY TSFS_TEST_CHAOS_SEED={seed}");

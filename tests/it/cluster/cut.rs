@@ -31,7 +31,6 @@ impl Cluster {
 }
 
 #[test]
-#[ignore = "marks of removed inodes held recalls up until this version; to be run again at length"]
 fn the_leader_is_cut_off() {
     let mut cluster = Cluster::three(Net::spaces(PLACES));
     endure(&mut cluster, "leader cut off", FAULTS, |cluster, _, stage| {
@@ -47,7 +46,6 @@ fn the_leader_is_cut_off() {
 }
 
 #[test]
-#[ignore = "marks of removed inodes held recalls up until this version; to be run again at length"]
 fn a_line_between_two_nodes_works_in_one_direction() {
     let mut cluster = Cluster::three(Net::spaces(PLACES));
     endure(&mut cluster, "half a line cut", FAULTS, |cluster, random, stage| {
@@ -65,7 +63,6 @@ fn a_line_between_two_nodes_works_in_one_direction() {
 }
 
 #[test]
-#[ignore = "marks of removed inodes held recalls up until this version; to be run again at length"]
 fn the_leader_hears_and_is_not_heard() {
     let mut cluster = Cluster::three(Net::spaces(PLACES));
     endure(&mut cluster, "leader not heard by nodes", FAULTS, |cluster, _, stage| {

@@ -31,7 +31,6 @@ fn image(scratch: &Path, node: usize) -> Image {
 }
 
 #[test]
-#[ignore = "marks of removed inodes held recalls up until this version; to be run again at length"]
 fn a_node_whose_disk_is_full_holds_nobody_up() {
     let scratch = support::scratch();
     let images: Vec<Image> = (1..=3).map(|node| image(scratch.path(), node)).collect();

@@ -119,7 +119,6 @@ pub(super) fn endure(
 }
 
 #[test]
-#[ignore = "a creation with O_EXCL is answered with ENOENT once; not understood"]
 fn the_leader_is_killed_under_load() {
     let mut cluster = Cluster::three(Net::loopback());
     endure(&mut cluster, "leader killed", KILLS, |cluster, _, stage| {
@@ -134,7 +133,6 @@ fn the_leader_is_killed_under_load() {
 }
 
 #[test]
-#[ignore = "marks of removed inodes held recalls up until this version; to be run again at length"]
 fn a_follower_is_killed_and_catches_up() {
     let mut cluster = Cluster::three(Net::loopback());
     endure(&mut cluster, "follower killed", FAULTS, |cluster, random, stage| {
@@ -150,7 +148,6 @@ fn a_follower_is_killed_and_catches_up() {
 }
 
 #[test]
-#[ignore = "marks of removed inodes held recalls up until this version; to be run again at length"]
 fn the_leader_is_frozen_and_wakes_up_to_another() {
     let mut cluster = Cluster::three(Net::loopback());
     endure(&mut cluster, "leader frozen", FAULTS, |cluster, _, stage| {
@@ -171,7 +168,6 @@ fn the_leader_is_frozen_and_wakes_up_to_another() {
 }
 
 #[test]
-#[ignore = "marks of removed inodes held recalls up until this version; to be run again at length"]
 fn all_die_at_once_and_come_back() {
     let mut cluster = Cluster::three(Net::loopback());
     endure(&mut cluster, "all killed", FAULTS, |cluster, _, stage| {
@@ -184,7 +180,6 @@ fn all_die_at_once_and_come_back() {
 }
 
 #[test]
-#[ignore = "marks of removed inodes held recalls up until this version; to be run again at length"]
 fn a_rolling_restart_is_not_noticed() {
     let mut next = 0;
     let mut cluster = Cluster::three(Net::loopback());

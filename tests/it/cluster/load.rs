@@ -307,6 +307,7 @@ pub(super) fn record(who: usize, number: u32) -> Vec<u8> {
 pub(super) fn is_open(account: &mut Account, what: &str, errno: rustix::io::Errno) -> bool {
     // On a mount that is dead everything fails.
     if account.errors.len() < ERRORS_MAX {
+        println!("a program was told of an error: {what}: {errno}");
         account.errors.push(format!("{what}: {errno}"));
     }
     leaves_open(errno)

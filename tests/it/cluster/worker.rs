@@ -210,7 +210,11 @@ impl Worker<'_> {
             Ok(_) => Claim::Won,
             Err(Errno::EXIST) => Claim::Lost,
             Err(errno) => {
-                is_open(&mut self.account, "open with O_EXCL", errno);
+                // What is there right after: a name that is missing for a moment only was looked for in the wrong place.
+                let (dir, file) = (self.dir.metadata().is_ok(), path.metadata().is_ok());
+                let what =
+                    format!("open with O_EXCL of name {name} (directory {dir}, file {file})");
+                is_open(&mut self.account, &what, errno);
                 Claim::Open
             }
         };
