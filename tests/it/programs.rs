@@ -393,7 +393,7 @@ fn locks_keep_processes_apart() {
     );
     // fcntl(2), as SQLite uses it: a second writer is refused, and gets in once the first is done.
     let held = "sqlite3 base 'CREATE TABLE t(a)'; mkfifo gate
-        (echo 'BEGIN IMMEDIATE;'; read -r _ <gate; echo 'COMMIT;') | sqlite3 -bail base & first=$!
+        (echo 'BEGIN IMMEDIATE;'; read -r _ <gate; echo 'COMMIT;') | sqlite3 -bail -cmd '.timeout 60000' base & first=$!
         while sqlite3 -cmd '.timeout 0' base 'BEGIN IMMEDIATE; COMMIT;' 2>refusal; do :; done
         grep -q 'locked' refusal
         echo >gate; wait $first
