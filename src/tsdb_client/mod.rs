@@ -94,6 +94,8 @@ pub struct Client {
     listener: Mutex<Option<JoinHandle<()>>>,
     flusher: Mutex<Option<JoinHandle<()>>>,
     forget: Mutex<Option<Forget>>,
+    /// What closing came to; held while it is under way.
+    closed: Mutex<Option<Result<(), FsError>>>,
 }
 
 /// The thread that tells the kernel what to forget.
@@ -141,18 +143,34 @@ impl Client {
         let listener = start("tsfs-listen", move || for_listener.listen(&heard, &kernel))?;
         let (listener, flusher) = (Mutex::new(Some(listener)), Mutex::new(Some(flusher)));
         let forget = Mutex::new(Some(Forget { queue, thread }));
-        Ok(Arc::new(Client { core, ear, listener, flusher, forget }))
+        let closed = Mutex::default();
+        Ok(Arc::new(Client { core, ear, listener, flusher, forget, closed }))
     }
 
     /// Sends everything, waits until it is durable, ends the session. Every later change answers `Closing`. A second
-    /// call does nothing.
+    /// call waits for the first, and answers the same.
     ///
     /// # Errors
     /// `Lost` where something that programs saw succeed was lost.
     pub fn close(&self) -> Result<(), FsError> {
+        let mut closed = self.closed.lock();
+        if let Some(outcome) = &*closed {
+            return outcome.clone();
+        }
+        let outcome = self.close_once();
+        *closed = Some(outcome.clone());
+        outcome
+    }
+
+    fn close_once(&self) -> Result<(), FsError> {
         let Some(flusher) = self.flusher.lock().take() else { return Ok(()) };
         let last = self.core.end();
-        self.core.drive(Driver::Flusher);
+        if self.core.near {
+            self.core.drive(Driver::Flusher);
+        } else {
+            // Which may be waiting for nodes that are away: how long that is waited for, is said below.
+            self.core.ask_flusher(&mut self.core.enter());
+        }
         let sent = self.core.await_applied(last);
         // That the session is over is no news from here on.
         self.ear.close();
