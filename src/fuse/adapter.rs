@@ -50,13 +50,13 @@ const BACKGROUND_MAX: u16 = 64;
 /// Most bytes of one copy_file_range; the kernel comes back for the rest.
 const COPY_BYTES_MAX: u64 = 1 << 30;
 
-/// Asked for where the kernel has it; all work without.
+/// Asked for where the kernel has it; all work without. Not that an open truncates: the kernel hands that on before it looks whether
+/// the file is a program that runs, and refuses the open when the file is empty already.
 const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_ASYNC_DIO,
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_EXPORT_SUPPORT,
     // Without it every write is preceded by a getxattr of security.capability. fuser does not pass on for which

@@ -233,11 +233,11 @@ impl Core {
         if !self.near {
             may_wait()?;
         }
-        let directs = self.local.lock().directs;
+        let directs = || self.local.lock().directs;
         match missed {
             Missed::Rows(keys) => self.fetch_rows(keys, turn),
-            Missed::Fresh(keys) => fresh.ask(&*self.server, keys, directs),
-            Missed::Range(range) => fresh.ask_range(&*self.server, range, turn, directs),
+            Missed::Fresh(keys) => fresh.ask(&*self.server, keys, directs()),
+            Missed::Range(range) => fresh.ask_range(&*self.server, range, turn, directs()),
             Missed::Inos => self.ask_inos(),
             Missed::Given(ino) => self.await_given(ino),
             Missed::Busy => {

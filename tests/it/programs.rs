@@ -7,6 +7,9 @@ use crate::support::Mount;
 use crate::support::Random;
 use crate::support::Running;
 use crate::support::sh;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -399,6 +402,22 @@ fn locks_keep_processes_apart() {
         echo >gate; wait $first
         sqlite3 -cmd '.timeout 0' base 'BEGIN IMMEDIATE; COMMIT;'";
     sh(&top, held);
+    bench.close();
+}
+
+#[test]
+fn a_program_that_runs_is_not_emptied_by_an_open_that_is_refused() {
+    let bench = Bench::new();
+    let path = bench.top().join("sleep");
+    std::fs::copy("/bin/sleep", &path).unwrap();
+    let mut running = Running::start(Command::new(&path).arg("600"));
+    for flags in [OFlags::WRONLY, OFlags::RDWR, OFlags::RDONLY | OFlags::TRUNC] {
+        let refused = rustix::fs::open(&path, flags, Mode::empty());
+        assert_eq!(refused.err(), Some(Errno::TXTBSY), "{flags:?}");
+    }
+    assert!(std::fs::read(&path).unwrap() == std::fs::read("/bin/sleep").unwrap());
+    assert_eq!(running.0.try_wait().unwrap(), None);
+    running.kill();
     bench.close();
 }
 

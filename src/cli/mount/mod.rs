@@ -30,7 +30,8 @@ It returns when the mount can be used. In /etc/fstab:
 
 -o takes ro, nosuid, nodev, noexec, noatime, nonempty, allow_other and the like; create; at=TIME; dir=/PATH, which is shown as
 the root; and every setting, as write.window=20ms. Of a cluster: cert=FILE (else ~/.config/tsfs/client.pem, then
-/etc/tsfs/client.pem), and when-down=wait, eio:30s or stale, for while no node answers. SIGTERM unmounts and loses nothing.";
+/etc/tsfs/client.pem), and when-down=wait, eio:30s or stale, for while no node answers. SIGTERM unmounts and loses nothing,
+unless no node answers and when-down= is not wait.";
 
 /// Mount a store, or a cluster, at a directory
 #[derive(clap::Args)]
