@@ -1,9 +1,10 @@
-//! `tsfs locks`: what the mounts of a cluster hold.
+//! `tsfs locks`: what the mounts of a cluster hold. Not here: locks that a mount has to itself, on files that nobody else uses.
 
 use crate::cli::Context;
 use crate::cli::Exit;
 use crate::cli::local;
 use crate::cli::local::Local;
+use crate::types::instant;
 use crate::wire::cluster::Answer;
 use crate::wire::cluster::Ask;
 use crate::wire::cluster::Lock;
@@ -13,9 +14,12 @@ const EXAMPLES: &str = "\
 Examples:
   tsfs locks /srv/store
   tsfs locks --limit 10 --watch 2 /srv/store
-  tsfs locks --json /srv/store | jq .client";
+  tsfs locks --json /srv/store | jq .token";
 
 /// Show what mounts of the cluster hold
+///
+/// Locks on files are shown where more than one mount uses the file; the number of the inode is that of 'ls -i'. What a mount has
+/// to itself it locks by itself.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -48,9 +52,11 @@ fn show(locks: &[Lock], more: bool, context: &Context) -> anyhow::Result<()> {
         context.out.say("nobody holds anything")?;
         return Ok(());
     }
-    let title = ["client", "how", "what", "name"].map(str::to_owned).to_vec();
+    let title = ["client", "how", "what", "since", "name"].map(str::to_owned).to_vec();
     let row = |lock: &Lock| {
-        vec![lock.session.to_string(), lock.how.clone(), lock.what.clone(), lock.client.clone()]
+        let since = lock.token.map(instant::utc).unwrap_or_default();
+        let (how, what) = (lock.how.clone(), lock.what.clone());
+        vec![lock.session.to_string(), how, what, since, lock.client.clone()]
     };
     let rows: Vec<Vec<String>> = [title].into_iter().chain(locks.iter().map(row)).collect();
     for line in local::table(&rows) {

@@ -2,13 +2,14 @@
 //!
 //! What is not asked of the kernel, and why: `WRITEBACK_CACHE` merges writes and takes size and times from us;
 //! `DONT_MASK`, because the kernel takes the umask off as well as we could; `POSIX_ACL`, because default ACLs would
-//! have to be handed down by every mount alike, which no rule of `meta` does yet; `POSIX_LOCKS` and `FLOCK_LOCKS`: one
-//! mount's locks are the kernel's (and fuser cannot tell the two kinds apart); `AUTO_INVAL_DATA`, where there is one
+//! have to be handed down by every mount alike, which no rule of `meta` does yet; `POSIX_LOCKS`, where there is one mount:
+//! its locks are the kernel's; `FLOCK_LOCKS`: fuser cannot tell the two kinds apart; `AUTO_INVAL_DATA`, where there is one
 //! mount: it would drop a file's pages after each write of our own, whose time is given here.
 
 use crate::fuse::calls::Calls;
 use crate::fuse::calls::Name;
 use crate::fuse::convert::allocate;
+use crate::fuse::convert::file_lock;
 use crate::fuse::convert::ino;
 use crate::fuse::convert::node_kind;
 use crate::fuse::convert::rename_how;
@@ -69,6 +70,9 @@ const PAGES: InitFlags = InitFlags::FUSE_EXPLICIT_INVAL_DATA;
 /// Where other mounts may change files, the kernel looks at size and time before it believes its pages.
 const PAGES_FAR: InitFlags = InitFlags::FUSE_AUTO_INVAL_DATA;
 
+/// Where other mounts may have locks too.
+const LOCKS_FAR: InitFlags = InitFlags::FUSE_POSIX_LOCKS;
+
 /// Called with what `destroy` came to, once no request can come any more.
 pub(super) type Ended = Box<dyn FnOnce(Result<(), FsError>) + Send + Sync>;
 
@@ -101,7 +105,8 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
     fn init(&mut self, _: &fuser::Request, config: &mut fuser::KernelConfig) -> io::Result<()> {
         let far = self.calls.is_far();
         let pages = if far { PAGES_FAR } else { PAGES };
-        for flag in WANTED.iter().chain([&pages]) {
+        let locks = far.then_some(&LOCKS_FAR);
+        for flag in WANTED.iter().chain([&pages]).chain(locks) {
             if config.add_capabilities(*flag).is_err() {
                 tracing::debug!(?flag, "the kernel does not have it");
             }
@@ -344,11 +349,50 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         from: &fuser::Request,
         at: INodeNo,
         handle: FileHandle,
-        _owner: LockOwner,
+        owner: LockOwner,
         reply: fuser::ReplyEmpty,
     ) {
         let handle = Handle(handle.0);
-        self.calls.answer(from, reply, move |vfs, request| vfs.flush(request, ino(at)?, handle));
+        self.calls
+            .answer(from, reply, move |vfs, request| vfs.flush(request, ino(at)?, handle, owner.0));
+    }
+
+    fn getlk(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        _: FileHandle,
+        owner: LockOwner,
+        first: u64,
+        last: u64,
+        kind: i32,
+        pid: u32,
+        reply: fuser::ReplyLock,
+    ) {
+        let wanted = file_lock(owner, (first, last), kind, pid);
+        self.calls.answer(from, reply, move |vfs, request| vfs.barring(request, ino(at)?, wanted));
+    }
+
+    fn setlk(
+        &self,
+        from: &fuser::Request,
+        at: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        first: u64,
+        last: u64,
+        kind: i32,
+        pid: u32,
+        waits: bool,
+        reply: fuser::ReplyEmpty,
+    ) {
+        if kind == libc::F_UNLCK {
+            return self.calls.answer(from, reply, move |vfs, request| {
+                vfs.unlock(request, ino(at)?, owner.0, (first, last))
+            });
+        }
+        let lock = file_lock(owner, (first, last), kind, pid);
+        self.calls.lock(from, place(at, handle, 0), lock, waits, reply);
     }
 
     fn release(

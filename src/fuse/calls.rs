@@ -5,10 +5,15 @@
 
 use crate::fuse::convert::ino;
 use crate::fuse::linger::Linger;
+use crate::fuse::parked;
+use crate::fuse::parked::Lot;
+use crate::fuse::parked::Parking;
+use crate::fuse::parked::Waiting;
 use crate::fuse::reply::Listing;
 use crate::fuse::reply::Reply;
 use crate::fuse::vfs::Answer;
 use crate::fuse::vfs::Handle;
+use crate::fuse::vfs::Place;
 use crate::fuse::vfs::Request;
 use crate::fuse::vfs::Stop;
 use crate::fuse::vfs::Vfs;
@@ -16,6 +21,8 @@ use crate::fuse::workers::Workers;
 use crate::telemetry::counter::FUSE_PANICS;
 use crate::telemetry::counter::FUSE_REQUESTS;
 use crate::telemetry::counter::FUSE_WAITED;
+use crate::tsdb_client::FileLock;
+use crate::tsdb_client::Locking;
 use crate::tsdb_client::Wait;
 use crate::tsdb_client::patience::at_once;
 use crate::types::FsError;
@@ -31,13 +38,22 @@ use std::sync::Arc;
 
 pub(super) struct Calls<V: Vfs> {
     vfs: Arc<V>,
-    workers: Workers,
+    workers: Arc<Workers>,
+    parking: Parking,
     linger: Linger,
 }
 
 impl<V: Vfs> Calls<V> {
     pub(super) fn new(vfs: Arc<V>, linger: Linger) -> io::Result<Calls<V>> {
-        Ok(Calls { vfs, workers: Workers::start()?, linger })
+        let workers = Arc::new(Workers::start()?);
+        let parking = Parking::start(Arc::clone(&workers), parked::signals)?;
+        let lot = Arc::downgrade(parking.lot());
+        vfs.on_unlock(Box::new(move |ino| {
+            if let Some(lot) = lot.upgrade() {
+                lot.unlocked(ino);
+            }
+        }));
+        Ok(Calls { vfs, workers, parking, linger })
     }
 
     /// Calls, and replies; where the call would wait, from a worker thread.
@@ -129,6 +145,42 @@ impl<V: Vfs> Calls<V> {
         self.linger.answered();
     }
 
+    /// Sets a lock; where it cannot be had and `waits`, the request is put aside until it can.
+    pub(super) fn lock(
+        &self,
+        from: &fuser::Request,
+        at: Result<Place, FsError>,
+        lock: FileLock,
+        waits: bool,
+        reply: fuser::ReplyEmpty,
+    ) {
+        self.linger.came();
+        FUSE_REQUESTS.add(1);
+        let at = match at {
+            Ok(at) => at,
+            Err(error) => return reply.send(Err(error)),
+        };
+        let (mut request, lot) = (request(from), Arc::clone(self.parking.lot()));
+        let gone = lot.gone();
+        match promptly(|| self.vfs.lock(&request, at, lock)) {
+            // Refused, or one of this mount's is in the way.
+            Ok(Locking::Done) => reply.send(Ok(())),
+            Ok(Locking::Held(_)) if !waits => reply.send(Err(FsError::Locked)),
+            Err(Stop::Error(error)) => reply.send(Err(error)),
+            Ok(Locking::Held(by)) => {
+                request.wait = Wait::Allowed;
+                let waiting = waiting(Arc::clone(&self.vfs), request, at, lock, reply);
+                lot.attempted(waiting, gone, Ok(Locking::Held(by)));
+            }
+            Err(Stop::Waits) => {
+                request.wait = Wait::Allowed;
+                let vfs = Arc::clone(&self.vfs);
+                self.later(move || try_lock(vfs, request, at, lock, waits, reply, &lot));
+            }
+        }
+        self.linger.answered();
+    }
+
     /// As [`Calls::answer`], for bytes that lie in the loop thread's buffer: copied only where they have to leave it.
     pub(super) fn write(
         &self,
@@ -162,8 +214,42 @@ impl<V: Vfs> Calls<V> {
 
     /// The end: everything that was taken on is answered first.
     pub(super) fn finish(&mut self) -> Result<(), FsError> {
+        self.parking.finish();
         self.workers.finish();
         settled(guarded(|| Ok(self.vfs.destroy()?)))
+    }
+}
+
+/// On a thread that may wait.
+fn try_lock<V: Vfs>(
+    vfs: Arc<V>,
+    request: Request,
+    at: Place,
+    lock: FileLock,
+    waits: bool,
+    reply: fuser::ReplyEmpty,
+    lot: &Arc<Lot>,
+) {
+    let gone = lot.gone();
+    match settled(guarded(|| vfs.lock(&request, at, lock))) {
+        Ok(Locking::Held(_)) if !waits => reply.send(Err(FsError::Locked)),
+        came => lot.attempted(waiting(vfs, request, at, lock, reply), gone, came),
+    }
+}
+
+fn waiting<V: Vfs>(
+    vfs: Arc<V>,
+    request: Request,
+    at: Place,
+    lock: FileLock,
+    reply: fuser::ReplyEmpty,
+) -> Waiting {
+    Waiting {
+        ino: at.ino,
+        owner: lock.owner,
+        tid: request.pid,
+        attempt: Box::new(move || settled(guarded(|| vfs.lock(&request, at, lock)))),
+        reply: Box::new(move |answer| reply.send(answer)),
     }
 }
 

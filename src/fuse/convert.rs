@@ -3,6 +3,7 @@
 use crate::fuse::errno::errno;
 use crate::fuse::vfs::SetTime;
 use crate::tsdb_client::Allocate;
+use crate::tsdb_client::FileLock;
 use crate::tsdb_client::RenameHow;
 use crate::tsdb_client::XattrHow;
 use crate::types::Attr;
@@ -13,6 +14,7 @@ use crate::types::Time;
 use fuser::FileAttr;
 use fuser::FileType;
 use fuser::INodeNo;
+use fuser::LockOwner;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -22,6 +24,17 @@ const PREFERRED_BYTES: u32 = 128 << 10;
 
 pub(super) fn ino(raw: INodeNo) -> Result<Ino, FsError> {
     Ino::new(raw.0).ok_or(FsError::Stale)
+}
+
+/// A lock as fcntl(2) has it.
+pub(super) fn file_lock(
+    owner: LockOwner,
+    (first, last): (u64, u64),
+    kind: i32,
+    pid: u32,
+) -> FileLock {
+    let (first, last) = (first.min(FileLock::LAST), last.min(FileLock::LAST));
+    FileLock { owner: owner.0, first, last, exclusive: kind == libc::F_WRLCK, pid }
 }
 
 pub(super) fn file_type(kind: FileKind) -> FileType {

@@ -25,6 +25,11 @@ pub fn errno(error: &FsError) -> i32 {
         FsError::BadHandle => libc::EBADF,
         FsError::Stale => libc::ESTALE,
         FsError::NoData => libc::ENXIO,
+        FsError::Locked => libc::EAGAIN,
+        FsError::NoLocks => libc::ENOLCK,
+        FsError::Deadlock => libc::EDEADLK,
+        // The kernel makes ERESTARTSYS of it for a lock: a signal decides.
+        FsError::Interrupted => libc::EINTR,
         // "No data available": it may have been there, but its history is not kept any more.
         FsError::BeforeHorizon { .. } => libc::ENODATA,
         FsError::BadInstant(_) | FsError::Refused(_) => libc::EINVAL,

@@ -10,6 +10,7 @@ pub mod errno;
 mod history;
 mod linger;
 pub mod mount;
+mod parked;
 mod present;
 mod reply;
 mod rooted;

@@ -243,8 +243,8 @@ impl Present {
             }
         }
         let cache = self.cache(ino, flags);
-        // Closing what was only read changes nothing, so the kernel need not tell.
-        Ok(Opened { handle, cache, flush: flags.writes() })
+        // Closing what was only read changes nothing, so the kernel need not tell, unless there are locks that go with it.
+        Ok(Opened { handle, cache, flush: flags.writes() || self.client.is_far() })
     }
 
     /// The kernel changes its pages before it hands a write on, and shows them to others until it is answered: too early where

@@ -11,6 +11,7 @@ use crate::fuse::vfs::Entry;
 use crate::fuse::vfs::Lookup;
 use crate::fuse::vfs::Opened;
 use crate::fuse::vfs::Stat;
+use crate::tsdb_client::FileLock;
 use crate::tsdb_client::Space;
 use crate::types::FileKind;
 use crate::types::FsError;
@@ -94,6 +95,19 @@ impl Reply<()> for fuser::ReplyEmpty {
     fn send(self, answer: Result<(), FsError>) {
         match answer {
             Ok(()) => self.ok(),
+            Err(error) => self.error(ended(&error)),
+        }
+    }
+}
+
+impl Reply<Option<FileLock>> for fuser::ReplyLock {
+    fn send(self, answer: Result<Option<FileLock>, FsError>) {
+        match answer {
+            Ok(None) => self.locked(0, 0, libc::F_UNLCK, 0),
+            Ok(Some(lock)) => {
+                let kind = if lock.exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+                self.locked(lock.first, lock.last, kind, lock.pid);
+            }
             Err(error) => self.error(ended(&error)),
         }
     }

@@ -22,6 +22,9 @@ use crate::fuse::vfs::Stat;
 use crate::fuse::vfs::Vfs;
 use crate::fuse::vfs::WriteHow;
 use crate::tsdb_client::Allocate;
+use crate::tsdb_client::FileLock;
+use crate::tsdb_client::Locking;
+use crate::tsdb_client::OnUnlock;
 use crate::tsdb_client::RenameHow;
 use crate::tsdb_client::SeekFor;
 use crate::tsdb_client::Space;
@@ -206,8 +209,8 @@ impl<V: Vfs> Vfs for Rooted<V> {
         self.whole.write(request, self.root.inward(ino), handle, offset, data, how)
     }
 
-    fn flush(&self, request: &Request, ino: Ino, handle: Handle) -> Answer<()> {
-        self.whole.flush(request, self.root.inward(ino), handle)
+    fn flush(&self, request: &Request, ino: Ino, handle: Handle, owner: u64) -> Answer<()> {
+        self.whole.flush(request, self.root.inward(ino), handle, owner)
     }
 
     fn release(&self, ino: Ino, handle: Handle) {
@@ -216,6 +219,23 @@ impl<V: Vfs> Vfs for Rooted<V> {
 
     fn fsync(&self, ino: Ino, handle: Handle, done: Done<()>) {
         self.whole.fsync(self.root.inward(ino), handle, done);
+    }
+
+    fn on_unlock(&self, told: OnUnlock) {
+        let root = self.root;
+        self.whole.on_unlock(Box::new(move |ino| told(root.outward(ino))));
+    }
+
+    fn lock(&self, request: &Request, at: Place, lock: FileLock) -> Answer<Locking> {
+        self.whole.lock(request, self.root.place(at), lock)
+    }
+
+    fn unlock(&self, request: &Request, ino: Ino, owner: u64, bytes: (u64, u64)) -> Answer<()> {
+        self.whole.unlock(request, self.root.inward(ino), owner, bytes)
+    }
+
+    fn barring(&self, request: &Request, ino: Ino, wanted: FileLock) -> Answer<Option<FileLock>> {
+        self.whole.barring(request, self.root.inward(ino), wanted)
     }
 
     fn fallocate(&self, request: &Request, at: Place, len: u64, how: Allocate) -> Answer<()> {

@@ -27,13 +27,17 @@ use crate::fuse::vfs::WriteHow;
 use crate::tsdb_client;
 use crate::tsdb_client::Allocate;
 use crate::tsdb_client::Client;
+use crate::tsdb_client::FileLock;
 use crate::tsdb_client::Invalidate;
+use crate::tsdb_client::Locking;
+use crate::tsdb_client::OnUnlock;
 use crate::tsdb_client::RenameHow;
 use crate::tsdb_client::SeekFor;
 use crate::tsdb_client::Space;
 use crate::tsdb_client::VALID_MAX;
 use crate::tsdb_client::Wait;
 use crate::tsdb_client::XattrHow;
+use crate::tsdb_client::patience::would_wait;
 use crate::types::AsOf;
 use crate::types::FsError;
 use crate::types::Ino;
@@ -240,14 +244,24 @@ impl Vfs for Tree {
         self.present.write(request, handle, offset, data, how)
     }
 
-    fn flush(&self, _: &Request, ino: Ino, handle: Handle) -> Answer<()> {
-        if self.history.has(ino) {
-            return Ok(());
+    fn flush(&self, _: &Request, ino: Ino, handle: Handle, owner: u64) -> Answer<()> {
+        let flushed = match self.history.has(ino) {
+            true => Ok(()),
+            false => self.present.flush(handle),
+        };
+        // Not before what was written under the lock.
+        if self.client.is_far() && !would_wait() {
+            self.client.unlock_owner(ino, owner);
         }
-        self.present.flush(handle)
+        flushed
     }
 
     fn release(&self, ino: Ino, handle: Handle) {
+        if self.client.is_far()
+            && let Some(handle) = tsdb_client::Handle::new(handle.0)
+        {
+            self.client.unlock_handle(ino, handle);
+        }
         if self.history.has(ino) {
             self.history.release(handle);
         } else {
@@ -261,6 +275,23 @@ impl Vfs for Tree {
         }
         // A directory has no handle; what was done in it was done earlier on this mount, which is all it takes.
         self.client.fsync(tsdb_client::Handle::new(handle.0), done);
+    }
+
+    fn on_unlock(&self, told: OnUnlock) {
+        self.client.on_unlock(told);
+    }
+
+    fn lock(&self, _: &Request, at: Place, lock: FileLock) -> Answer<Locking> {
+        let handle = tsdb_client::Handle::new(at.handle.0).ok_or(FsError::BadHandle)?;
+        Ok(self.client.lock(at.ino, handle, lock)?)
+    }
+
+    fn unlock(&self, _: &Request, ino: Ino, owner: u64, (first, last): (u64, u64)) -> Answer<()> {
+        Ok(self.client.unlock(ino, owner, first, last)?)
+    }
+
+    fn barring(&self, _: &Request, ino: Ino, wanted: FileLock) -> Answer<Option<FileLock>> {
+        Ok(self.client.barring(ino, &wanted)?)
     }
 
     fn fallocate(&self, request: &Request, at: Place, len: u64, how: Allocate) -> Answer<()> {

@@ -7,10 +7,13 @@
 //! with [`Wait::Never`], says [`Stop::Waits`] having done nothing, or lets the client say so for the thread
 //! (`tsdb_client::patience`); the transport then repeats it on a worker thread with [`Wait::Allowed`]. `fsync` is told what to do [`Done`], because many of them wait for one sync together.
 //!
-//! Not here: permissions (the kernel checks them, `default_permissions`), locks (the kernel keeps them), `access`,
-//! `bmap`, `ioctl`, `poll` (a transport refuses them).
+//! Not here: permissions (the kernel checks them, `default_permissions`), waiting for a lock (the transport tries again),
+//! `access`, `bmap`, `ioctl`, `poll` (a transport refuses them).
 
 use crate::tsdb_client::Allocate;
+use crate::tsdb_client::FileLock;
+use crate::tsdb_client::Locking;
+use crate::tsdb_client::OnUnlock;
 use crate::tsdb_client::RenameHow;
 use crate::tsdb_client::SeekFor;
 use crate::tsdb_client::Space;
@@ -202,6 +205,9 @@ pub trait Kernel: Send + Sync {
     fn forget_entry(&self, dir: Ino, name: &[u8]);
 }
 
+/// Said where nobody asks.
+const KERNELS: FsError = FsError::NotSupported("locks of one mount, which the kernel keeps");
+
 /// A file system. Names are 1 to 255 bytes, any but `/` and NUL.
 ///
 /// # Errors
@@ -286,14 +292,33 @@ pub trait Vfs: Send + Sync + 'static {
         how: WriteHow,
     ) -> Answer<u32>;
 
-    /// A descriptor of the open file was closed; others may be open.
-    fn flush(&self, request: &Request, ino: Ino, handle: Handle) -> Answer<()>;
+    /// A descriptor of the open file was closed; others may be open. What `owner` has locked of the file goes.
+    fn flush(&self, request: &Request, ino: Ino, handle: Handle, owner: u64) -> Answer<()>;
 
-    /// The last descriptor was closed.
+    /// The last descriptor was closed. What was locked through it goes.
     fn release(&self, ino: Ino, handle: Handle);
 
     /// Makes the open file durable, or the directory. Does not wait itself.
     fn fsync(&self, ino: Ino, handle: Handle, done: Done<()>);
+
+    /// Has `told` called with every file of which a lock has gone. The first call counts.
+    fn on_unlock(&self, _told: OnUnlock) {}
+
+    /// Sets a lock where none is in its way, in place of what its owner had there. Asked, like the next two, only where the
+    /// file system is far: else the kernel keeps locks.
+    fn lock(&self, _: &Request, _: Place, _: FileLock) -> Answer<Locking> {
+        Err(KERNELS.into())
+    }
+
+    /// Drops what an owner has locked in these bytes, both included.
+    fn unlock(&self, _: &Request, _: Ino, _owner: u64, _bytes: (u64, u64)) -> Answer<()> {
+        Err(KERNELS.into())
+    }
+
+    /// A lock that would be in the way of this one.
+    fn barring(&self, _: &Request, _: Ino, _wanted: FileLock) -> Answer<Option<FileLock>> {
+        Err(KERNELS.into())
+    }
 
     fn fallocate(&self, request: &Request, at: Place, len: u64, how: Allocate) -> Answer<()>;
 

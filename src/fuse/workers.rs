@@ -1,6 +1,6 @@
 //! A few threads for requests that have to wait, so that the loop threads keep answering the others.
 //!
-//! Not here: anything that waits without end. What waits for a disk or a server does so within the bounds set there.
+//! Not here: anything that waits without end (for a lock: `parked`). What waits for a disk or a server does so within the bounds set there.
 
 use parking_lot::Condvar;
 use parking_lot::Mutex;
@@ -86,10 +86,11 @@ impl Workers {
 
     /// Every job that was taken on is done first: each holds a reply that somebody waits for. Those that come later are
     /// dropped, which answers EIO.
-    pub(super) fn finish(&mut self) {
+    pub(super) fn finish(&self) {
         self.queue.state.lock().closed = true;
         self.queue.came.notify_all();
-        for thread in self.threads.get_mut().drain(..) {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
             // A thread that panicked said so itself, and its job's reply was sent by being dropped.
             let _ = thread.join();
         }

@@ -13,6 +13,7 @@ mod cluster;
 mod create;
 mod direct;
 mod lives;
+mod lock;
 mod own;
 mod purge;
 mod remove;
@@ -23,6 +24,8 @@ mod write;
 mod xattr;
 
 pub use cluster::NODES_MAX;
+pub use lock::LOCKS_MAX;
+pub use lock::bars;
 pub use own::YIELD_INOS_MAX;
 pub use purge::is_pending;
 pub use session::FEATURES;
@@ -130,6 +133,8 @@ struct Apply<'a> {
     present: &'a mut dyn Present,
     session: SessionId,
     step: Step,
+    /// The batch is a direct one: what it lacks is told to whoever sent it.
+    direct: bool,
     /// The rest is a replica's only.
     lives: Lives,
     totals: Delta,
@@ -167,6 +172,7 @@ impl<'a> Apply<'a> {
             present,
             session,
             step: Step::default(),
+            direct: false,
             lives: Lives::default(),
             totals: Delta::default(),
             member: None,
@@ -241,6 +247,7 @@ impl<'a> Apply<'a> {
             Op::Format { .. } => self.format(op),
             Op::Raise { features } => self.raise(*features),
             Op::Cluster(op) => self.cluster(op),
+            Op::SetLocks { ino, locks } => self.set_locks(*ino, locks),
         }
     }
 

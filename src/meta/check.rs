@@ -8,6 +8,7 @@
 mod bits;
 mod blocks;
 mod cluster;
+mod locks;
 mod owners;
 mod rights;
 mod state;

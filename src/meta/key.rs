@@ -16,6 +16,8 @@
 //! | | `R` last8 | [`record::Range`](crate::meta::record::Range) of inode numbers, by the last of them |
 //! | | `N` session8 last8 | nothing: the range that ends there is the session's |
 //! | | `S` session8 | [`record::Session`](crate::meta::record::Session) |
+//! | | `L` ino8 session8 | [`record::Locks`](crate::meta::record::Locks): what the session has locked of the inode |
+//! | | `l` session8 ino8 | nothing: the session has locks on the inode |
 //! | | `O` session8 ino8 | nothing: an orphan of the session |
 //! | | `C` block16 | [`record::Lives`](crate::meta::record::Lives), where there are two or more |
 //! | | `M` name 00 | [`record::Mark`](crate::meta::record::Mark) |
@@ -312,6 +314,14 @@ pub enum StateKey {
         session: SessionId,
         ino: Ino,
     },
+    Locks {
+        ino: Ino,
+        session: SessionId,
+    },
+    LocksOf {
+        session: SessionId,
+        ino: Ino,
+    },
     Lives {
         block: BlockId,
     },
@@ -361,7 +371,11 @@ impl StateKey {
                 key.extend(last.get().to_be_bytes());
             }
             StateKey::Session { session } => key.extend(session.0.to_be_bytes()),
-            StateKey::Orphan { session, ino } => {
+            StateKey::Locks { ino, session } => {
+                key.extend(ino.get().to_be_bytes());
+                key.extend(session.0.to_be_bytes());
+            }
+            StateKey::Orphan { session, ino } | StateKey::LocksOf { session, ino } => {
                 key.extend(session.0.to_be_bytes());
                 key.extend(ino.get().to_be_bytes());
             }
@@ -410,6 +424,8 @@ impl StateKey {
             StateKey::RangeOf { .. } => b'N',
             StateKey::Session { .. } => b'S',
             StateKey::Orphan { .. } => b'O',
+            StateKey::Locks { .. } => b'L',
+            StateKey::LocksOf { .. } => b'l',
             StateKey::Lives { .. } => b'C',
             StateKey::Mark { .. } => b'M',
             StateKey::MarkAt { .. } => b'T',
@@ -435,6 +451,8 @@ impl StateKey {
             b'N' => StateKey::RangeOf { session: SessionId(parts.u64()?), last: parts.ino()? },
             b'S' => StateKey::Session { session: SessionId(parts.u64()?) },
             b'O' => StateKey::Orphan { session: SessionId(parts.u64()?), ino: parts.ino()? },
+            b'L' => StateKey::Locks { ino: parts.ino()?, session: SessionId(parts.u64()?) },
+            b'l' => StateKey::LocksOf { session: SessionId(parts.u64()?), ino: parts.ino()? },
             b'C' => StateKey::Lives { block: BlockId::from_bytes(parts.take(BlockId::BYTES)?)? },
             b'M' => StateKey::Mark { name: parts.name()? },
             b'T' => StateKey::MarkAt { stamp: Stamp(parts.u64()?), name: parts.name()? },
@@ -507,6 +525,26 @@ impl StateKey {
     /// The orphans of all sessions.
     pub fn all_orphans() -> KeyRange {
         KeyRange::prefix(b"O")
+    }
+
+    /// What sessions have locked of an inode.
+    pub fn locks_on(ino: Ino) -> KeyRange {
+        KeyRange::prefix(&[b"L".as_slice(), &ino.get().to_be_bytes()].concat())
+    }
+
+    /// What sessions have locked of any inode.
+    pub fn locks() -> KeyRange {
+        KeyRange::prefix(b"L")
+    }
+
+    /// The inodes that a session has locks on.
+    pub fn locks_of(session: SessionId) -> KeyRange {
+        KeyRange::prefix(&[b"l".as_slice(), &session.0.to_be_bytes()].concat())
+    }
+
+    /// The same of all sessions.
+    pub fn all_locks_of() -> KeyRange {
+        KeyRange::prefix(b"l")
     }
 
     /// All counts of lives.

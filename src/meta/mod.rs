@@ -7,6 +7,7 @@ pub mod apply;
 pub mod check;
 pub mod extents;
 pub mod key;
+pub mod lock;
 pub mod op;
 pub mod own;
 pub mod read;

@@ -7,6 +7,7 @@ mod cluster;
 
 pub use cluster::ClusterOp;
 
+use crate::meta::lock::FileLock;
 use crate::meta::record::Retention;
 use crate::types::AsOf;
 use crate::types::BatchSeq;
@@ -203,6 +204,12 @@ pub enum Op {
     },
     /// A change of the cluster, which the store makes itself.
     Cluster(ClusterOp),
+    /// What the session's programs have locked of the inode from now on: all of it. At most [`crate::meta::apply::LOCKS_MAX`] locks, as
+    /// [`crate::meta::lock::FileLocks::all`] has them.
+    SetLocks {
+        ino: Ino,
+        locks: Vec<FileLock>,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -17,6 +17,7 @@ pub use inode::GENERATION_MAX;
 pub use inode::Inode;
 
 use crate::meta::key;
+use crate::meta::lock::FileLock;
 use crate::meta::op::Outcome;
 use crate::types::BatchSeq;
 use crate::types::FileKind;
@@ -142,6 +143,12 @@ impl Session {
     }
 }
 
+/// What a session has locked of an inode that others may use, each lock with its token: the stamp with which it was taken.
+///
+/// See `docs/decisions/0015-file-locks.md`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Locks(pub Vec<(FileLock, Stamp)>);
+
 /// How many lives a block has, where there is more than one: see `docs/decisions/0003-counting-lives.md`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Lives(pub u64);
@@ -188,6 +195,7 @@ impl Record for Store {}
 impl Record for Next {}
 impl Record for Range {}
 impl Record for Lives {}
+impl Record for Locks {}
 impl Record for Mark {}
 impl Record for Retention {}
 impl Record for Horizon {}

@@ -109,7 +109,7 @@ pub struct New {
 }
 
 /// An open file. Valid until it is released.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Handle(NonZeroU64);
 
 impl Handle {

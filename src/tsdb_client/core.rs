@@ -15,6 +15,8 @@ use crate::tsdb_client::change::Change;
 use crate::tsdb_client::fresh::Fresh;
 use crate::tsdb_client::journal::Journal;
 use crate::tsdb_client::local::Local;
+use crate::tsdb_client::locks;
+use crate::tsdb_client::locks::OnUnlock;
 use crate::tsdb_client::own::Own;
 use crate::tsdb_client::own::Right;
 use crate::tsdb_client::patience::may_wait;
@@ -35,6 +37,7 @@ use bytes::Bytes;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 use parking_lot::MutexGuard;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
@@ -72,6 +75,9 @@ pub(super) struct Core {
     /// Held by whoever makes a direct change.
     pub(super) one_direct: Mutex<()>,
     pub(super) on_invalidate: OnceLock<OnInvalidate>,
+    pub(super) on_unlock: OnceLock<OnUnlock>,
+    /// What could not be said yet of locks that have gone.
+    pub(super) late_unlocks: Mutex<BTreeSet<(Ino, locks::Drop)>>,
     /// Held by whoever proposes.
     pub(super) lane: Mutex<()>,
     /// The latest instant that nothing can be stamped before any more, as far as is known.
@@ -108,6 +114,8 @@ impl Core {
             given: Condvar::new(),
             one_direct: Mutex::new(()),
             on_invalidate: OnceLock::new(),
+            on_unlock: OnceLock::new(),
+            late_unlocks: Mutex::default(),
             lane: Mutex::new(()),
             readable: AtomicU64::new(0),
             server,
@@ -290,7 +298,7 @@ impl Core {
     }
 
     /// Waits until the lease is renewed, for as long as the server lets those wait who ask it.
-    fn await_lease(&self) -> Result<(), FsError> {
+    pub(super) fn await_lease(&self) -> Result<(), FsError> {
         while self.is_lapsed() && self.journal.check().is_ok() {
             self.server.barrier()?;
             if self.is_lapsed() {
@@ -304,7 +312,7 @@ impl Core {
     }
 
     /// Waits until what rests on having owned an inode is applied: from then on it is as the server says.
-    fn await_given(&self, ino: Ino) -> Result<(), FsError> {
+    pub(super) fn await_given(&self, ino: Ino) -> Result<(), FsError> {
         let mut local = self.enter();
         while local.own.right(ino) == Right::Leaving {
             if let Some(seq) = local.own.given_by(ino) {

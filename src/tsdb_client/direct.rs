@@ -17,7 +17,6 @@ use crate::telemetry::counter::CLIENT_DIRECT;
 use crate::tsdb_client::change::Change;
 use crate::tsdb_client::core::Core;
 use crate::tsdb_client::fresh::Fresh;
-use crate::tsdb_client::lane::Driver;
 use crate::tsdb_client::local::ClosedBatch;
 use crate::tsdb_client::local::Local;
 use crate::tsdb_client::local::OP_BYTES;
@@ -61,14 +60,21 @@ pub(super) struct Direct {
 }
 
 /// What came of a batch that was sent.
-enum Came {
+pub(super) enum Came {
     Applied(Stamp),
     /// To be tried again; this row as well is to be looked at.
     Again(Option<Bytes>),
 }
 
+/// A direct batch that is on its way, and what becomes of this client's own state when it is applied.
+pub(super) struct Sent {
+    seq: BatchSeq,
+    rows: Overlay,
+    after: Vec<Effect>,
+}
+
 impl Direct {
-    fn new() -> Direct {
+    pub(super) fn new() -> Direct {
         Direct {
             // Its number is that of the batch which is open when the rules have run.
             batch: OpenBatch::new(BatchSeq(0)),
@@ -153,7 +159,14 @@ impl Core {
             direct.batch.ops = ops.to_vec();
             direct.batch.by = vec![By { uid, ops: ops.len() as u32 }];
             direct.batch.bytes = OP_BYTES * ops.len() as u64;
-            match self.send_direct(local, direct) {
+            let mut came = self.send_direct(local, direct);
+            // Nothing may go on before it is known what it touched, whoever is to wait for how long.
+            while matches!(came, Err(FsError::Unreachable(_))) {
+                self.pause(AWAY_LOOK_EVERY);
+                let Some(left) = self.enter().left.take() else { break };
+                came = self.settle_direct(left);
+            }
+            match came {
                 Ok(Came::Applied(stamp)) => {
                     self.rows.clear();
                     return Ok(stamp);
@@ -163,32 +176,45 @@ impl Core {
                     // Whoever has it is asked for it.
                     self.renew(&mut Fresh::default(), more)?;
                 }
-                Err(error @ (FsError::Lost(_) | FsError::Closing)) => return Err(error),
+                Err(error @ (FsError::Lost(_) | FsError::Closing | FsError::Unreachable(_))) => {
+                    return Err(error);
+                }
                 Err(error) => return Err(FsError::Refused(error.to_string())),
             }
         }
     }
 
-    /// The right to make a direct change, once nobody else makes one.
+    /// The right to make a direct change, once nobody else makes one and it is known what came of the last.
     ///
     /// # Errors
     /// `Unreachable` where nobody is to wait for it any longer.
     pub(super) fn one_direct(&self) -> Result<MutexGuard<'_, ()>, FsError> {
-        loop {
+        let turn = loop {
             if let Some(turn) = self.one_direct.try_lock_for(AWAY_LOOK_EVERY) {
-                return Ok(turn);
+                break turn;
             }
             self.journal.may_wait()?;
+        };
+        let left = self.enter().left.take();
+        if let Some(left) = left {
+            // Whoever made it was told that nobody knows.
+            if let Err(error @ FsError::Unreachable(_)) = self.settle_direct(left) {
+                return Err(error);
+            }
         }
+        Ok(turn)
     }
 
     /// Sends a direct batch behind what is closed, and waits for what comes of it.
-    fn send_direct(
+    ///
+    /// # Errors
+    /// The op's; `Lost`; `Unreachable` where nobody is to wait any longer: it may be applied yet.
+    pub(super) fn send_direct(
         &self,
         mut local: MutexGuard<'_, Local>,
         direct: Direct,
     ) -> Result<Came, FsError> {
-        let Direct { batch, mut rows, seen, touched, after } = direct;
+        let Direct { batch, rows, seen, touched, after } = direct;
         let seq = local.open.seq;
         local.open = OpenBatch::new(BatchSeq(seq.0 + 1));
         local.own.set_busy(touched);
@@ -196,12 +222,24 @@ impl Core {
         let OpenBatch { ops, by, bytes, pending, .. } = batch;
         let seen = seen.into_iter().map(|(key, value)| Seen { key, value }).collect();
         local.closed.push_back(ClosedBatch { seq, ops, by, bytes, pending, direct: Some(seen) });
-        drop(local);
         CLIENT_DIRECT.add(1);
-        self.drive(Driver::Flusher);
-        let outcome = self.journal.answer(seq);
+        // Not on this thread: whoever sends it may have to wait for a majority without a bound.
+        self.ask_flusher(&mut local);
+        drop(local);
+        self.settle_direct(Sent { seq, rows, after })
+    }
+
+    /// Waits for what comes of a direct batch, and does what follows from it here. Where that takes too long, whoever makes the next
+    /// one waits first.
+    fn settle_direct(&self, sent: Sent) -> Result<Came, FsError> {
+        let outcome = self.journal.answer(sent.seq);
         // What lies below this batch has sunk by now: its rows are the newest.
         let mut local = self.enter();
+        if let Err(error @ FsError::Unreachable(_)) = outcome {
+            local.left = Some(sent);
+            return Err(error);
+        }
+        let Sent { mut rows, after, .. } = sent;
         local.turn += 1;
         local.directs += 1;
         local.own.clear_busy();
@@ -226,20 +264,20 @@ impl Core {
 }
 
 /// Waits between attempts, longer and longer, each by chance: those that contend do not meet again.
-struct BackOff<'a> {
+pub(super) struct BackOff<'a> {
     core: &'a Core,
     until: Duration,
     most: Option<Duration>,
 }
 
 impl<'a> BackOff<'a> {
-    fn new(core: &'a Core) -> BackOff<'a> {
+    pub(super) fn new(core: &'a Core) -> BackOff<'a> {
         BackOff { core, until: core.clock.steady() + CONTENDED_MAX, most: None }
     }
 
     /// # Errors
     /// Where it has taken too long.
-    fn wait(&mut self) -> Result<(), FsError> {
+    pub(super) fn wait(&mut self) -> Result<(), FsError> {
         if self.core.clock.steady() >= self.until {
             let why = "others changed the same files all the time; try again".to_owned();
             return Err(FsError::Unreachable(why));

@@ -3,6 +3,7 @@
 //! Not here: giving back (`recall`).
 
 use crate::tsdb_client::journal::Journal;
+use crate::types::Ino;
 use crate::wire::Listener;
 use crate::wire::Recall;
 use crate::wire::Whole;
@@ -16,6 +17,8 @@ pub(super) enum Heard {
     Recall(Vec<Recall>),
     Flush(Box<dyn FnOnce() + Send>),
     Whole(Whole),
+    /// A lock on it has gone that was in the way.
+    Unlocked(Ino),
     Ended,
 }
 
@@ -94,6 +97,10 @@ impl Listener for Ear {
 
     fn whole(&self, whole: Whole) {
         self.hear(Heard::Whole(whole));
+    }
+
+    fn unlocked(&self, ino: Ino) {
+        self.hear(Heard::Unlocked(ino));
     }
 
     fn ended(&self, why: &str) {

@@ -222,7 +222,7 @@ impl Journal {
         settled();
     }
 
-    /// Waits until it is known what came of a direct batch, or that nothing will.
+    /// Waits until it is known what came of a direct batch, or that nothing will: what goes behind it cannot go before.
     pub(super) fn await_answer(&self, seq: BatchSeq) {
         let mut progress = self.progress.lock();
         while progress.applied < seq && progress.lost.is_none() {
@@ -233,18 +233,20 @@ impl Journal {
     /// What came of the direct batch `seq`, when it is known.
     ///
     /// # Errors
-    /// `Lost`.
+    /// `Lost`; `Unreachable` where nobody is to wait for it any longer.
     pub(super) fn answer(&self, seq: BatchSeq) -> Result<(Outcome, Stamp), FsError> {
-        self.await_answer(seq);
-        let progress = self.progress.lock();
+        let mut progress = self.progress.lock();
+        while progress.applied < seq && progress.lost.is_none() {
+            progress.may_wait()?;
+            self.changed.wait(&mut progress);
+        }
         match &progress.answer {
             Some((of, outcome, stamp)) if *of == seq => Ok((outcome.clone(), *stamp)),
             _ => Err(FsError::Lost(progress.lost.clone().unwrap_or_default())),
         }
     }
 
-    /// Whoever waits for something to be durable, applied or smaller is told why instead, until the server is back. What came of a
-    /// direct batch that is on its way has to be known before anything can go on, so for that the wait goes on.
+    /// Whoever waits for something to be durable, applied or smaller is told why instead, until the server is back.
     pub(super) fn away(&self, why: Option<&str>) {
         let mut progress = self.progress.lock();
         progress.away = why.map(str::to_owned);

@@ -7,8 +7,10 @@ use crate::meta::op::Op;
 use crate::meta::op::Seen;
 use crate::tsdb_client::Handle;
 use crate::tsdb_client::crowd::Crowded;
+use crate::tsdb_client::direct::Sent;
 use crate::tsdb_client::dirty::Dirty;
 use crate::tsdb_client::journal::Told;
+use crate::tsdb_client::locks::Held;
 use crate::tsdb_client::overlay::Overlay;
 use crate::tsdb_client::own::Own;
 use crate::tsdb_client::pending::Pending;
@@ -39,6 +41,8 @@ pub(super) struct Local {
     pub(super) demoted: BatchSeq,
     /// Raised whenever the server's rows may have overtaken what somebody fetched without the lock.
     pub(super) turn: u64,
+    /// A direct change of which nobody knows what came of it, while nobody is to wait for that.
+    pub(super) left: Option<Sent>,
     /// Counts the direct changes whose outcome is known.
     pub(super) directs: u64,
     pub(super) open: OpenBatch,
@@ -57,6 +61,8 @@ pub(super) struct Local {
     pub(super) unfinished: BTreeSet<Ino>,
     /// Regions to be written anew.
     pub(super) crowded: Vec<Crowded>,
+    /// What is locked of which files.
+    pub(super) locks: HashMap<Ino, Held>,
     pub(super) handles: HashMap<u64, OpenHandle>,
     next_handle: u64,
     /// Inode numbers to be given out, in order.
@@ -180,6 +186,7 @@ impl Local {
             state: Overlay::default(),
             demoted: BatchSeq(0),
             turn: 0,
+            left: None,
             directs: 0,
             open: OpenBatch::new(BatchSeq(1)),
             closed: VecDeque::new(),
@@ -190,6 +197,7 @@ impl Local {
             dirty: Vec::new(),
             unfinished: BTreeSet::new(),
             crowded: Vec::new(),
+            locks: HashMap::new(),
             handles: HashMap::new(),
             next_handle: 1,
             inos: VecDeque::new(),

@@ -25,8 +25,10 @@ mod journal;
 mod lane;
 mod listing;
 mod local;
+mod locks;
 mod merge;
 mod names;
+mod orphans;
 mod overlay;
 mod own;
 mod past;
@@ -59,7 +61,10 @@ pub use api::Space;
 pub use api::Synced;
 pub use api::VALID_MAX;
 pub use api::Wait;
+pub use locks::Locking;
+pub use locks::OnUnlock;
 
+pub use crate::meta::lock::FileLock;
 pub use crate::meta::op::RenameHow;
 pub use crate::meta::op::SetAttr;
 pub use crate::meta::op::XattrHow;
@@ -93,6 +98,8 @@ pub struct Client {
     ear: Arc<Ear>,
     listener: Mutex<Option<JoinHandle<()>>>,
     flusher: Mutex<Option<JoinHandle<()>>>,
+    /// Where others may remove files that are open here.
+    orphans: Mutex<Option<JoinHandle<()>>>,
     forget: Mutex<Option<Forget>>,
     /// What closing came to; held while it is under way.
     closed: Mutex<Option<Result<(), FsError>>>,
@@ -141,10 +148,15 @@ impl Client {
         })?;
         let (for_listener, heard, kernel) = (core.clone(), ear.clone(), queue.clone());
         let listener = start("tsfs-listen", move || for_listener.listen(&heard, &kernel))?;
+        let for_orphans = core.clone();
+        let orphans = (!core.near)
+            .then(|| start("tsfs-orphans", move || for_orphans.look_after_orphans()))
+            .transpose()?;
         let (listener, flusher) = (Mutex::new(Some(listener)), Mutex::new(Some(flusher)));
+        let orphans = Mutex::new(orphans);
         let forget = Mutex::new(Some(Forget { queue, thread }));
         let closed = Mutex::default();
-        Ok(Arc::new(Client { core, ear, listener, flusher, forget, closed }))
+        Ok(Arc::new(Client { core, ear, listener, flusher, orphans, forget, closed }))
     }
 
     /// Sends everything, waits until it is durable, ends the session. Every later change answers `Closing`. A second
@@ -182,6 +194,10 @@ impl Client {
         self.core.stop();
         if flusher.join().is_err() {
             tracing::error!("the flusher panicked");
+        }
+        if let Some(orphans) = self.orphans.lock().take() {
+            // A thread that panicked said so itself.
+            let _ = orphans.join();
         }
         if let Some(listener) = self.listener.lock().take() {
             let _ = listener.join();

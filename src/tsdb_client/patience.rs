@@ -47,7 +47,7 @@ pub(super) fn may_wait() -> Result<(), FsError> {
 }
 
 /// Whether a call on this thread was ended because it would have had to wait.
-pub(super) fn would_wait() -> bool {
+pub fn would_wait() -> bool {
     WOULD_WAIT.get() == Some(true)
 }
 

@@ -6,6 +6,7 @@
 use crate::meta::apply::YIELD_INOS_MAX;
 use crate::meta::op::Op;
 use crate::telemetry::counter::CLIENT_RECALLED;
+use crate::tsdb_client::Client;
 use crate::tsdb_client::Invalidate;
 use crate::tsdb_client::Tell;
 use crate::tsdb_client::VALID_MAX;
@@ -31,6 +32,7 @@ impl Core {
                     Heard::Recall(what) => self.give_back(&what, kernel),
                     Heard::Flush(done) => self.flush_for(done),
                     Heard::Whole(whole) => self.own_whole(whole),
+                    Heard::Unlocked(ino) => Client::unlocked(self, ino),
                     Heard::Ended => {
                         self.enter().own.end();
                         self.given.notify_all();
@@ -59,6 +61,10 @@ impl Core {
         self.have_forgotten(&given, kernel);
         let mut local = self.enter();
         self.seal_all(&mut local);
+        if let Err(error) = Change::sealing(self, &mut local).tell_locks() {
+            // It has no rules here.
+            tracing::error!(%error, "locks were not told");
+        }
         let none: &[Ino] = &[];
         let parts = given.inos.chunks(YIELD_INOS_MAX).chain(given.inos.is_empty().then_some(none));
         for (n, inos) in parts.enumerate() {

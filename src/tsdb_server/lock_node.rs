@@ -12,6 +12,7 @@ mod rights;
 mod tests;
 mod tick;
 mod wait;
+mod wishes;
 
 use crate::env::Clock;
 use crate::lease::Gone;
@@ -28,6 +29,7 @@ use crate::tsdb_server::lock_node::office::Call;
 use crate::tsdb_server::lock_node::office::Office;
 use crate::tsdb_server::lock_node::rights::Rights;
 use crate::tsdb_server::lock_node::tick::Ticker;
+use crate::tsdb_server::lock_node::wishes::Wishes;
 use crate::tsdb_server::node::Node;
 use crate::tsdb_server::task::Tasks;
 use crate::tsdb_server::turns::Turns;
@@ -45,6 +47,11 @@ use parking_lot::Mutex;
 use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::Weak;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::Release;
+use std::thread::JoinHandle;
+use std::thread::current;
 use std::time::Duration;
 
 /// A new leader is given so long to apply what was committed before it led.
@@ -113,6 +120,9 @@ pub struct LockNode {
     log: Weak<dyn Log>,
     rows: Arc<dyn Table>,
     turns: Arc<Turns>,
+    /// Counts what may have taken locks on files away.
+    locked: Arc<Turns>,
+    wishes: Wishes,
     clock: Arc<dyn Clock>,
     options: Options,
     /// The last reign, which may be over: [`LockNode::in_office`] looks.
@@ -123,6 +133,8 @@ pub struct LockNode {
     /// One session is opened at a time: the next number is read, then proposed.
     opening: Mutex<()>,
     tasks: Mutex<Option<Tasks>>,
+    stopped: AtomicBool,
+    granter: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl LockNode {
@@ -133,7 +145,7 @@ impl LockNode {
     pub fn start(node: &Arc<Node>, clock: Arc<dyn Clock>) -> Result<Arc<LockNode>, FsError> {
         let log: Weak<Node> = Arc::downgrade(node);
         let locks =
-            LockNode::new(log, node.table(), node.owned(), clock.clone(), Options::default());
+            LockNode::new(log, node.table(), node.turns(), clock.clone(), Options::default());
         let watching = Arc::downgrade(&locks);
         node.on_leader_change(move |_| {
             if let Some(locks) = watching.upgrade() {
@@ -143,6 +155,7 @@ impl LockNode {
         let mut tasks = Tasks::new(clock);
         tasks.start(Ticker { locks: Arc::downgrade(&locks) })?;
         *locks.tasks.lock() = Some(tasks);
+        *locks.granter.lock() = Some(wishes::start(Arc::downgrade(&locks))?);
         Ok(locks)
     }
 
@@ -151,15 +164,26 @@ impl LockNode {
         let tasks = self.tasks.lock().take();
         drop(tasks);
         let former = self.office.lock().take();
+        self.stopped.store(true, Release);
+        self.locked.turn();
         self.wake();
         drop(former);
+        let granter = self.granter.lock().take();
+        if let Some(granter) = granter.filter(|thread| thread.thread().id() != current().id()) {
+            // A thread that panicked said so itself.
+            let _ = granter.join();
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Acquire)
     }
 
     /// Without a thread: whoever has it ticks.
     pub fn new(
         log: Weak<dyn Log>,
         rows: Arc<dyn Table>,
-        turns: Arc<Turns>,
+        (turns, locked): (Arc<Turns>, Arc<Turns>),
         clock: Arc<dyn Clock>,
         options: Options,
     ) -> Arc<LockNode> {
@@ -168,6 +192,8 @@ impl LockNode {
             log,
             rows,
             turns,
+            locked,
+            wishes: Wishes::default(),
             clock,
             options,
             office: Mutex::new(None),
@@ -175,6 +201,8 @@ impl LockNode {
             rights: RwLock::default(),
             opening: Mutex::new(()),
             tasks: Mutex::new(None),
+            stopped: AtomicBool::new(false),
+            granter: Mutex::new(None),
         })
     }
 
@@ -267,6 +295,7 @@ impl LockNode {
                 listener.ended(&why);
                 self.told.notify_all();
             }
+            Call::Unlocked(ino) => listener.unlocked(ino),
             Call::Replaced => {}
         }
     }

@@ -612,9 +612,9 @@ fn lender(
 ) -> Result<Arc<Lender>, FsError> {
     let lender = Arc::new(Lender::open(disk.clone(), dir, clock.clone(), LENT_FOR)?);
     let kept = lender.clone();
-    replica.keep_log_behind(move || {
+    replica.keep_log_behind(move |followers| {
         kept.tend();
-        kept.needs_log_behind()
+        kept.needs_log_behind(followers)
     });
     Ok(lender)
 }

@@ -34,6 +34,7 @@ use crate::store::log::Log;
 use crate::telemetry::counter;
 use crate::tsdb_log::core;
 use crate::tsdb_log::core::Core;
+use crate::tsdb_log::core::Follower;
 use crate::tsdb_log::header::Body;
 use crate::tsdb_log::store::LogStore;
 use crate::tsdb_server::replica::apply::Applier;
@@ -157,7 +158,7 @@ struct Shared {
 }
 
 /// Says behind which entry the log is to be kept, whatever the table has.
-type Needed = Box<dyn Fn() -> Option<LogIndex> + Send + Sync>;
+type Needed = Box<dyn Fn(&[Follower]) -> Option<LogIndex> + Send + Sync>;
 
 /// Work for the applier that is not in the log.
 #[derive(Default)]
@@ -239,16 +240,12 @@ impl Replica {
     /// Puts a batch into the log; `wire::Server::propose` has the promises. The calling thread may be used to write the log, and
     /// waits where too much is not yet applied.
     pub fn propose(&self, proposal: Proposal, durable: Durable, applied: Applied) {
-        self.put(Work {
-            body: Body::Batch,
-            session: proposal.session,
-            seq: proposal.seq,
-            stamps: proposal.ops,
-            bytes: proposal.batch,
-            durable,
-            applied,
-            urgent: false,
-        });
+        self.put(Work::batch(proposal, durable, applied, false));
+    }
+
+    /// The same, where somebody waits for it to be applied.
+    pub fn propose_awaited(&self, proposal: Proposal, applied: Applied) {
+        self.put(Work::batch(proposal, Box::new(|_| {}), applied, true));
     }
 
     /// Puts a batch into the log and waits until it is applied.
@@ -300,8 +297,12 @@ impl Replica {
         }
     }
 
-    /// The log is let go of only up to what `needed` says, where it says something. The first call counts.
-    pub fn keep_log_behind(&self, needed: impl Fn() -> Option<LogIndex> + Send + Sync + 'static) {
+    /// The log is let go of only up to what `needed` says, where it says something; it is told how far the others are. Not
+    /// where room is short: then nothing is kept for them. The first call counts.
+    pub fn keep_log_behind(
+        &self,
+        needed: impl Fn(&[Follower]) -> Option<LogIndex> + Send + Sync + 'static,
+    ) {
         let _ = self.shared.needed.set(Box::new(needed));
     }
 
@@ -324,6 +325,11 @@ impl Replica {
     /// Counts what was applied that bears on who owns what.
     pub fn owned(&self) -> Arc<Turns> {
         self.shared.seen.owned.clone()
+    }
+
+    /// Counts what was applied that may have taken locks on files away.
+    pub fn locked(&self) -> Arc<Turns> {
+        self.shared.seen.locked.clone()
     }
 
     /// Why nothing changes any more; `None` while all is well.
@@ -525,7 +531,7 @@ impl Shared {
         let due = driver.appended >= self.options.log_bytes_max || driver.log().wants_keeping();
         drop(driver);
         if !passed.committed.is_empty() {
-            self.let_down(self.queue.put(passed.committed, passed.urgent));
+            self.let_down(self.queue.put(passed.committed));
         }
         if passed.lost > 0 {
             self.inbox.done(passed.lost);
@@ -678,7 +684,9 @@ impl Shared {
         self.table.flush()?;
         counter::TABLE_FLUSHES.add(1);
         let keeper = {
-            let needed = self.needed.get().and_then(|needed| needed());
+            let followers = self.standing.followers();
+            let needed = self.needed.get().filter(|_| self.room.trouble().is_none());
+            let needed = needed.and_then(|needed| needed(&followers));
             let mut driver = self.driver.lock();
             driver.purge(needed.map_or(applied, |needed| needed.min(applied)));
             driver.log().keeper()

@@ -64,6 +64,14 @@ pub enum FsError {
     Stale,
     #[error("no data at or after that offset")]
     NoData,
+    #[error("it is locked")]
+    Locked,
+    #[error("one mount has at most 1000 locks on a file that others use")]
+    NoLocks,
+    #[error("each would wait for the other's lock")]
+    Deadlock,
+    #[error("a signal came")]
+    Interrupted,
     #[error("{} is before the oldest instant kept, {}", instant::utc(*asked), instant::utc(*oldest))]
     BeforeHorizon { asked: Stamp, oldest: Stamp },
     #[error("{0}")]

@@ -154,6 +154,8 @@ pub struct Lock {
     pub what: String,
     /// As "exclusive", "shared".
     pub how: String,
+    /// Of a lock on a file: the stamp with which it was taken. Whoever takes one later has a greater one.
+    pub token: Option<Stamp>,
 }
 
 /// What a program says that wants to join.

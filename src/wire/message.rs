@@ -13,6 +13,7 @@ use crate::types::AsOf;
 use crate::types::BatchSeq;
 use crate::types::BlockId;
 use crate::types::FsError;
+use crate::types::Ino;
 use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::types::SessionId;
@@ -246,9 +247,17 @@ pub enum Response {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Told {
     Recall(Recall),
-    Flush { number: u64 },
+    Flush {
+        number: u64,
+    },
     Whole(Whole),
-    Ended { why: String },
+    Ended {
+        why: String,
+    },
+    /// A lock has gone that was in the way of one which the session wanted.
+    Unlocked {
+        ino: Ino,
+    },
 }
 
 /// The kind of packets that carry a [`Request`] and its [`Response`]s.

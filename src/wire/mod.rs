@@ -87,6 +87,9 @@ pub trait Listener: Send + Sync {
     /// than once.
     fn whole(&self, whole: Whole);
 
+    /// A lock has gone that was in the way of one which this session wanted on the inode. May not be told.
+    fn unlocked(&self, _ino: Ino) {}
+
     /// The session is over on the server's side: it owns nothing any more, and what it has not sent is lost.
     fn ended(&self, why: &str);
 

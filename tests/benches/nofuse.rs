@@ -336,7 +336,7 @@ impl Vfs for Memory {
         Ok(data.len() as u32)
     }
 
-    fn flush(&self, _: &Request, _: Ino, _: Handle) -> Answer<()> {
+    fn flush(&self, _: &Request, _: Ino, _: Handle, _: u64) -> Answer<()> {
         Ok(())
     }
 

@@ -1,8 +1,12 @@
 //! The client against a model: random calls from several handles, the server lost at random moments, every survivor a
 //! prefix of what was done, every instant as it was.
 
+/// A server that does not answer.
+mod away;
 /// A leader of several clients.
 mod leader;
+/// Locks on files.
+mod locks;
 /// What a mount should show, written down as simply as it can be.
 mod model;
 /// Two clients on one tree, each under a kernel's mount.

@@ -32,6 +32,8 @@ mod ledgers;
 mod lines;
 /// Programs at work on several mounts.
 mod load;
+/// Locks between programs on several mounts.
+mod locks;
 /// Addresses and lines.
 mod net;
 /// Registers and names.

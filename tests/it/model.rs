@@ -11,6 +11,7 @@
 //! Proved with planted faults; how many seeds each took stands in `docs/decisions/0007-the-model-test.md`.
 
 mod faults;
+mod locks;
 mod ops;
 mod rules;
 mod sessions;

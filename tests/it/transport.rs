@@ -233,7 +233,7 @@ impl Vfs for Probe {
         Ok(data.len() as u32)
     }
 
-    fn flush(&self, _: &Request, _: Ino, _: Handle) -> Answer<()> {
+    fn flush(&self, _: &Request, _: Ino, _: Handle, _: u64) -> Answer<()> {
         Ok(())
     }
 

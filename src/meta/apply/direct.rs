@@ -75,6 +75,7 @@ impl Rules {
         let mut watched = Watched { present, inos: BTreeSet::new() };
         let mut apply = Apply::new(&self.names, &mut watched, batch.session);
         apply.member = Some(member);
+        apply.direct = true;
         let mut outcome = apply.ops(batch)?;
         if outcome == Outcome::Applied {
             apply.leave(batch.seq, Some(Outcome::Applied))?;

@@ -137,7 +137,7 @@ impl Apply<'_> {
         );
         self.replace_dirent(names.new_dir, names.new_name, was, source.dirent, past);
         self.put_moved(source, names.new_dir, time);
-        self.drop_link(target.dirent.ino, target.inode, keep_open, time);
+        self.drop_link(target.dirent.ino, target.inode, keep_open, time)?;
         lose_entry(&mut dirs.from, is_dir, time);
         lose_entry(dirs.to(), is_dir, time);
         gain_entry(dirs.to(), is_dir, time);

@@ -121,13 +121,16 @@ impl Apply<'_> {
         let mut more = orphans.len() > OP_REGIONS_MAX;
         let left = OP_REGIONS_MAX.saturating_sub(orphans.len());
         for ino in orphans.into_iter().take(OP_REGIONS_MAX) {
-            self.remove_state(&StateKey::Orphan { session, ino });
-            if let Some(inode) = self.find_inode(ino)? {
-                self.keep_finished(ino)?;
-                self.remove_inode(ino, &inode);
+            match self.find_inode(ino)? {
+                Some(inode) => {
+                    self.keep_finished(ino)?;
+                    self.disown(session, ino, &inode)?;
+                }
+                None => self.remove_state(&StateKey::Orphan { session, ino }),
             }
         }
-        more = more || self.remove_ranges(session, left)?;
+        let (locks, more_locks) = self.drop_locks(session, left)?;
+        more = more || more_locks || self.remove_ranges(session, left - locks)?;
         if !more {
             self.remove_state(&key);
         }

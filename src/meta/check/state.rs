@@ -31,6 +31,7 @@ impl Check<'_> {
         self.sums(counted)?;
         self.sessions()?;
         self.rights()?;
+        self.locks()?;
         self.cluster()?;
         self.marks()
     }

@@ -60,6 +60,8 @@ fn states() -> Vec<StateKey> {
         StateKey::Kept { mark: stamp, from: Stamp(3), key: inode(ino(5)).to_vec() },
         StateKey::Unmarked { mark: stamp },
         StateKey::Totals,
+        StateKey::Locks { ino: ino(5), session: SessionId(4) },
+        StateKey::LocksOf { session: SessionId(4), ino: ino(5) },
         StateKey::Cluster(ClusterKey::NextNode),
         StateKey::Cluster(ClusterKey::Authority),
         StateKey::Cluster(ClusterKey::Invite { digest: [7; 32] }),

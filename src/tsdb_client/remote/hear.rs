@@ -41,6 +41,7 @@ impl Service for Hear {
                 // What a renewal says counts: it comes in order with what else is said of the lease.
                 links.renew_soon();
             }
+            Told::Unlocked { ino } => member.listener.unlocked(ino),
             Told::Ended { why } => links.ended(&why),
             Told::Flush { number } => {
                 let (links, session) = (self.links.clone(), member.session);

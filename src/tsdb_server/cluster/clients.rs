@@ -4,8 +4,10 @@
 
 use crate::env::Clock;
 use crate::meta::key::StateKey;
+use crate::meta::lock::FileLock;
 use crate::meta::op::Op;
 use crate::meta::record::Grant;
+use crate::meta::record::Locks;
 use crate::meta::record::Record;
 use crate::meta::record::Session;
 use crate::tsdb_server::cluster::rows;
@@ -14,6 +16,7 @@ use crate::tsdb_server::cluster::work::Pause;
 use crate::tsdb_server::lock_node::LockNode;
 use crate::tsdb_server::lock_node::Standing;
 use crate::types::FsError;
+use crate::types::Ino;
 use crate::types::SessionId;
 use crate::wire::Server;
 use crate::wire::cluster::Client;
@@ -77,6 +80,16 @@ impl Clients for ByLeases {
     }
 }
 
+/// As "bytes 0 to 99 of inode 7, of process 12".
+fn described(ino: Ino, lock: &FileLock) -> String {
+    let FileLock { first, last, pid, .. } = *lock;
+    match (first, last) {
+        (0, FileLock::LAST) => format!("all of inode {ino}, by process {pid}"),
+        (_, FileLock::LAST) => format!("inode {ino} from byte {first} on, by process {pid}"),
+        _ => format!("bytes {first} to {last} of inode {ino}, by process {pid}"),
+    }
+}
+
 /// Everything about clients that rows say.
 pub struct ByRows(pub Arc<dyn Server>);
 
@@ -126,15 +139,34 @@ impl Clients for ByRows {
 
     fn locks(&self, limit: usize) -> Result<(Vec<Lock>, bool), FsError> {
         let whole = self.whole()?;
-        let owner = self.sessions()?.into_iter().find(|(session, _)| Some(*session) == whole);
-        let lock = |(session, row): (SessionId, Session)| Lock {
+        let sessions = self.sessions()?;
+        let owner = sessions.iter().find(|(session, _)| Some(*session) == whole);
+        let all = owner.map(|(session, row)| Lock {
             session: session.0,
-            client: row.client,
+            client: row.client.clone(),
             what: "everything that no other client owns".to_owned(),
             how: "exclusive".to_owned(),
-        };
-        let locks: Vec<Lock> = owner.map(lock).into_iter().take(limit).collect();
-        let more = whole.is_some() && locks.is_empty();
+            token: None,
+        });
+        let mut locks: Vec<Lock> = all.into_iter().collect();
+        for (key, row) in &rows::all(&*self.0, StateKey::locks())? {
+            let Some(StateKey::Locks { ino, session }) = StateKey::decode(key) else { continue };
+            let client = sessions.iter().find(|(known, _)| *known == session);
+            let client = client.map(|(_, row)| row.client.clone()).unwrap_or_default();
+            let Locks(held) = Locks::from_row(key, row)?;
+            locks.extend(held.iter().map(|(held, token)| Lock {
+                session: session.0,
+                client: client.clone(),
+                what: described(ino, held),
+                how: if held.exclusive { "exclusive" } else { "shared" }.to_owned(),
+                token: Some(*token),
+            }));
+            if locks.len() > limit {
+                break;
+            }
+        }
+        let more = locks.len() > limit;
+        locks.truncate(limit);
         Ok((locks, more))
     }
 

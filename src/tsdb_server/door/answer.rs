@@ -11,6 +11,7 @@ use crate::tsdb_server::door::push::Push;
 use crate::types::AsOf;
 use crate::types::FsError;
 use crate::types::Ino;
+use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::types::Stamp;
 use crate::types::frame::Frame;
@@ -49,16 +50,16 @@ pub(super) fn inodes(request: &Request) -> Vec<Ino> {
 }
 
 impl Door {
-    /// `push` is there where a session is to be attended, `attended` where one is; `from_node`: who asks is a node.
+    /// `push` is there where a session is to be attended, `attended` where one is, `node` where a node asks.
     pub(super) fn answer(
         &self,
         request: Request,
         tail: Bytes,
-        from_node: bool,
+        node: Option<NodeId>,
         push: Option<Arc<Push>>,
         attended: Option<SessionId>,
     ) -> (Response, Bytes) {
-        match self.try_answer(request, tail, from_node, push, attended) {
+        match self.try_answer(request, tail, node, push, attended) {
             Ok(answer) => answer,
             Err(error) => (Response::Failed(error), Bytes::new()),
         }
@@ -68,10 +69,11 @@ impl Door {
         &self,
         request: Request,
         tail: Bytes,
-        from_node: bool,
+        node: Option<NodeId>,
         push: Option<Arc<Push>>,
         attended: Option<SessionId>,
     ) -> Result<(Response, Bytes), FsError> {
+        let from_node = node.is_some();
         let response = match request {
             Request::View => Response::View(self.node.view()),
             Request::PutBlock { block } => {
@@ -87,7 +89,9 @@ impl Door {
             }
             Request::Block { block } => return Ok((Response::Frame, self.node.block(block)?)),
             Request::Lacks if from_node => Response::First(self.node.lacks()),
-            Request::LendTable if from_node => self.node.lend_table()?,
+            Request::LendTable if from_node => {
+                self.node.lend_table(node.ok_or(FsError::Invalid("nobody asks"))?)?
+            }
             Request::TableChunk { lent, file, offset, bytes } if from_node => {
                 let chunk = Chunk { file, offset, bytes };
                 return Ok((Response::Frame, self.node.table_chunk(lent, chunk)?));

@@ -4,6 +4,7 @@
 
 use crate::net::Connection;
 use crate::types::FsError;
+use crate::types::Ino;
 use crate::wire::Listener;
 use crate::wire::Recall;
 use crate::wire::Whole;
@@ -70,6 +71,12 @@ impl Listener for Push {
     fn whole(&self, whole: Whole) {
         if let Err(error) = self.tell(&Told::Whole(whole)) {
             tracing::debug!(%error, "a session learns with its next renewal that it has the whole");
+        }
+    }
+
+    fn unlocked(&self, ino: Ino) {
+        if let Err(error) = self.tell(&Told::Unlocked { ino }) {
+            tracing::debug!(%error, "whoever waits for a lock asks again by himself");
         }
     }
 

@@ -5,6 +5,7 @@
 //! write the log and which waits where too much is not yet applied: that is what slows down a client that is too fast.
 
 use crate::meta::op::Batch;
+use crate::meta::op::Outcome;
 use crate::net::Connection;
 use crate::net::Identity;
 use crate::net::NetError;
@@ -14,10 +15,10 @@ use crate::tsdb_server::door::Door;
 use crate::tsdb_server::door::push::Push;
 use crate::types::AsOf;
 use crate::types::FsError;
+use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::wire::Listener;
 use crate::wire::Proposal;
-use crate::wire::Server;
 use crate::wire::message;
 use crate::wire::message::Request;
 use crate::wire::message::Response;
@@ -41,8 +42,15 @@ impl Serve {
         Serve { door, identity, connection: OnceLock::new(), attended: Mutex::default() }
     }
 
+    fn node(&self) -> Option<NodeId> {
+        match self.identity {
+            Identity::Node { node, .. } => Some(node),
+            _ => None,
+        }
+    }
+
     fn is_node(&self) -> bool {
-        matches!(self.identity, Identity::Node { .. })
+        self.node().is_some()
     }
 
     fn propose(&self, proposal: Proposal, reply: Reply) {
@@ -51,14 +59,18 @@ impl Serve {
             return reply.fail("a client proposes batches of its own session");
         }
         // What is committed may yet be refused when it is applied, so that it is durable says nothing before that.
+        let (locks, session, sent) = (Arc::clone(&self.door.locks), *session, batch.clone());
         let applied = move |result: Result<_, FsError>| {
+            if matches!(result, Ok((Outcome::Refused { error: FsError::Locked, .. }, _))) {
+                locks.was_barred(session, &sent);
+            }
             let response = match result {
                 Ok((outcome, stamp)) => Response::Applied { outcome, stamp },
                 Err(error) => Response::Failed(error),
             };
             reply.answer(message::RESPONSE, message::encode(&response), Bytes::new());
         };
-        self.door.node.propose(proposal, Box::new(|_| {}), Box::new(applied));
+        self.door.node.propose_awaited(proposal, Box::new(applied));
     }
 
     /// Whether a read of these rows can be answered without waiting for anybody.
@@ -126,7 +138,7 @@ impl Service for Serve {
         };
         let ready = self.is_ready(&request);
         let is_office = is_office(&request);
-        let (door, node) = (Arc::clone(&self.door), self.is_node());
+        let (door, node) = (Arc::clone(&self.door), self.node());
         let attended = self.attended.lock().as_ref().map(|(session, _)| *session);
         let answer = move || {
             let (response, tail) = door.answer(request, tail, node, push, attended);
@@ -149,7 +161,7 @@ impl Service for Serve {
                 self.door.node.step(messages);
             }
             Ok(Request::Behind) => {
-                if let Identity::Node { node, .. } = self.identity {
+                if let Some(node) = self.node() {
                     self.door.told_behind(node);
                 }
             }

@@ -41,6 +41,8 @@ pub(super) enum Call {
     },
     Whole(Whole),
     Ended(String),
+    /// Nothing is in the way any more of what it wanted to lock.
+    Unlocked(Ino),
     /// Nothing any more.
     Replaced,
 }

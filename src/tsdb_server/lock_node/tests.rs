@@ -220,7 +220,7 @@ impl World {
         let reign = Arc::new(Reign { node: node.clone(), term: AtomicU64::new(1) });
         let log: Weak<Reign> = Arc::downgrade(&reign);
         let leases = lease::Options::default();
-        let locks = LockNode::new(log, node.table(), node.owned(), clock.clone(), leases);
+        let locks = LockNode::new(log, node.table(), node.turns(), clock.clone(), leases);
         World { node, reign, locks, clock, _scratch: scratch }
     }
 

@@ -29,6 +29,8 @@ use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::types::Stamp;
 use crate::types::Term;
+use crate::wire::Applied;
+use crate::wire::Proposal;
 use crate::wire::Server;
 use crate::wire::message::NodeAt;
 use crate::wire::message::Response;
@@ -81,8 +83,8 @@ impl Node {
     }
 
     /// Counts what was applied that bears on who owns what.
-    pub(in crate::tsdb_server) fn owned(&self) -> Arc<Turns> {
-        self.replica.owned()
+    pub(in crate::tsdb_server) fn turns(&self) -> (Arc<Turns>, Arc<Turns>) {
+        (self.replica.owned(), self.replica.locked())
     }
 
     /// What other members of the log said. The calling thread may be used to write the log.
@@ -255,15 +257,21 @@ impl Node {
         &self.dir
     }
 
-    /// Makes a checkpoint of the table for another node.
+    /// As [`wire::Server::propose`](crate::wire::Server::propose), for a client that is told nothing before the batch is applied.
+    pub fn propose_awaited(&self, proposal: Proposal, applied: Applied) {
+        self.reserve.spend(proposal.batch.len() as u64);
+        self.replica.propose_awaited(proposal, applied);
+    }
+
+    /// Makes a checkpoint of the table for that node.
     ///
     /// # Errors
     /// As for [`Lender::lend`](crate::tsdb_server::data::lend::Lender::lend); `NotSupported` in a store that is alone.
-    pub fn lend_table(&self) -> Result<Response, FsError> {
+    pub fn lend_table(&self, to: NodeId) -> Result<Response, FsError> {
         let lender = self.lender.as_ref().ok_or(FsError::NotSupported("nobody borrows here"))?;
         // The log up to here is let go of only when nobody borrows any more.
         let applied = self.replica.progress().index;
-        let (lent, plan) = lender.lend(&self.table, applied)?;
+        let (lent, plan) = lender.lend(&self.table, applied, to)?;
         Ok(Response::Table { lent: lent.0, plan: plan.encode() })
     }
 

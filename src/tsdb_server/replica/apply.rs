@@ -131,6 +131,8 @@ pub(super) struct Seen {
     pub(super) readable: RwLock<Arc<Readable>>,
     /// Raised when something was applied that bears on who owns what.
     pub(super) owned: Arc<Turns>,
+    /// Raised when a lock on a file may have gone.
+    pub(super) locked: Arc<Turns>,
 }
 
 impl Seen {
@@ -140,6 +142,7 @@ impl Seen {
             moved: Condvar::new(),
             readable: RwLock::new(Arc::new(readable(rows)?)),
             owned: Arc::default(),
+            locked: Arc::default(),
         })
     }
 }
@@ -189,6 +192,8 @@ pub(super) struct Applier {
     rules: Option<Rules>,
     /// The entry that is being applied bears on who owns what.
     turned: bool,
+    /// It may have taken locks away.
+    unlocked: bool,
 }
 
 impl Applier {
@@ -198,7 +203,7 @@ impl Applier {
         room: Arc<Room>,
         seen: Arc<Seen>,
     ) -> Applier {
-        Applier { table, blocks, room, seen, rules: None, turned: false }
+        Applier { table, blocks, room, seen, rules: None, turned: false, unlocked: false }
     }
 
     /// Applies the next entry of the log: what came of it, and the stamp of its last step. `members` take part from it on,
@@ -247,6 +252,9 @@ impl Applier {
         if std::mem::take(&mut self.turned) {
             self.seen.owned.turn();
         }
+        if std::mem::take(&mut self.unlocked) {
+            self.seen.locked.turn();
+        }
         Ok(outcome)
     }
 
@@ -274,6 +282,8 @@ impl Applier {
             return Ok((outcome, finished.last));
         }
         self.turned = batch.ops.iter().any(bears_on_owners);
+        let unlocks = |op: &Op| matches!(op, Op::SetLocks { .. } | Op::EndSession { .. });
+        self.unlocked = batch.ops.iter().any(unlocks);
         counter::APPLY_BATCHES.add(1);
         counter::APPLY_OPS.add(batch.ops.len() as u64);
         counter::APPLY_ROWS.add(changes.rows.len() as u64);

@@ -82,7 +82,6 @@ pub(super) struct Driver {
 #[derive(Default)]
 pub(super) struct Passed {
     pub(super) committed: Vec<Committed>,
-    pub(super) urgent: bool,
     /// Work that was not taken, and why.
     pub(super) refused: Vec<(Work, FsError)>,
     /// The weight of work that was told it has lost its leader.
@@ -248,9 +247,9 @@ impl Driver {
         match self.parts.core.propose(header.encode(), work.bytes.clone()) {
             Ok(index) => {
                 let weight = work.weight();
-                passed.urgent |= work.urgent;
-                let proposed = Proposed { applied: work.applied, weight };
-                self.pending.push_back(Pending { index, stamp, durable: work.durable, proposed });
+                let Work { durable, applied, urgent, .. } = work;
+                let proposed = Proposed { applied, weight, urgent };
+                self.pending.push_back(Pending { index, stamp, durable, proposed });
             }
             Err(not_leader) => {
                 let why = FsError::NotLeader { leader: not_leader.leader };

@@ -11,6 +11,7 @@ use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::wire::Applied;
 use crate::wire::Durable;
+use crate::wire::Proposal;
 use bytes::Bytes;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
@@ -43,6 +44,16 @@ pub(super) struct Work {
 }
 
 impl Work {
+    pub(super) fn batch(
+        proposal: Proposal,
+        durable: Durable,
+        applied: Applied,
+        urgent: bool,
+    ) -> Work {
+        let Proposal { session, seq, ops: stamps, batch: bytes } = proposal;
+        Work { body: Body::Batch, session, seq, stamps, bytes, durable, applied, urgent }
+    }
+
     /// What it counts towards the bound.
     pub(super) fn weight(&self) -> usize {
         self.bytes.len() + ENTRY_BYTES

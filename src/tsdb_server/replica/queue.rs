@@ -42,6 +42,8 @@ pub(super) struct Proposed {
     pub(super) applied: Applied,
     /// What it counts towards the inbox's bound.
     pub(super) weight: usize,
+    /// Somebody waits for it to be applied.
+    pub(super) urgent: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,15 +99,18 @@ impl Queue {
 
     /// Behind everything put before. Gives back what will not be applied.
     #[must_use]
-    pub(super) fn put(&self, committed: Vec<Committed>, urgent: bool) -> Vec<Committed> {
+    pub(super) fn put(&self, committed: Vec<Committed>) -> Vec<Committed> {
         let mut state = self.state.lock();
         if state.abandoned {
             return committed;
         }
         let foreign: usize = committed.iter().map(Committed::foreign_bytes).sum();
         self.foreign.fetch_add(foreign, Relaxed);
+        let urgent = |committed: &Committed| {
+            committed.proposed.as_ref().is_some_and(|proposed| proposed.urgent)
+        };
+        state.urgent |= committed.iter().any(urgent);
         state.committed.extend(committed);
-        state.urgent |= urgent;
         self.wake(&state);
         Vec::new()
     }

@@ -72,6 +72,10 @@ impl From<FsError> for Told {
                 (30, String::new(), (leader.map_or(0, |node| node.0), 0))
             }
             FsError::Unreachable(text) => (31, text, (0, 0)),
+            FsError::Locked => (32, String::new(), (0, 0)),
+            FsError::NoLocks => (33, String::new(), (0, 0)),
+            FsError::Deadlock => (34, String::new(), (0, 0)),
+            FsError::Interrupted => (35, String::new(), (0, 0)),
         };
         Told { code, text, numbers }
     }
@@ -111,6 +115,10 @@ impl From<Told> for FsError {
             28 => FsError::Damaged(text),
             30 => FsError::NotLeader { leader: (numbers.0 != 0).then_some(NodeId(numbers.0)) },
             31 => FsError::Unreachable(text),
+            32 => FsError::Locked,
+            33 => FsError::NoLocks,
+            34 => FsError::Deadlock,
+            35 => FsError::Interrupted,
             29 => FsError::Io(text),
             _ => FsError::Io(format!("error {code} of a newer tsfs: {text}")),
         }
@@ -149,12 +157,13 @@ mod tests {
             FsError::NotLeader { leader: None },
             FsError::NotLeader { leader: Some(NodeId(3)) },
             FsError::Unreachable("nobody".to_owned()),
+            FsError::Locked,
         ];
         for error in errors {
             let bytes = postcard::to_stdvec(&error).expect("errors have bytes");
             assert_eq!(postcard::from_bytes::<FsError>(&bytes), Ok(error));
         }
-        let every = (1..=31).map(|code| Told { code, text: "x".to_owned(), numbers: (1, 2) });
+        let every = (1..=35).map(|code| Told { code, text: "x".to_owned(), numbers: (1, 2) });
         for told in every {
             assert_eq!(Told::from(FsError::from(told.clone())).code, told.code);
         }

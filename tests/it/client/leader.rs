@@ -77,6 +77,8 @@ struct State {
     asked: BTreeMap<&'static str, u64>,
     outcomes: BTreeMap<&'static str, u64>,
     stopped: bool,
+    /// Nothing is applied, as where no majority answers.
+    held: bool,
 }
 
 pub(super) struct Leader {
@@ -140,6 +142,22 @@ impl Leader {
         listener.unwrap().ended("it did not answer");
     }
 
+    /// From now on nothing is applied, or everything again.
+    pub(super) fn hold(&self, held: bool) {
+        self.state.lock().held = held;
+    }
+
+    /// Batches that wait to be applied.
+    pub(super) fn waiting(&self) -> usize {
+        self.state.lock().work.len()
+    }
+
+    /// A mount is told that nobody answers, or that somebody does again.
+    pub(super) fn away(&self, session: SessionId, why: Option<&str>) {
+        let listener = self.state.lock().listeners[&session].clone();
+        listener.away(why);
+    }
+
     pub(super) fn owner(&self, ino: Ino) -> Option<SessionId> {
         let _state = self.state.lock();
         own::owner(&self.table as &dyn Rows, ino).unwrap()
@@ -155,7 +173,8 @@ impl Leader {
 
     fn work(&self) {
         let mut state = self.state.lock();
-        let Some((proposal, durable, applied)) = state.work.pop_front() else {
+        let next = if state.held { None } else { state.work.pop_front() };
+        let Some((proposal, durable, applied)) = next else {
             self.more.wait_for(&mut state, Duration::from_millis(20));
             return;
         };
@@ -214,6 +233,7 @@ impl Leader {
                 | Op::SetXattr { ino, .. }
                 | Op::RemoveXattr { ino, .. }
                 | Op::Version { ino }
+                | Op::SetLocks { ino, .. }
                 | Op::Release { ino } => vec![*ino],
                 op => panic!("{op:?} is not a client's"),
             };

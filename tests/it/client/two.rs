@@ -100,7 +100,8 @@ fn what_one_did_the_other_sees_at_once() {
     b.setxattr(CALLER, ino, b"user.k", b"v", XattrHow::Create).unwrap();
     assert_eq!(&a.getxattr(ino, b"user.k", NOW).unwrap()[..], b"v");
     a.unlink(CALLER, ROOT, b"g").unwrap();
-    assert_eq!(b.getattr(ino, NOW), Err(FsError::Stale));
+    // Until it is known that nobody has it open.
+    assert_eq!(b.getattr(ino, NOW).map(|attr| attr.nlink), Ok(0));
     let dir = make(&a, ROOT, "d", FileKind::Directory).unwrap();
     file(&b, dir, "x");
     assert_eq!(a.rmdir(CALLER, ROOT, b"d"), Err(FsError::NotEmpty));
@@ -570,5 +571,49 @@ fn random_calls_of_two_are_those_of_one() {
         for _ in 0..200 {
             pair.step();
         }
+    }
+}
+
+/// Until all who may have it open say that they have not.
+#[test]
+fn a_file_that_another_removes_lives_while_it_is_open() {
+    let (leader, a, b) = two();
+    for over in [false, true] {
+        let ino = file(&a, ROOT, "f");
+        put(&a, ino, 0, b"contents");
+        let handle = open(&b, ino);
+        match over {
+            false => a.unlink(CALLER, ROOT, b"f").unwrap(),
+            true => {
+                file(&a, ROOT, "new");
+                a.rename(CALLER, ROOT, b"new", ROOT, b"f", RenameHow::Replace).unwrap();
+            }
+        }
+        assert_eq!(read(&b, ino, NOW, 0, 100), b"contents");
+        write(&b, handle, 0, b"CON");
+        assert_eq!(read(&b, ino, NOW, 0, 100), b"CONtents");
+        assert_eq!(b.getattr(ino, NOW).unwrap().nlink, 0);
+        b.flush(handle).unwrap();
+        b.release(handle);
+        wait_for("it to go with its last handle", || a.getattr(ino, NOW) == Err(FsError::Stale));
+        if over {
+            a.unlink(CALLER, ROOT, b"f").unwrap();
+        }
+    }
+    // What nobody has open goes by itself.
+    let inos: Vec<Ino> = (0..700).map(|n| file(&a, ROOT, &format!("{n}"))).collect();
+    for n in 0..inos.len() {
+        b.unlink(CALLER, ROOT, format!("{n}").as_bytes()).unwrap();
+    }
+    wait_for("them to go", || inos.iter().all(|ino| b.getattr(*ino, NOW) == Err(FsError::Stale)));
+    assert_eq!(leader.faults(), Vec::<String>::new());
+}
+
+fn wait_for(what: &str, mut met: impl FnMut() -> bool) {
+    let clock = SystemClock::shared();
+    let start = clock.steady();
+    while !met() {
+        assert!(clock.steady() - start < Duration::from_secs(30), "{what}");
+        std::thread::yield_now();
     }
 }

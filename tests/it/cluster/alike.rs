@@ -65,6 +65,13 @@ fn shown(one: &Path, other: &Path, n: usize) {
     // Without a name it is there for who has it open.
     let len = held.read_at(&mut bytes, 0).unwrap();
     assert_eq!(&bytes[..len], b"LONGER");
+    // Whoever took it.
+    fs::write(&there, "of one").unwrap();
+    let held = File::options().read(true).write(true).open(&there).unwrap();
+    fs::remove_file(&here).unwrap();
+    held.write_all_at(b"OF", 0).unwrap();
+    let len = held.read_at(&mut bytes, 0).unwrap();
+    assert_eq!((&bytes[..len], held.metadata().unwrap().nlink()), (&b"OF one"[..], 0));
 }
 
 #[test]

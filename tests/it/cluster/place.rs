@@ -217,6 +217,11 @@ impl Cluster {
         serde_json::from_slice(&command.output().unwrap().stdout).ok()
     }
 
+    /// The directory that a node serves.
+    pub(crate) fn store(&self, node: usize) -> &Path {
+        &self.nodes[node].store
+    }
+
     /// Who leads, as that node says.
     pub(crate) fn leader_says(&self, node: usize) -> Option<usize> {
         leader_of(&self.status(node)?)

@@ -23,6 +23,7 @@ use tsfs::meta::op::Batch;
 use tsfs::meta::op::By;
 use tsfs::meta::op::Op;
 use tsfs::meta::op::Outcome;
+use tsfs::meta::op::RenameHow;
 use tsfs::meta::op::Seen;
 use tsfs::meta::own;
 use tsfs::meta::record::Grant;
@@ -32,6 +33,7 @@ use tsfs::series::table::Family;
 use tsfs::series::table::Rows;
 use tsfs::types::AsOf;
 use tsfs::types::BatchSeq;
+use tsfs::types::FileKind;
 use tsfs::types::Ino;
 use tsfs::types::SessionId;
 use tsfs::types::Stamp;
@@ -57,7 +59,10 @@ fn nobody_changes_what_another_session_owns() {
         }
     }
     println!("{met:?}");
-    let all = ["local", "applied", "held", "conflict", "refused", "whole", "late", "fenced"];
+    let all = [
+        "local", "applied", "held", "conflict", "refused", "whole", "late", "fenced", "kept",
+        "released",
+    ];
     assert!(seeds.count() == 1 || all.iter().all(|what| met.contains_key(what)), "{met:?}");
 }
 
@@ -209,6 +214,8 @@ struct Several {
     next_session: u64,
     next_ino: u64,
     next_epoch: u64,
+    /// Files without a name, with the sessions that may have them open.
+    nameless: BTreeMap<Ino, BTreeSet<SessionId>>,
     /// What there was to see: a test in which nothing meets proves nothing.
     met: BTreeMap<&'static str, u64>,
 }
@@ -231,6 +238,7 @@ impl Several {
             next_session,
             next_ino: range.end,
             next_epoch,
+            nameless: BTreeMap::new(),
             met: BTreeMap::new(),
         }
     }
@@ -255,8 +263,9 @@ impl Several {
             0..=34 => self.deliver(who),
             35..=49 => self.make_local(who),
             50..=69 => self.make_direct(who),
-            70..=72 => self.make_clone(who),
-            73..=78 => self.give_back(who),
+            70..=71 => self.make_clone(who),
+            72..=74 => self.make_release(who),
+            75..=78 => self.give_back(who),
             79..=81 => self.open(),
             82..=83 => self.end(who),
             84..=87 => self.grant_inos(who),
@@ -384,6 +393,19 @@ impl Several {
         client.queue.push_back((batch, Some(direct)));
     }
 
+    /// A client finds out that it has not got a file open whose last name went through another.
+    fn make_release(&mut self, who: usize) {
+        let nameless: Vec<Ino> = self.nameless.keys().copied().collect();
+        let Some(ino) = self.run.chance.pick(&nameless) else { return };
+        if self.clients[who].waits() {
+            return;
+        }
+        let direct = Direct { touched: [ino].into(), honest: false };
+        let client = &mut self.clients[who];
+        let batch = client.batch(vec![Op::Release { ino }], Some(Vec::new()));
+        client.queue.push_back((batch, Some(direct)));
+    }
+
     /// As after a recall: some of what it owns, some that it does not, or the whole.
     fn give_back(&mut self, who: usize) {
         let chance = &mut self.run.chance;
@@ -467,14 +489,18 @@ impl Several {
 
     /// The tree and the sets go along with what was applied; what was not has left nothing.
     fn follow(&mut self, stamp: Stamp, batch: &Batch, outcome: &Outcome, before: &Dump) {
+        let mut kept = Vec::new();
+        let ops: Vec<Op> =
+            batch.ops.iter().filter_map(|op| self.as_told(batch, op, &mut kept)).collect();
         let segments = self.run.world.segments.borrow();
         let blocks = |block| segments[&block].clone();
         let model = &mut self.run.model;
         let (now, past) = (model.now.clone(), model.past.len());
         model.begin(stamp);
-        let mut answers = batch.ops.iter().map(|op| model.apply(op, &blocks));
+        let mut answers = ops.iter().map(|op| model.apply(op, &blocks));
         let refused = answers.find_map(Result::err);
         drop(answers);
+        drop(segments);
         let met = match outcome {
             Outcome::Applied => {
                 assert_eq!(refused, None, "{}", short(batch));
@@ -502,6 +528,9 @@ impl Several {
             }
             assert!(after == before, "{outcome:?} left something of {}", short(batch));
         }
+        if *outcome == Outcome::Applied {
+            self.note_nameless(batch, kept);
+        }
         for op in &batch.ops {
             let Op::Yield { inos, whole } = op else { continue };
             for ino in inos {
@@ -521,6 +550,62 @@ impl Several {
                 nodes.contains_key(&ino) || !now.nodes.contains_key(&ino)
             });
         }
+    }
+
+    /// The op as the tree has to be told it, which knows of no sessions: a file whose last name goes stays where others may have
+    /// it open; it is let go of by the last of those. None where nothing is to be done.
+    fn as_told(
+        &self,
+        batch: &Batch,
+        op: &Op,
+        kept: &mut Vec<(Ino, BTreeSet<SessionId>)>,
+    ) -> Option<Op> {
+        let now = &self.run.model.now;
+        let named = |dir: &Ino, name: &Bytes| now.nodes.get(dir)?.entries.get(name).copied();
+        let (mut op, goes) = match op {
+            Op::Release { ino } => {
+                let others = self.nameless.get(ino).into_iter().flatten();
+                let last = others.filter(|of| **of != batch.session).count() == 0;
+                return last.then(|| op.clone());
+            }
+            Op::Unlink { dir, name, .. } => (op.clone(), named(dir, name)),
+            Op::Rename { dir, name, new_dir, new_name, how: RenameHow::Replace, .. } => {
+                let goes = named(new_dir, new_name);
+                (op.clone(), goes.filter(|goes| Some(*goes) != named(dir, name)))
+            }
+            _ => return Some(op.clone()),
+        };
+        let node = goes.and_then(|goes| now.nodes.get(&goes).map(|node| (goes, node)));
+        if let Some((goes, node)) = node
+            && batch.direct.is_some()
+            && node.kind == FileKind::File
+            && node.nlink == 1
+            && self.owners.of(goes.get()).is_none()
+        {
+            let mut others = self.owners.open.clone();
+            others.remove(&batch.session);
+            if let (false, Op::Unlink { keep_open, .. } | Op::Rename { keep_open, .. }) =
+                (others.is_empty(), &mut op)
+            {
+                *keep_open = true;
+                kept.push((goes, others));
+            }
+        }
+        Some(op)
+    }
+
+    fn note_nameless(&mut self, batch: &Batch, kept: Vec<(Ino, BTreeSet<SessionId>)>) {
+        for op in &batch.ops {
+            if let Op::Release { ino } = op
+                && let Some(of) = self.nameless.get_mut(ino)
+            {
+                of.remove(&batch.session);
+                *self.met.entry("released").or_default() += 1;
+            }
+        }
+        self.nameless.retain(|_, of| !of.is_empty());
+        *self.met.entry("kept").or_default() += kept.len() as u64;
+        self.nameless.extend(kept);
     }
 
     /// Batches that came before come again: a client was not told what became of them.
@@ -572,6 +657,14 @@ impl Several {
         let client = self.clients.remove(who);
         let session = client.session;
         self.owners.end(session);
+        for (ino, of) in &mut self.nameless {
+            of.remove(&session);
+            if of.is_empty() {
+                self.run.model.now.nodes.remove(ino);
+                self.run.model.now.orphans.remove(ino);
+            }
+        }
+        self.nameless.retain(|_, of| !of.is_empty());
         assert_eq!(self.leader(Op::EndSession { session }), Outcome::Applied);
         let before = self.run.world.dump();
         for (batch, _) in client.queue {

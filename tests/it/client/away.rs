@@ -1,0 +1,69 @@
+//! A client whose server does not answer: nobody waits without a bound, and nothing is lost by that.
+
+use super::CALLER;
+use super::leader::Leader;
+use super::options;
+use bytes::Bytes;
+use std::sync::Arc;
+use tsfs::env::SystemClock;
+use tsfs::tsdb_client::Client;
+use tsfs::tsdb_client::FileLock;
+use tsfs::tsdb_client::Locking;
+use tsfs::tsdb_client::New;
+use tsfs::tsdb_client::XattrHow;
+use tsfs::types::AsOf;
+use tsfs::types::FileKind;
+use tsfs::types::FsError;
+use tsfs::types::Ino;
+
+const ROOT: Ino = Ino::ROOT;
+
+fn set(client: &Client, ino: Ino, name: &[u8]) -> Result<(), FsError> {
+    client.setxattr(CALLER, ino, name, b"x", XattrHow::Create)
+}
+
+fn has(client: &Client, ino: Ino, name: &[u8]) -> bool {
+    client.getxattr(ino, name, AsOf::Now).is_ok()
+}
+
+#[test]
+fn a_change_that_is_on_its_way_when_nobody_answers_any_more_is_not_waited_for() {
+    let leader = Leader::new();
+    let seat = leader.seat();
+    let a = Client::open(seat.clone(), SystemClock::shared(), options()).unwrap();
+    let b = Client::open(leader.seat(), SystemClock::shared(), options()).unwrap();
+    let kind = FileKind::File;
+    let new = New { kind, mode: 0o644, uid: 0, gid: 0, rdev: 0, target: Bytes::new() };
+    let ino = a.create(CALLER, ROOT, b"f", new).unwrap().ino;
+    let handle = a.open_file(CALLER, ino, true).unwrap();
+    let lock = FileLock { owner: 1, first: 0, last: 9, exclusive: true, pid: 1 };
+    assert_eq!(a.lock(ino, handle, lock), Ok(Locking::Done));
+    // From here on it is nobody's.
+    b.getattr(ino, AsOf::Now).unwrap();
+    leader.hold(true);
+    let changing = {
+        let a = Arc::clone(&a);
+        std::thread::spawn(move || set(&a, ino, b"user.first"))
+    };
+    while leader.waiting() == 0 {
+        std::thread::yield_now();
+    }
+    leader.away(seat.session(), Some("nobody answers"));
+    let unreachable = Err(FsError::Unreachable("nobody answers".to_owned()));
+    assert_eq!(changing.join().unwrap(), unreachable);
+    assert_eq!(set(&a, ino, b"user.second"), unreachable, "it is not known what came of the first");
+    // A close does not fail for that.
+    a.unlock_owner(ino, 1);
+    leader.away(seat.session(), None);
+    leader.hold(false);
+    set(&a, ino, b"user.third").unwrap();
+    for client in [&a, &b] {
+        let there = [&b"user.first"[..], b"user.second", b"user.third"];
+        assert_eq!(there.map(|name| has(client, ino, name)), [true, false, true]);
+    }
+    let other = b.open_file(CALLER, ino, true).unwrap();
+    while b.lock(ino, other, lock).unwrap() != Locking::Done {
+        std::thread::yield_now();
+    }
+    assert_eq!(leader.faults(), Vec::<String>::new());
+}
