@@ -94,9 +94,7 @@ impl Present {
     fn entry(&self, dir: Ino, name: &[u8], attr: Attr) -> Entry {
         let valid = match attr.kind {
             FileKind::Directory => self.name_valid(dir, name, Named::Directory),
-            // See `rename`: those it moves may not be believed for longer than it takes.
-            _ if self.client.is_far() => Duration::ZERO,
-            _ => VALID,
+            _ => self.name_valid(dir, name, Named::File),
         };
         Entry { valid, stat: self.stat(attr) }
     }
@@ -204,8 +202,8 @@ impl Present {
     }
 
     /// The kernel moves what it knows of a name along with it, and for how long it believes that: into a directory that others
-    /// may use, where nothing may be believed. It cannot be told to forget it meanwhile, as it has both directories locked. Only
-    /// directories are ever believed to be where they are, so only to move one of them may take as long as that.
+    /// may use, where nothing may be believed. It cannot be told to forget it meanwhile, as it has both directories locked. So that
+    /// is waited for, at most a second; of files only of the first that is moved out of a directory (`Told::moves_out`).
     pub(super) fn rename(
         &self,
         request: &Request,
@@ -220,6 +218,8 @@ impl Present {
         {
             let shared = |dir: Ino| self.client.valid(dir).is_zero();
             if shared(to.0) || (exchange && shared(from.0)) {
+                let from_both = [from.0, to.0];
+                self.told.moves_out(if exchange { &from_both } else { &from_both[..1] });
                 if request.wait == Wait::Never {
                     return Err(Stop::Waits);
                 }

@@ -15,6 +15,11 @@ use std::time::Duration;
 
 /// Names that are remembered. What is told beyond them may not be believed at all.
 const NAMES_MAX: usize = 1 << 16;
+/// After a file was moved out of a directory to where others may move it on, nothing is to be believed of a name in that
+/// directory for so long: the next file that is moved out of it need not wait.
+const MOVED_FROM: Duration = Duration::from_secs(60);
+/// Directories that are remembered for that.
+const MOVED_FROM_MAX: usize = 1 << 10;
 
 thread_local! {
     /// The answer that this thread is about to send has something in it that may be believed: since which generation.
@@ -39,14 +44,16 @@ struct State {
     order: VecDeque<(Duration, Ino, Vec<u8>)>,
     /// Names that are being moved: what is told of them now would be believed of what they become.
     moving: Vec<(Ino, Vec<u8>)>,
+    /// Directories that files were moved out of, until when nothing is to be believed of files in them.
+    moved_from: HashMap<Ino, Duration>,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Until {
     /// Whatever was told of the name.
     any: Duration,
-    /// That a directory is there.
-    dir: Duration,
+    /// That something is there.
+    there: Duration,
 }
 
 /// What the kernel was told a name stands for.
@@ -54,6 +61,8 @@ struct Until {
 pub(super) enum Named {
     Nothing,
     Directory,
+    /// Anything but a directory.
+    File,
 }
 
 /// A name under way to another place; dropped when the kernel is about to hear that it is there.
@@ -119,11 +128,12 @@ impl Told {
         let mut state = self.state.lock();
         state.expire(now);
         let is_moving = |(of, moving): &(Ino, Vec<u8>)| *of == dir && moving == name;
-        if state.order.len() >= NAMES_MAX || state.moving.iter().any(is_moving) {
+        let moves_on = what == Named::File && state.moved_from.contains_key(&dir);
+        if moves_on || state.order.len() >= NAMES_MAX || state.moving.iter().any(is_moving) {
             return Duration::ZERO;
         }
-        let dir_until = if what == Named::Directory { until } else { Duration::ZERO };
-        state.believed(dir, name, Until { any: until, dir: dir_until });
+        let there = if what == Named::Nothing { Duration::ZERO } else { until };
+        state.believed(dir, name, Until { any: until, there });
         valid
     }
 
@@ -138,7 +148,7 @@ impl Told {
         let now = self.clock.steady();
         let mut state = self.state.lock();
         state.expire(now);
-        let (there, back) = (state.dir_until(from), state.dir_until(to));
+        let (there, back) = (state.there_until(from), state.there_until(to));
         let mut until = there;
         state.carry(to, there);
         if exchange {
@@ -148,6 +158,20 @@ impl Told {
         let names = vec![(from.0, from.1.to_vec()), (to.0, to.1.to_vec())];
         state.moving.extend(names.iter().cloned());
         Moving { told: self, names, until }
+    }
+
+    /// Something is moved out of these directories to where nothing may be believed.
+    pub(super) fn moves_out(&self, dirs: &[Ino]) {
+        let now = self.clock.steady();
+        let mut state = self.state.lock();
+        if state.moved_from.len() >= MOVED_FROM_MAX {
+            state.moved_from.retain(|_, until| *until > now);
+        }
+        for dir in dirs {
+            if state.moved_from.len() < MOVED_FROM_MAX {
+                state.moved_from.insert(*dir, now + MOVED_FROM);
+            }
+        }
     }
 
     /// Whether it is over what was believed until then.
@@ -179,24 +203,27 @@ impl State {
     fn believed(&mut self, dir: Ino, name: &[u8], until: Until) {
         let known = self.names.entry(dir).or_default().entry(name.to_vec()).or_default();
         known.any = known.any.max(until.any);
-        known.dir = known.dir.max(until.dir);
+        known.there = known.there.max(until.there);
         self.order.push_back((until.any, dir, name.to_vec()));
     }
 
-    fn dir_until(&self, (dir, name): (Ino, &[u8])) -> Duration {
+    fn there_until(&self, (dir, name): (Ino, &[u8])) -> Duration {
         self.names
             .get(&dir)
             .and_then(|names| names.get(name))
-            .map_or(Duration::ZERO, |until| until.dir)
+            .map_or(Duration::ZERO, |until| until.there)
     }
 
     fn carry(&mut self, (dir, name): (Ino, &[u8]), until: Duration) {
         if !until.is_zero() {
-            self.believed(dir, name, Until { any: until, dir: until });
+            self.believed(dir, name, Until { any: until, there: until });
         }
     }
 
     fn expire(&mut self, now: Duration) {
+        if !self.moved_from.is_empty() {
+            self.moved_from.retain(|_, until| *until > now);
+        }
         while let Some((until, ..)) = self.order.front()
             && *until <= now
         {
@@ -282,6 +309,36 @@ mod tests {
         assert!(told.is_over(moving.until));
         told.outlast(moving.until);
         assert_eq!(told.take_names(other), [b"file"]);
+    }
+
+    #[test]
+    fn where_files_are_moved_out_of_the_next_is_not_believed_to_be() {
+        let clock = Arc::new(Still::default());
+        let told = Told::new(clock.clone());
+        let second = Duration::from_secs(1);
+        let other = Ino::new(7).unwrap();
+        assert_eq!(told.name(DIR, b"first", Named::File, second), second);
+        let moving = told.moving((DIR, b"first"), (other, b"there"), false);
+        assert_eq!(moving.until, second);
+        told.moves_out(&[DIR]);
+        drop(moving);
+        for (dir, what, valid) in [
+            (DIR, Named::File, Duration::ZERO),
+            (DIR, Named::Directory, second),
+            (DIR, Named::Nothing, second),
+            (other, Named::File, second),
+        ] {
+            assert_eq!(told.name(dir, format!("{what:?}").as_bytes(), what, second), valid);
+        }
+        let moving = told.moving((DIR, b"File"), (other, b"there"), false);
+        assert_eq!(moving.until, Duration::ZERO, "nobody waits for it");
+        drop(moving);
+        clock.0.store(MOVED_FROM.as_secs(), Relaxed);
+        assert_eq!(told.name(DIR, b"File", Named::File, second), second);
+        for n in 0..2 * MOVED_FROM_MAX as u64 {
+            told.moves_out(&[Ino::new(n + 1).unwrap()]);
+        }
+        assert_eq!(told.state.lock().moved_from.len(), MOVED_FROM_MAX);
     }
 
     #[test]

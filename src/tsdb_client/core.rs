@@ -80,6 +80,8 @@ pub(super) struct Core {
     pub(super) late_unlocks: Mutex<BTreeSet<(Ino, locks::Drop)>>,
     /// Held by whoever proposes.
     pub(super) lane: Mutex<()>,
+    /// The last direct batch that was proposed. Read and written with the lane held.
+    pub(super) last_direct: AtomicU64,
     /// The latest instant that nothing can be stamped before any more, as far as is known.
     pub(super) readable: AtomicU64,
 }
@@ -117,6 +119,7 @@ impl Core {
             on_unlock: OnceLock::new(),
             late_unlocks: Mutex::default(),
             lane: Mutex::new(()),
+            last_direct: AtomicU64::new(0),
             readable: AtomicU64::new(0),
             server,
             clock,

@@ -17,6 +17,7 @@ use crate::telemetry::counter::CLIENT_DIRECT;
 use crate::tsdb_client::change::Change;
 use crate::tsdb_client::core::Core;
 use crate::tsdb_client::fresh::Fresh;
+use crate::tsdb_client::lane::Driver;
 use crate::tsdb_client::local::ClosedBatch;
 use crate::tsdb_client::local::Local;
 use crate::tsdb_client::local::OP_BYTES;
@@ -223,9 +224,9 @@ impl Core {
         let seen = seen.into_iter().map(|(key, value)| Seen { key, value }).collect();
         local.closed.push_back(ClosedBatch { seq, ops, by, bytes, pending, direct: Some(seen) });
         CLIENT_DIRECT.add(1);
-        // Not on this thread: whoever sends it may have to wait for a majority without a bound.
-        self.ask_flusher(&mut local);
         drop(local);
+        // What is heavy is left to the flusher: it may have to be waited for without a bound.
+        self.drive(Driver::Call);
         self.settle_direct(Sent { seq, rows, after })
     }
 
@@ -243,6 +244,7 @@ impl Core {
         local.turn += 1;
         local.directs += 1;
         local.own.clear_busy();
+        local.relocking = None;
         match outcome? {
             (Outcome::Applied | Outcome::Repeated, stamp) => {
                 rows.demote(BatchSeq(0), |key, value| {

@@ -17,17 +17,21 @@ use crate::tsdb_client::pending::Where;
 use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::Ino;
+use crate::types::OP_PAYLOAD_BYTES_MAX;
 use crate::wire::Proposal;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// Contents that a thread of the mount packs itself for an fsync; more is left to the flusher.
+/// Contents that a thread of the mount packs itself for an fsync, or a direct change; more is left to the flusher.
 const LIGHT_BYTES: u64 = 128 << 10;
+/// A block of no more contents travels inside its op, whatever they are.
+const TRAVELS_BYTES: usize = OP_PAYLOAD_BYTES_MAX / 2;
 
 /// Who drives the lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Driver {
-    /// A call, which must not wait: it leaves what is heavy, and a lane that is taken.
+    /// A call, which must not wait for long: it leaves what is heavy, what is put on other nodes first, and a lane that is taken.
     Call,
     /// The flusher.
     Flusher,
@@ -103,10 +107,6 @@ impl Core {
     /// Proposes what is closed and, where it was asked for, closes what is open. Looks again after letting the lane go: whoever
     /// asked while it was held has gone on.
     pub(super) fn drive(&self, driver: Driver) {
-        if driver == Driver::Call && !self.near {
-            // Sending waits for the network.
-            return self.ask_flusher(&mut self.enter());
-        }
         loop {
             let lane = match driver {
                 Driver::Flusher => self.lane.lock(),
@@ -136,13 +136,23 @@ impl Core {
         if local.closed.is_empty() && local.asked {
             self.close_open(&mut local);
         }
-        let light = local.closed.front().is_some_and(|batch| batch.bytes <= LIGHT_BYTES);
+        let near = self.near;
+        let light = local.closed.front().is_some_and(|batch| {
+            let travels = |block: &Arc<Pending>| (block.len() as usize) <= TRAVELS_BYTES;
+            batch.bytes <= LIGHT_BYTES && (near || batch.pending.iter().all(travels))
+        });
         if driver == Driver::Call && !light { None } else { local.closed.pop_front() }
     }
 
     /// Gives a batch to the server. The lane is held.
     fn propose(&self, batch: ClosedBatch) {
         let ClosedBatch { seq, mut ops, by, bytes, pending, direct } = batch;
+        // Nothing goes behind a direct batch before it is known what came of it: of one batch only, the last, the store
+        // remembers that, for whoever has to ask again.
+        let before = BatchSeq(self.last_direct.load(Relaxed));
+        if before > BatchSeq(0) {
+            self.journal.await_answer(before);
+        }
         let packed = match self.journal.check() {
             Ok(()) => self.pack(&mut ops, &pending),
             Err(lost) => Err(lost),
@@ -154,6 +164,9 @@ impl Core {
         }
         let count = u32::try_from(ops.len()).expect("a batch has a bounded number of ops");
         let is_direct = direct.is_some();
+        if is_direct {
+            self.last_direct.store(seq.0, Relaxed);
+        }
         let batch = Batch { session: self.session, seq, epoch: self.epoch, by, ops, direct };
         let proposal = Proposal { session: self.session, seq, ops: count, batch: batch.encode() };
         CLIENT_BATCHES.add(1);
@@ -166,11 +179,6 @@ impl Core {
                 false => for_applied.applied_one(seq, bytes, result),
             }),
         );
-        if is_direct {
-            // Nothing goes behind it before it is known what came of it: of one batch only, the last, the store remembers that,
-            // for whoever has to ask again.
-            self.journal.await_answer(seq);
-        }
     }
 
     /// Puts the contents of a batch where they go: small ones into its ops, large ones to the server, durably.

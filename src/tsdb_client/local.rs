@@ -19,6 +19,7 @@ use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::Time;
+use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -61,6 +62,9 @@ pub(super) struct Local {
     pub(super) unfinished: BTreeSet<Ino>,
     /// Regions to be written anew.
     pub(super) crowded: Vec<Crowded>,
+    /// The file whose locks the direct change is about that is on its way.
+    pub(super) relocking: Option<Ino>,
+    pub(super) gone_links: GoneLinks,
     /// What is locked of which files.
     pub(super) locks: HashMap<Ino, Held>,
     pub(super) handles: HashMap<u64, OpenHandle>,
@@ -83,6 +87,23 @@ pub(super) struct Local {
     pub(super) ended: bool,
     /// The flusher ends.
     pub(super) stopped: bool,
+}
+
+/// Where symbolic links led that were removed lately: a program may have looked one up before, and be about to read it.
+#[derive(Default)]
+pub(super) struct GoneLinks(VecDeque<(Ino, Bytes)>);
+
+impl GoneLinks {
+    const MOST: usize = 256;
+
+    pub(super) fn note(&mut self, ino: Ino, target: Bytes) {
+        self.0.truncate(GoneLinks::MOST - 1);
+        self.0.push_front((ino, target));
+    }
+
+    pub(super) fn get(&self, ino: Ino) -> Option<Bytes> {
+        self.0.iter().find(|(gone, _)| *gone == ino).map(|(_, target)| target.clone())
+    }
 }
 
 /// The batch that ops enter.
@@ -197,6 +218,8 @@ impl Local {
             dirty: Vec::new(),
             unfinished: BTreeSet::new(),
             crowded: Vec::new(),
+            relocking: None,
+            gone_links: GoneLinks::default(),
             locks: HashMap::new(),
             handles: HashMap::new(),
             next_handle: 1,

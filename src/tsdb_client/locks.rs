@@ -255,6 +255,7 @@ impl Core {
         direct.batch.bytes = OP_BYTES;
         direct.touched.insert(ino);
         direct.after.push(Box::new(move |local| local.put_locks(ino, held)));
+        local.relocking = Some(ino);
         let sent = self.send_direct(local, direct);
         drop(turn);
         match sent {
@@ -309,17 +310,16 @@ fn right(local: &Local, ino: Ino) -> Right {
 }
 
 impl Change<'_> {
-    /// What is locked of the inodes that are being given back goes into the batch that gives them back.
+    /// What is locked of the inodes that are being given back goes into the batch that gives them back. `kept`: whose locks this
+    /// client kept by itself before. Of all others the rows are newer, or will be.
     ///
     /// # Errors
     /// None: the op has no rules here.
-    pub(super) fn tell_locks(&mut self) -> Result<(), FsError> {
-        let leaving = |local: &Local, ino: Ino| {
-            local.own.right(ino) == Right::Leaving && local.own.given_by(ino).is_none()
-        };
-        let inos: Vec<Ino> =
-            self.local.locks.keys().copied().filter(|ino| leaving(self.local, *ino)).collect();
-        for ino in inos {
+    pub(super) fn tell_locks(&mut self, kept: &[Ino]) -> Result<(), FsError> {
+        for ino in kept.iter().copied() {
+            if self.local.own.right(ino) != Right::Leaving {
+                continue;
+            }
             let Some(held) = self.local.locks.get_mut(&ino) else { continue };
             let locks = held.locks.all().to_vec();
             if locks.is_empty() && !held.told {
@@ -333,6 +333,12 @@ impl Change<'_> {
 }
 
 impl Local {
+    /// The files whose locks are kept here and nowhere else.
+    pub(super) fn own_locks(&self) -> Vec<Ino> {
+        let own = |ino: &&Ino| self.own.keeps(**ino) && self.relocking != Some(**ino);
+        self.locks.keys().filter(own).copied().collect()
+    }
+
     fn put_locks(&mut self, ino: Ino, held: Held) {
         match held.is_idle() {
             true => drop(self.locks.remove(&ino)),

@@ -27,6 +27,7 @@ use crate::types::FileKind;
 use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::NAME_BYTES_MAX;
+use crate::types::Stamp;
 use crate::types::Time;
 use bytes::Bytes;
 use std::ops::ControlFlow;
@@ -87,6 +88,10 @@ impl Change<'_> {
     fn keep_open(&mut self, dir: Ino, name: &[u8]) -> Result<Option<Ino>, FsError> {
         let Some(dirent) = self.dirent(dir, name)? else { return Ok(None) };
         self.seal(dirent.ino)?;
+        if dirent.kind == FileKind::Symlink {
+            let (ino, target) = (dirent.ino, self.inode(dirent.ino)?.target);
+            self.after(move |local| local.gone_links.note(ino, target));
+        }
         Ok(self.local.is_open(dirent.ino).then_some(dirent.ino))
     }
 
@@ -140,7 +145,22 @@ impl Client {
     /// # Errors
     /// `Stale`; `Invalid` where it is no symbolic link.
     pub fn readlink(&self, ino: Ino, at: AsOf) -> Result<Bytes, FsError> {
-        read::readlink(&*self.core, ino, at)
+        match read::readlink(&*self.core, ino, at) {
+            // Whoever looked it up while it had its name is told where it led, like anybody who has a file open.
+            Err(FsError::Stale) if at == AsOf::Now => self.former_target(ino),
+            target => target,
+        }
+    }
+
+    fn former_target(&self, ino: Ino) -> Result<Bytes, FsError> {
+        if let Some(target) = self.core.enter().gone_links.get(ino) {
+            return Ok(target);
+        }
+        let key = key::inode(ino);
+        let versions = self.core.ask()?.versions(&key, Stamp::ZERO, Stamp::MAX, 1)?;
+        let row = versions.into_iter().next().ok_or(FsError::Stale)?.value;
+        let inode = Inode::from_row(&key, &row)?;
+        if inode.kind == FileKind::Symlink { Ok(inode.target) } else { Err(FsError::Stale) }
     }
 
     /// Visits the entries of a directory after the one with cookie `after` (zero: from the beginning), without `.` and

@@ -46,8 +46,10 @@ impl Core {
     fn give_back(&self, what: &[Recall], kernel: &SyncSender<Tell>) {
         // From here on no call rests on owning them. Those that need them wait for the end of this.
         let mut given = Given::default();
+        let kept;
         {
             let mut local = self.enter();
+            kept = local.own_locks();
             for what in what {
                 let Given { inos, whole } = local.own.recall(what);
                 given.inos.extend(inos);
@@ -61,7 +63,7 @@ impl Core {
         self.have_forgotten(&given, kernel);
         let mut local = self.enter();
         self.seal_all(&mut local);
-        if let Err(error) = Change::sealing(self, &mut local).tell_locks() {
+        if let Err(error) = Change::sealing(self, &mut local).tell_locks(&kept) {
             // It has no rules here.
             tracing::error!(%error, "locks were not told");
         }

@@ -617,3 +617,24 @@ fn wait_for(what: &str, mut met: impl FnMut() -> bool) {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn a_link_that_is_gone_still_says_where_it_led() {
+    let (_leader, a, b) = two();
+    let link = |name: &[u8], target: &'static str| {
+        let target = Bytes::from_static(target.as_bytes());
+        let new = New { kind: FileKind::Symlink, target, ..new(FileKind::Symlink) };
+        a.create(CALLER, ROOT, name, new).unwrap().ino
+    };
+    let (first, second) = (link(b"f", "there"), link(b"g", "elsewhere"));
+    assert_eq!(b.lookup(ROOT, b"g", NOW).unwrap().ino, second);
+    a.unlink(CALLER, ROOT, b"f").unwrap();
+    assert_eq!(&a.readlink(first, NOW).unwrap()[..], b"there");
+    // Also to the one who did not take it.
+    b.unlink(CALLER, ROOT, b"g").unwrap();
+    for client in [&a, &b] {
+        assert_eq!(&client.readlink(second, NOW).unwrap()[..], b"elsewhere");
+    }
+    let never = Ino::new(1 << 40).unwrap();
+    assert_eq!(a.readlink(never, NOW), Err(FsError::Stale));
+}
