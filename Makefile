@@ -71,8 +71,8 @@ chaos: deps ## Three nodes under load, killed, frozen and cut off, for minutes e
 sim: deps ## The simulated cluster: one seed (SEED=) or so many from the first on (SEEDS=); a failure prints its seed
 	$(if $(SEED),TSFS_SIM_SEED=$(SEED),TSFS_SIM_SEEDS=$(or $(SEEDS),200)) $(CARGO) test --locked --test sim -- --nocapture
 
-fixture: deps ## A store of the present format for tests/fixtures: once for each format, before its release
-	$(CARGO) test --locked --test it format::make -- --ignored
+fixture: deps ## A store of the present format, and the messages, for tests/fixtures: once for each, before its release
+	$(CARGO) test --locked --test it format:: -- --ignored
 
 run: build ## Mount a store (MNT=, STORE= choose where) and say what to try
 	@mount-scripts/try.sh "$(TSFS)" "$(STORE)" "$(MNT)"

@@ -161,7 +161,7 @@ impl<V: Vfs> Calls<V> {
             Err(error) => return reply.send(Err(error)),
         };
         let (mut request, lot) = (request(from), Arc::clone(self.parking.lot()));
-        let gone = lot.gone();
+        let attempt = lot.begin(at.ino);
         match promptly(|| self.vfs.lock(&request, at, lock)) {
             // Refused, or one of this mount's is in the way.
             Ok(Locking::Done) => reply.send(Ok(())),
@@ -170,7 +170,7 @@ impl<V: Vfs> Calls<V> {
             Ok(Locking::Held(by)) => {
                 request.wait = Wait::Allowed;
                 let waiting = waiting(Arc::clone(&self.vfs), request, at, lock, reply);
-                lot.attempted(waiting, gone, Ok(Locking::Held(by)));
+                lot.attempted(waiting, attempt, Ok(Locking::Held(by)));
             }
             Err(Stop::Waits) => {
                 request.wait = Wait::Allowed;
@@ -230,10 +230,10 @@ fn try_lock<V: Vfs>(
     reply: fuser::ReplyEmpty,
     lot: &Arc<Lot>,
 ) {
-    let gone = lot.gone();
+    let attempt = lot.begin(at.ino);
     match settled(guarded(|| vfs.lock(&request, at, lock))) {
         Ok(Locking::Held(_)) if !waits => reply.send(Err(FsError::Locked)),
-        came => lot.attempted(waiting(vfs, request, at, lock, reply), gone, came),
+        came => lot.attempted(waiting(vfs, request, at, lock, reply), attempt, came),
     }
 }
 

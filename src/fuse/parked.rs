@@ -59,8 +59,8 @@ struct Parked {
 struct State {
     parked: Vec<Parked>,
     next: u64,
-    /// How often a lock has gone.
-    gone: u64,
+    /// Attempts that are being made: which, on what file, and whether a lock on that has gone since.
+    attempts: Vec<(u64, Ino, bool)>,
     closed: bool,
 }
 
@@ -93,6 +93,25 @@ impl State {
 pub(super) struct Parking {
     lot: Arc<Lot>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// An attempt that is being made: what goes meanwhile may have been what is in its way.
+pub(super) struct Attempt {
+    lot: Arc<Lot>,
+    number: u64,
+}
+
+impl Attempt {
+    /// Whether a lock on the file has gone since it was begun.
+    fn is_late(&self, state: &State) -> bool {
+        state.attempts.iter().any(|(number, _, gone)| *number == self.number && *gone)
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.lot.state.lock().attempts.retain(|(number, ..)| *number != self.number);
+    }
 }
 
 /// What is shared with the threads.
@@ -137,23 +156,33 @@ impl Drop for Parking {
 }
 
 impl Lot {
-    /// To be asked before an attempt: what goes after that may have been what was in its way.
-    pub(super) fn gone(&self) -> u64 {
-        self.state.lock().gone
+    /// To be called before an attempt is made.
+    pub(super) fn begin(self: &Arc<Lot>, ino: Ino) -> Attempt {
+        let mut state = self.state.lock();
+        let number = state.next;
+        state.next += 1;
+        state.attempts.push((number, ino, false));
+        Attempt { lot: Arc::clone(self), number }
     }
 
     /// A lock on the file has gone.
     pub(super) fn unlocked(&self, ino: Ino) {
         let mut state = self.state.lock();
-        state.gone += 1;
+        let attempts = state.attempts.iter_mut().filter(|(_, of, _)| *of == ino);
+        attempts.for_each(|(.., gone)| *gone = true);
         let of = state.parked.iter_mut().filter(|parked| parked.waiting.ino == ino);
         of.for_each(|parked| parked.due = true);
         drop(state);
         self.changed.notify_all();
     }
 
-    /// What came of an attempt that was made when so many locks had gone.
-    pub(super) fn attempted(&self, waiting: Waiting, gone: u64, came: Result<Locking, FsError>) {
+    /// What came of an attempt.
+    pub(super) fn attempted(
+        &self,
+        waiting: Waiting,
+        attempt: Attempt,
+        came: Result<Locking, FsError>,
+    ) {
         let by = match came {
             Ok(Locking::Done) => return (waiting.reply)(Ok(())),
             Err(error) => return (waiting.reply)(Err(error)),
@@ -167,8 +196,7 @@ impl Lot {
         if state.closed {
             return;
         }
-        let (number, due) = (state.next, state.gone != gone);
-        state.next += 1;
+        let (number, due) = (attempt.number, attempt.is_late(&state));
         state.parked.push(Parked { waiting, number, by, due, looks: 0, stayed: 0 });
         drop(state);
         self.changed.notify_all();
@@ -203,9 +231,9 @@ impl Lot {
         for Parked { waiting, .. } in due {
             let lot = Arc::clone(self);
             self.workers.run(Box::new(move || {
-                let gone = lot.gone();
+                let attempt = lot.begin(waiting.ino);
                 let came = (waiting.attempt)();
-                lot.attempted(waiting, gone, came);
+                lot.attempted(waiting, attempt, came);
             }));
         }
         true
@@ -298,11 +326,11 @@ mod tests {
             true => Ok(Locking::Done),
             false => Ok(Locking::Held(by)),
         };
-        let (gone, came) = (lot.gone(), attempt());
+        let (begun, came) = (lot.begin(ino(FILE)), attempt());
         let reply = Box::new(move |answer| tell.send(answer).unwrap());
         let waiting =
             Waiting { ino: ino(FILE), owner, tid: owner as u32, attempt: Box::new(attempt), reply };
-        lot.attempted(waiting, gone, came);
+        lot.attempted(waiting, begun, came);
         told
     }
 
@@ -327,7 +355,8 @@ mod tests {
     fn what_goes_during_an_attempt_is_not_missed() {
         let parking = parking(|_| Signal::None);
         let free = Arc::new(AtomicBool::new(false));
-        let gone = parking.lot().gone();
+        let begun = parking.lot().begin(ino(FILE));
+        let elsewhere = parking.lot().begin(ino(FILE + 1));
         free.store(true, Relaxed);
         parking.lot().unlocked(ino(FILE));
         let (tell, told) = channel();
@@ -338,8 +367,13 @@ mod tests {
             attempt: Box::new(|| Ok(Locking::Done)),
             reply: Box::new(move |answer| tell.send(answer).unwrap()),
         };
-        parking.lot().attempted(waiting, gone, Ok(Locking::Held(Some(2))));
+        assert!(!elsewhere.is_late(&parking.lot().state.lock()));
+        parking.lot().attempted(waiting, begun, Ok(Locking::Held(Some(2))));
         assert_eq!(told.recv_timeout(LOOK_EVERY * (TRY_EVERY / 2)).unwrap(), Ok(()));
+        drop(elsewhere);
+        while !parking.lot().state.lock().attempts.is_empty() {
+            std::thread::yield_now();
+        }
     }
 
     #[test]

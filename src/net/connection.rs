@@ -55,6 +55,9 @@ pub trait Service: Send + Sync {
         false
     }
 
+    /// Everything that came together was handed over: what was put off for that is to be done.
+    fn came_together(&self) {}
+
     /// Nothing more will come. Called once, after everything else.
     fn closed(&self, _why: &NetError) {}
 }

@@ -285,7 +285,9 @@ impl Link {
             drop(later);
             taken?;
         }
-        self.write_if(self.outbox.claim())
+        self.write_if(self.outbox.claim())?;
+        service.came_together();
+        Ok(())
     }
 
     /// One packet.

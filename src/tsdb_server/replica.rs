@@ -243,9 +243,25 @@ impl Replica {
         self.put(Work::batch(proposal, durable, applied, false));
     }
 
-    /// The same, where somebody waits for it to be applied.
+    /// The same, where somebody waits for it to be applied. Nothing is written before [`Replica::nudge`], which is to follow
+    /// soon: what is proposed together is synced together.
     pub fn propose_awaited(&self, proposal: Proposal, applied: Applied) {
-        self.put(Work::batch(proposal, Box::new(|_| {}), applied, true));
+        let work = Work::batch(proposal, Box::new(|_| {}), applied, true);
+        if work.bytes.len() > self.shared.options.batch_bytes_max {
+            return self.put(work);
+        }
+        if let Err(work) = self.shared.inbox.put_by(work) {
+            // Room comes of what is there already.
+            self.nudge();
+            self.put(work);
+        }
+    }
+
+    /// Drives the log for what was proposed and nobody drives for.
+    pub fn nudge(&self) {
+        if self.shared.inbox.claim() {
+            self.shared.drive();
+        }
     }
 
     /// Puts a batch into the log and waits until it is applied.
@@ -390,6 +406,8 @@ impl Replica {
     fn end(&self, why: FsError) {
         self.shared.inbox.close(why);
         self.shared.room.close();
+        // Whoever proposed and has not come to that.
+        self.nudge();
         // Behind whoever drives, so that nothing comes to the queue any more.
         self.shared.inbox.wait_until_free();
         // What only other members could still make durable. The next leader finds it in the log, or nobody does.

@@ -2,7 +2,7 @@
 //!
 //! What takes a lock and a look at the table is answered on the thread that reads the connection; what may wait for another
 //! session, a disk or a majority is given to the pool. Proposals stay in their order on the reading thread, which may be used to
-//! write the log and which waits where too much is not yet applied: that is what slows down a client that is too fast.
+//! write the log, for all of them that came together, and which waits where too much is not yet applied: that is what slows down a client that is too fast.
 
 use crate::meta::op::Batch;
 use crate::meta::op::Outcome;
@@ -27,6 +27,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// One connection's side of the door.
 pub(super) struct Serve {
@@ -35,11 +37,14 @@ pub(super) struct Serve {
     connection: OnceLock<Connection>,
     /// The session that is told over this connection what it is told unasked.
     attended: Mutex<Option<(SessionId, Arc<Push>)>>,
+    /// Something was proposed, and the log is not driven for it yet.
+    proposed: AtomicBool,
 }
 
 impl Serve {
     pub(super) fn new(door: Arc<Door>, identity: Identity) -> Serve {
-        Serve { door, identity, connection: OnceLock::new(), attended: Mutex::default() }
+        let (connection, attended) = (OnceLock::new(), Mutex::default());
+        Serve { door, identity, connection, attended, proposed: AtomicBool::new(false) }
     }
 
     fn node(&self) -> Option<NodeId> {
@@ -70,6 +75,7 @@ impl Serve {
             };
             reply.answer(message::RESPONSE, message::encode(&response), Bytes::new());
         };
+        self.proposed.store(true, Relaxed);
         self.door.node.propose_awaited(proposal, Box::new(applied));
     }
 
@@ -173,6 +179,12 @@ impl Service for Serve {
             }
             Ok(other) => tracing::warn!(?other, "somebody told what is to be asked"),
             Err(error) => tracing::warn!(%error, "somebody told something else"),
+        }
+    }
+
+    fn came_together(&self) {
+        if self.proposed.swap(false, Relaxed) {
+            self.door.node.nudge();
         }
     }
 

@@ -263,6 +263,11 @@ impl Node {
         self.replica.propose_awaited(proposal, applied);
     }
 
+    /// To be called when everything is proposed that came together.
+    pub fn nudge(&self) {
+        self.replica.nudge();
+    }
+
     /// Makes a checkpoint of the table for that node.
     ///
     /// # Errors

@@ -202,6 +202,28 @@ impl Inbox {
         Next::Drive
     }
 
+    /// Puts work in, and has nobody drive for it: that is to be claimed. Gives it back where it would have to wait for room.
+    pub(super) fn put_by(&self, work: Work) -> Result<(), Work> {
+        let mut state = self.state.lock();
+        if state.closed.is_some() || state.outstanding >= OUTSTANDING_BYTES_MAX {
+            return Err(work);
+        }
+        state.outstanding += work.weight();
+        state.waiting.push_back(work);
+        Ok(())
+    }
+
+    /// Whether there is work for which nobody drives: the right is the caller's then.
+    #[must_use]
+    pub(super) fn claim(&self) -> bool {
+        let mut state = self.state.lock();
+        let free = state.right == Right::Free && !state.waiting.is_empty();
+        if free {
+            state.right = Right::Held;
+        }
+        free
+    }
+
     /// Puts in what is for the core. True where the right is the caller's with it: it is to drive.
     #[must_use]
     pub(super) fn put_input(&self, put: impl FnOnce(&mut Input)) -> bool {

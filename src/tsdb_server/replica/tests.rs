@@ -409,3 +409,31 @@ fn a_store_without_any_room_is_closed_and_taken_up_again() {
     assert_eq!(world.last(), sent, "all that was durable is applied");
     replica.close().unwrap();
 }
+
+#[test]
+fn what_is_proposed_together_is_synced_together() {
+    let world = World::new();
+    let replica = world.made();
+    let (tell, told) = mpsc::channel();
+    let propose = |seq| {
+        let tell = tell.clone();
+        let applied = move |result: Result<(Outcome, Stamp), FsError>| {
+            tell.send((seq, result.map(|(outcome, _)| outcome))).unwrap();
+        };
+        replica.propose_awaited(numbered(seq), Box::new(applied));
+    };
+    let before = world.disk.operations();
+    (1..=8).for_each(propose);
+    assert!(told.try_recv().is_err() && world.disk.operations() == before, "nothing yet");
+    replica.nudge();
+    for seq in 1..=8 {
+        assert_eq!(told.recv().unwrap(), (seq, Ok(Outcome::Applied)));
+    }
+    // Others may drive for it as well, and whoever closes does.
+    propose(9);
+    replica.barrier().unwrap();
+    assert_eq!(told.recv().unwrap(), (9, Ok(Outcome::Applied)));
+    propose(10);
+    replica.close().unwrap();
+    assert_eq!(told.recv().unwrap(), (10, Ok(Outcome::Applied)));
+}
