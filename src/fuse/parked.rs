@@ -73,7 +73,9 @@ impl State {
                 return true;
             }
             if seen.insert(waits) {
-                let of = self.parked.iter().filter(|parked| parked.waiting.owner == waits);
+                // Of those that are to try again nobody knows who is in the way.
+                let still = |parked: &&Parked| parked.waiting.owner == waits && !parked.due;
+                let of = self.parked.iter().filter(still);
                 open.extend(of.filter_map(|parked| parked.by));
             }
         }
@@ -269,12 +271,9 @@ pub(super) fn signals(tid: u32) -> Signal {
     if tid == 0 {
         return Signal::None;
     }
-    match std::fs::read_to_string(format!("/proc/{tid}/status")) {
-        Ok(status) => waits_in(&status),
-        // It is gone, as far as that can be while it is in a request.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Signal::Own,
-        Err(_) => Signal::None,
-    }
+    // A thread in a request is there; one that is not shown is another user's.
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status"));
+    status.map_or(Signal::None, |status| waits_in(&status))
 }
 
 fn waits_in(status: &str) -> Signal {

@@ -47,6 +47,9 @@ use std::time::Duration;
 const INOS_ASKED: u64 = 32_768;
 pub(super) const INOS_LOW: u64 = 16_384;
 
+/// How often somebody who waits for changes to go on looks whether he is to wait.
+const FROZEN_LOOK_EVERY: Duration = Duration::from_millis(200);
+
 /// How often somebody looks whether the lease is renewed who has reached the server meanwhile.
 const LEASE_LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -78,6 +81,8 @@ pub(super) struct Core {
     pub(super) on_unlock: OnceLock<OnUnlock>,
     /// What could not be said yet of locks that have gone.
     pub(super) late_unlocks: Mutex<BTreeSet<(Ino, locks::Drop)>>,
+    /// Held by whoever says one of them.
+    pub(super) late_turn: Mutex<()>,
     /// Held by whoever proposes.
     pub(super) lane: Mutex<()>,
     /// The last direct batch that was proposed. Read and written with the lane held.
@@ -118,6 +123,7 @@ impl Core {
             on_invalidate: OnceLock::new(),
             on_unlock: OnceLock::new(),
             late_unlocks: Mutex::default(),
+            late_turn: Mutex::new(()),
             lane: Mutex::new(()),
             last_direct: AtomicU64::new(0),
             readable: AtomicU64::new(0),
@@ -150,10 +156,13 @@ impl Core {
     pub(super) fn enter_change(&self) -> Result<MutexGuard<'_, Local>, FsError> {
         let mut local = self.local.lock();
         while local.frozen && !local.ended {
-            if !self.near {
-                may_wait()?;
+            if self.near {
+                self.thawed.wait(&mut local);
+                continue;
             }
-            self.thawed.wait(&mut local);
+            may_wait()?;
+            self.journal.may_wait()?;
+            self.thawed.wait_for(&mut local, FROZEN_LOOK_EVERY);
         }
         self.journal.check()?;
         if local.ended {

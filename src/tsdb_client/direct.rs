@@ -164,6 +164,9 @@ impl Core {
             // Nothing may go on before it is known what it touched, whoever is to wait for how long.
             while matches!(came, Err(FsError::Unreachable(_))) {
                 self.pause(AWAY_LOOK_EVERY);
+                if self.enter().ended {
+                    break;
+                }
                 let Some(left) = self.enter().left.take() else { break };
                 came = self.settle_direct(left);
             }
@@ -245,6 +248,7 @@ impl Core {
         local.directs += 1;
         local.own.clear_busy();
         local.relocking = None;
+        local.releasing.clear();
         match outcome? {
             (Outcome::Applied | Outcome::Repeated, stamp) => {
                 rows.demote(BatchSeq(0), |key, value| {

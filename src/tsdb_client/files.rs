@@ -71,6 +71,9 @@ impl Client {
     pub fn open_file(&self, caller: Caller, ino: Ino, write: bool) -> Result<Handle, FsError> {
         self.core.look(|change| {
             let inode = change.inode(ino)?;
+            if change.local.releasing.contains(&ino) {
+                return Err(FsError::Stale);
+            }
             if change.local.ended {
                 return Err(FsError::Closing);
             }

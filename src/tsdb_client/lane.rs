@@ -141,7 +141,12 @@ impl Core {
             let travels = |block: &Arc<Pending>| (block.len() as usize) <= TRAVELS_BYTES;
             batch.bytes <= LIGHT_BYTES && (near || batch.pending.iter().all(travels))
         });
-        if driver == Driver::Call && !light { None } else { local.closed.pop_front() }
+        // Whoever may not wait does not wait for what came of a direct batch either, to send what stands behind it.
+        let behind = self.journal.applied() < BatchSeq(self.last_direct.load(Relaxed));
+        match driver {
+            Driver::Call if !light || behind => None,
+            _ => local.closed.pop_front(),
+        }
     }
 
     /// Gives a batch to the server. The lane is held.

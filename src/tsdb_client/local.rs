@@ -22,6 +22,7 @@ use crate::types::Time;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -64,6 +65,8 @@ pub(super) struct Local {
     pub(super) crowded: Vec<Crowded>,
     /// The file whose locks the direct change is about that is on its way.
     pub(super) relocking: Option<Ino>,
+    /// Files that it lets go of: they are not to be opened any more.
+    pub(super) releasing: HashSet<Ino>,
     pub(super) gone_links: GoneLinks,
     /// What is locked of which files.
     pub(super) locks: HashMap<Ino, Held>,
@@ -219,6 +222,7 @@ impl Local {
             unfinished: BTreeSet::new(),
             crowded: Vec::new(),
             relocking: None,
+            releasing: HashSet::new(),
             gone_links: GoneLinks::default(),
             locks: HashMap::new(),
             handles: HashMap::new(),

@@ -4,6 +4,7 @@
 //! put by a direct batch. `docs/decisions/0015-file-locks.md` has the states. Not here: waiting for one that is refused (the
 //! transport puts that aside), which locks go together (`meta::lock`).
 
+use crate::meta::apply::LOCKS_MAX;
 use crate::meta::key;
 use crate::meta::key::StateKey;
 use crate::meta::lock::FileLock;
@@ -59,6 +60,15 @@ pub(super) struct Held {
 impl Held {
     fn is_idle(&self) -> bool {
         self.locks.is_empty() && self.through.is_empty() && !self.told
+    }
+
+    /// Whoever asks for the inode is to be told of all of them, in one op.
+    ///
+    /// # Errors
+    /// `NoLocks` where there are more than before, and too many.
+    fn check_count(&self, before: usize) -> Result<(), FsError> {
+        let now = self.locks.all().len();
+        if now > LOCKS_MAX && now > before { Err(FsError::NoLocks) } else { Ok(()) }
     }
 
     /// Everything that an owner has.
@@ -120,6 +130,8 @@ impl Client {
     /// # Errors
     /// `NoLocks`, `Stale`, `Lost`, `Unreachable`.
     pub fn lock(&self, ino: Ino, handle: Handle, lock: FileLock) -> Result<Locking, FsError> {
+        // The kernel gives an owner's number to another when he is gone: what he had goes first.
+        self.core.finish_late(ino)?;
         let locked = self.core.relock(ino, &|held| {
             if let Some(barring) = held.locks.barring(&lock) {
                 return Err(barring.owner);
@@ -186,7 +198,9 @@ impl Client {
 
 impl Core {
     fn holds(&self, ino: Ino, what: impl FnOnce(&Held) -> bool) -> bool {
-        self.enter().locks.get(&ino).is_some_and(what)
+        let local = self.enter();
+        // What came of a change of them may not be known yet.
+        local.relocking == Some(ino) || local.locks.get(&ino).is_some_and(what)
     }
 
     /// Changes what is locked of a file. `edit` fails with the owner of a lock that is in the way, and bears repeating.
@@ -201,13 +215,13 @@ impl Core {
             let right = right(&local, ino);
             if right == Right::Owned && !self.is_lapsed() {
                 let mut held = local.locks.get(&ino).cloned().unwrap_or_default();
-                return Ok(match edit(&mut held) {
-                    Err(owner) => Locking::Held(Some(owner)),
-                    Ok(()) => {
-                        local.put_locks(ino, held);
-                        Locking::Done
-                    }
-                });
+                let before = held.locks.all().len();
+                if let Err(owner) = edit(&mut held) {
+                    return Ok(Locking::Held(Some(owner)));
+                }
+                held.check_count(before)?;
+                local.put_locks(ino, held);
+                return Ok(Locking::Done);
             }
             drop(local);
             if !self.near {
@@ -243,6 +257,7 @@ impl Core {
         if let Err(owner) = edit(&mut held) {
             return Ok(Some(Locking::Held(Some(owner))));
         }
+        held.check_count(before.all().len())?;
         if held.locks == before {
             local.put_locks(ino, held);
             return Ok(Some(Locking::Done));
@@ -371,10 +386,32 @@ impl Core {
         for (ino, what) in late {
             // Once the session is over, its locks are as well.
             let over = self.journal.check().is_err() || self.enter().ended;
-            if over || self.drop_now(ino, what).is_ok() {
+            if over {
                 self.late_unlocks.lock().remove(&(ino, what));
+            } else if let Err(error) = self.drop_one_late(ino, what) {
+                tracing::debug!(%ino, %error, "locks are dropped later still");
             }
         }
         !self.late_unlocks.lock().is_empty()
+    }
+
+    /// Drops what was to be dropped of a file's locks before, and could not be.
+    fn finish_late(&self, ino: Ino) -> Result<(), FsError> {
+        let of = |late: &&(Ino, Drop)| late.0 == ino;
+        let late: Vec<_> = self.late_unlocks.lock().iter().filter(of).copied().collect();
+        late.into_iter().try_for_each(|(ino, what)| self.drop_one_late(ino, what))
+    }
+
+    /// One at a time, and each once: behind it the owner's number may be another's.
+    fn drop_one_late(&self, ino: Ino, what: Drop) -> Result<(), FsError> {
+        if !self.near {
+            may_wait()?;
+        }
+        let _turn = self.late_turn.lock();
+        if self.late_unlocks.lock().contains(&(ino, what)) {
+            self.drop_now(ino, what)?;
+            self.late_unlocks.lock().remove(&(ino, what));
+        }
+        Ok(())
     }
 }

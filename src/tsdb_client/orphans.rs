@@ -76,8 +76,11 @@ impl Core {
         let mut local = self.enter_change()?;
         self.close_open(&mut local);
         let mut direct = Direct::new();
-        for ino in inos.iter().filter(|ino| local.is_idle_orphan(**ino)) {
-            direct.batch.push(Op::Release { ino: *ino }, self.options.owner);
+        let idle: Vec<Ino> =
+            inos.iter().copied().filter(|ino| local.is_idle_orphan(*ino)).collect();
+        for ino in idle {
+            local.releasing.insert(ino);
+            direct.batch.push(Op::Release { ino }, self.options.owner);
             direct.batch.bytes += OP_BYTES;
         }
         if direct.batch.ops.is_empty() {

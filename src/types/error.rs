@@ -66,7 +66,7 @@ pub enum FsError {
     NoData,
     #[error("it is locked")]
     Locked,
-    #[error("one mount has at most 1000 locks on a file that others use")]
+    #[error("one mount has at most 1000 locks on a file")]
     NoLocks,
     #[error("each would wait for the other's lock")]
     Deadlock,

@@ -5,6 +5,7 @@ use super::leader::Leader;
 use super::options;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Duration;
 use tsfs::env::SystemClock;
 use tsfs::tsdb_client::Client;
 use tsfs::tsdb_client::FileLock;
@@ -64,6 +65,20 @@ fn a_change_that_is_on_its_way_when_nobody_answers_any_more_is_not_waited_for() 
     let other = b.open_file(CALLER, ino, true).unwrap();
     while b.lock(ino, other, lock).unwrap() != Locking::Done {
         std::thread::yield_now();
+    }
+    b.unlock_owner(ino, 1);
+    // The kernel gives the number of an owner that is gone to the next: what the first had goes before that one locks.
+    assert_eq!(a.lock(ino, handle, lock), Ok(Locking::Done));
+    leader.away(seat.session(), Some("nobody answers"));
+    leader.hold(true);
+    a.unlock_owner(ino, 1);
+    leader.hold(false);
+    leader.away(seat.session(), None);
+    assert_eq!(a.lock(ino, handle, lock), Ok(Locking::Done));
+    // Longer than what is said late is said.
+    let start = a.clock().steady();
+    while a.clock().steady() - start < Duration::from_secs(3) {
+        assert_eq!(b.lock(ino, other, lock), Ok(Locking::Held(None)));
     }
     assert_eq!(leader.faults(), Vec::<String>::new());
 }

@@ -210,6 +210,28 @@ fn a_lock_that_goes_is_told_to_who_waits_on_its_mount() {
     }
 }
 
+/// They are told in one op when somebody else comes.
+#[test]
+fn a_mount_has_no_more_locks_on_a_file_than_it_can_tell_of() {
+    const MOST: u64 = tsfs::meta::apply::LOCKS_MAX as u64;
+    let leader = Leader::new();
+    let (a, b) = (join(&leader), join(&leader));
+    let ino = file(&a, "f");
+    let one = Program::new(&a, ino, 1);
+    for n in 0..MOST {
+        assert_eq!(one.lock(2 * n, 2 * n, true), Ok(DONE));
+    }
+    assert_eq!(one.lock(2 * MOST, 2 * MOST, true), Err(FsError::NoLocks));
+    let other = Program::new(&b, ino, 1);
+    assert_eq!(other.lock(2 * MOST, 2 * MOST, true), Ok(DONE));
+    assert_eq!(other.lock(0, 0, false), Ok(OF_ANOTHER_MOUNT));
+    assert_eq!(one.lock(2 * MOST + 2, 2 * MOST + 2, true), Err(FsError::NoLocks));
+    // As one they are few again.
+    assert_eq!(one.lock(0, 2 * MOST - 2, true), Ok(DONE));
+    assert_eq!(one.lock(2 * MOST + 2, 2 * MOST + 2, true), Ok(DONE));
+    assert_eq!(leader.faults(), Vec::<String>::new());
+}
+
 /// Everybody counts one up under a lock, and owners come and go between.
 #[test]
 fn of_many_that_lock_one_at_a_time_has_it() {

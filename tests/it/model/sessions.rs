@@ -581,15 +581,10 @@ impl Several {
             && node.kind == FileKind::File
             && node.nlink == 1
             && self.owners.of(goes.get()).is_none()
+            && let Op::Unlink { keep_open, .. } | Op::Rename { keep_open, .. } = &mut op
         {
-            let mut others = self.owners.open.clone();
-            others.remove(&batch.session);
-            if let (false, Op::Unlink { keep_open, .. } | Op::Rename { keep_open, .. }) =
-                (others.is_empty(), &mut op)
-            {
-                *keep_open = true;
-                kept.push((goes, others));
-            }
+            *keep_open = true;
+            kept.push((goes, self.owners.open.clone()));
         }
         Some(op)
     }
