@@ -116,8 +116,8 @@ impl Apply<'_> {
         Ok(sessions)
     }
 
-    /// Who besides the session that removes it may have a file open: everybody where it is nobody's, and nobody where somebody
-    /// owns it. See `docs/decisions/0016-files-open-elsewhere.md`.
+    /// Who may have a file open that the session removes: everybody where it is nobody's, the session too, where a program may be
+    /// about to open it; and nobody where somebody owns it. See `docs/decisions/0016-files-open-elsewhere.md`.
     fn may_have_open(&mut self, ino: Ino, inode: &Inode) -> Result<Vec<SessionId>, FsError> {
         let nobodys = self.direct
             && inode.kind == FileKind::File
@@ -126,7 +126,7 @@ impl Apply<'_> {
             return Ok(Vec::new());
         }
         let others = self.sessions_besides(self.session)?;
-        let mut open = Vec::new();
+        let mut open = vec![self.session];
         for session in others {
             let member = self.state::<Session>(&StateKey::Session { session })?;
             if member.is_some_and(|member| member.is_open()) {

@@ -275,9 +275,8 @@ impl Run {
         assert_eq!(self.submit(who, vec![op], true).0, Outcome::Applied);
         // Whoever is there may have it open, where nobody has it to himself.
         let file = self.files.get_mut(&at).unwrap();
-        let others = self.sessions.iter().map(|of| of.session).filter(|of| *of != session);
-        let others = others.filter(|_| file.owner.is_none());
-        file.nameless = Some(others.collect());
+        let all = self.sessions.iter().map(|of| of.session).filter(|_| file.owner.is_none());
+        file.nameless = Some(all.collect());
         file.tidy();
     }
 

@@ -583,12 +583,8 @@ impl Several {
             && self.owners.of(goes.get()).is_none()
             && let Op::Unlink { keep_open, .. } | Op::Rename { keep_open, .. } = &mut op
         {
-            let mut others = self.owners.open.clone();
-            others.remove(&batch.session);
-            if !others.is_empty() {
-                *keep_open = true;
-                kept.push((goes, others));
-            }
+            *keep_open = true;
+            kept.push((goes, self.owners.open.clone()));
         }
         Some(op)
     }
