@@ -87,6 +87,13 @@ impl Present {
         self.client.valid(ino)
     }
 
+    /// And what it is told of names in a directory. Less than of the directory: to have it forget a name, the directory must not be locked
+    /// by somebody who waits.
+    fn names_valid(&self, dir: Ino) -> Duration {
+        self.told.begin();
+        self.client.names_valid(dir)
+    }
+
     fn stat(&self, attr: Attr) -> Stat {
         Stat { valid: self.valid(attr.ino), attr }
     }
@@ -101,7 +108,7 @@ impl Present {
 
     fn name_valid(&self, dir: Ino, name: &[u8], what: Named) -> Duration {
         match self.client.is_far() {
-            true => self.told.name(dir, name, what, self.valid(dir)),
+            true => self.told.name(dir, name, what, self.names_valid(dir)),
             false => VALID,
         }
     }
@@ -216,7 +223,7 @@ impl Present {
         if let Some(moving) = &moving
             && !self.told.is_over(moving.until)
         {
-            let shared = |dir: Ino| self.client.valid(dir).is_zero();
+            let shared = |dir: Ino| self.client.names_valid(dir).is_zero();
             if shared(to.0) || (exchange && shared(from.0)) {
                 let from_both = [from.0, to.0];
                 self.told.moves_out(if exchange { &from_both } else { &from_both[..1] });

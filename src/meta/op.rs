@@ -4,8 +4,10 @@
 //! choice. Variants are only ever added at the end (postcard numbers them); `docs/format.md` lists them.
 
 mod cluster;
+mod touch;
 
 pub use cluster::ClusterOp;
+pub use touch::may_change;
 
 use crate::meta::lock::FileLock;
 use crate::meta::record::Retention;
@@ -345,6 +347,11 @@ impl Batch {
         }
         .expect("ops have nothing unserializable")
         .into()
+    }
+
+    /// Whether these bytes begin as a direct batch does.
+    pub fn is_direct(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&BATCH_VERSION_DIRECT)
     }
 
     /// # Errors

@@ -87,6 +87,7 @@ counters! {
     CLIENT_DIRECT: Count, "Changes made together with other mounts, each sent by itself.";
     CLIENT_AGAIN: Count, "Such changes that another mount was faster than, and that were tried again.";
     CLIENT_RECALLED: Count, "Files and directories given back because another mount asked for them.";
+    CLIENT_TAKEN_BACK: Count, "Files and directories of which copies were let go of because another mount was about to change them.";
     LOG_ENTRIES: Count, "Entries appended to the log.";
     LOG_BYTES: Bytes, "Bytes appended to the log.";
     LOG_SYNCS: Count, "Syncs of the log to disk; each covers everything queued.";

@@ -31,8 +31,10 @@ pub(super) struct Change<'a> {
     fetch: Fetch,
     lapsed: bool,
     missed: Option<Missed>,
-    /// Rows of its own were looked at.
+    /// Rows of its own were looked at, or copies.
     pub(super) saw_own: bool,
+    /// Of the copies, some may be of a later moment than what was asked for.
+    pub(super) torn: bool,
 }
 
 impl<'a> Change<'a> {
@@ -45,7 +47,8 @@ impl<'a> Change<'a> {
     ) -> Change<'a> {
         let lapsed = core.is_lapsed();
         let by = core.options.owner;
-        Change { core, local, by, mode, fetch, lapsed, missed: None, saw_own: false }
+        let (missed, saw_own, torn) = (None, false, false);
+        Change { core, local, by, mode, fetch, lapsed, missed, saw_own, torn }
     }
 
     /// Seals what was written, come what may.
@@ -71,6 +74,7 @@ impl<'a> Change<'a> {
         let result = run(&mut view);
         self.missed = view.missed();
         self.saw_own |= view.saw_own();
+        self.torn |= view.is_torn();
         result
     }
 

@@ -12,6 +12,9 @@ use crate::tsdb_client::VALID_MAX;
 use crate::tsdb_client::ahead::Streams;
 use crate::tsdb_client::blocks::Blocks;
 use crate::tsdb_client::change::Change;
+use crate::tsdb_client::copies::Copies;
+use crate::tsdb_client::fresh::Answered;
+use crate::tsdb_client::fresh::Asked;
 use crate::tsdb_client::fresh::Fresh;
 use crate::tsdb_client::journal::Journal;
 use crate::tsdb_client::local::Local;
@@ -46,6 +49,9 @@ use std::time::Duration;
 /// Inode numbers asked for at a time, and how many are left when more are asked for.
 const INOS_ASKED: u64 = 32_768;
 pub(super) const INOS_LOW: u64 = 16_384;
+
+/// The share of copies of what is nobody's in the bytes that rows may take besides.
+const COPIES_SHARE: u64 = 2;
 
 /// How often somebody who waits for changes to go on looks whether he is to wait.
 const FROZEN_LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -104,6 +110,7 @@ impl Core {
             .map_err(|error| FsError::io("start a worker thread", &error))?;
         let near = server.lease() == Duration::MAX;
         let own = Own::new(near, welcome.whole);
+        let copies = Copies::new(options.row_cache_bytes / COPIES_SHARE);
         Ok(Core {
             near,
             session: welcome.session,
@@ -115,7 +122,7 @@ impl Core {
             pool,
             streams: Streams::default(),
             journal: Arc::default(),
-            local: Mutex::new(Local::new(own)),
+            local: Mutex::new(Local::new(own, copies)),
             work: Condvar::new(),
             thawed: Condvar::new(),
             given: Condvar::new(),
@@ -146,7 +153,16 @@ impl Core {
     pub(super) fn enter(&self) -> MutexGuard<'_, Local> {
         let mut local = self.local.lock();
         self.demote(&mut local);
+        self.follow(&mut local);
         local
+    }
+
+    /// Uses no copy that does not count any more.
+    fn follow(&self, local: &mut Local) {
+        if !local.copies.is_empty() {
+            let used = local.copies.take_used();
+            local.copies.follow(self.server.copying(used), self.clock.steady());
+        }
     }
 
     /// The same, for a change.
@@ -169,6 +185,7 @@ impl Core {
             return Err(FsError::Closing);
         }
         self.demote(&mut local);
+        self.follow(&mut local);
         Ok(local)
     }
 
@@ -223,9 +240,9 @@ impl Core {
             change.by = uid;
             let result = run(&mut change);
             match (result, change.missed()) {
-                (Err(_), Some(Missed::Fresh(keys))) => {
+                (Err(_), Some(missed @ (Missed::Fresh(_) | Missed::Direct))) => {
                     drop(local);
-                    self.obtain(Missed::Fresh(keys), 0, &mut fresh)?;
+                    self.obtain(missed, 0, &mut fresh)?;
                     return self.direct(uid, fresh, run);
                 }
                 (Err(_), Some(missed)) => {
@@ -253,11 +270,16 @@ impl Core {
         if !self.near {
             may_wait()?;
         }
-        let directs = || self.local.lock().directs;
         match missed {
             Missed::Rows(keys) => self.fetch_rows(keys, turn),
-            Missed::Fresh(keys) => fresh.ask(&*self.server, keys, directs()),
-            Missed::Range(range) => fresh.ask_range(&*self.server, range, turn, directs()),
+            Missed::Fresh(keys) => {
+                let asked = self.asks();
+                let answered = fresh.ask(&*self.server, keys, asked)?;
+                self.keep(asked, answered);
+                Ok(())
+            }
+            Missed::Range(range) => fresh.ask_range(&*self.server, range, turn, self.asks()),
+            Missed::Direct => Ok(()),
             Missed::Inos => self.ask_inos(),
             Missed::Given(ino) => self.await_given(ino),
             Missed::Busy => {
@@ -270,8 +292,26 @@ impl Core {
 
     /// Asks for all rows of others that a call looked at anew, and for `more`.
     pub(super) fn renew(&self, fresh: &mut Fresh, more: Option<Bytes>) -> Result<(), FsError> {
-        let directs = self.local.lock().directs;
-        fresh.renew(self.ask()?, more, directs)
+        let asked = self.asks();
+        let answered = fresh.renew(self.ask()?, more, asked)?;
+        self.keep(asked, answered);
+        Ok(())
+    }
+
+    /// The leader is about to be asked for what is nobody's.
+    pub(super) fn asks(&self) -> Asked {
+        let mut local = self.local.lock();
+        Asked { directs: local.directs, question: local.copies.ask() }
+    }
+
+    /// Keeps what of an answer may be.
+    pub(super) fn keep(&self, asked: Asked, (rows, copying): Answered) {
+        if copying.inos.is_empty() {
+            return;
+        }
+        let mut local = self.local.lock();
+        local.copies.follow(self.server.copying(false), self.clock.steady());
+        local.copies.keep(asked.question, &copying, rows.into_iter());
     }
 
     fn ask_inos(&self) -> Result<(), FsError> {
@@ -302,11 +342,21 @@ impl Core {
 
     /// How long the kernel may believe what it is told of an inode: never past the lease.
     pub(super) fn valid(&self, ino: Ino) -> Duration {
-        let left = self.server.lease().saturating_sub(self.clock.steady());
-        match self.local.lock().own.right(ino) {
-            Right::Owned => VALID_MAX.min(left / 2),
+        let now = self.clock.steady();
+        let of = |until: Duration| VALID_MAX.min(until.saturating_sub(now) / 2);
+        let local = self.local.lock();
+        match local.own.right(ino) {
+            Right::Owned => of(self.server.lease()),
+            Right::Nothing if local.copies.gained(ino).is_some() => of(self.server.copying(true).1),
             Right::Busy | Right::Leaving | Right::Nothing => Duration::ZERO,
         }
+    }
+
+    /// How long the kernel may believe what it is told of names in a directory: only of one that is owned.
+    pub(super) fn names_valid(&self, dir: Ino) -> Duration {
+        let owned = self.local.lock().own.right(dir) == Right::Owned;
+        let left = self.server.lease().saturating_sub(self.clock.steady());
+        if owned { VALID_MAX.min(left / 2) } else { Duration::ZERO }
     }
 
     /// Waits until the lease is renewed, for as long as the server lets those wait who ask it.
@@ -375,6 +425,7 @@ impl Core {
     pub(super) fn end(&self) -> BatchSeq {
         let mut local = self.enter();
         local.ended = true;
+        local.copies.leave_all();
         let last = self.close_open(&mut local);
         self.thawed.notify_all();
         last

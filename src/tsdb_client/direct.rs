@@ -12,6 +12,7 @@ use crate::meta::op::By;
 use crate::meta::op::Op;
 use crate::meta::op::Outcome;
 use crate::meta::op::Seen;
+use crate::meta::op::may_change;
 use crate::telemetry::counter::CLIENT_AGAIN;
 use crate::telemetry::counter::CLIENT_DIRECT;
 use crate::tsdb_client::change::Change;
@@ -117,7 +118,7 @@ impl Core {
                 self.obtain(missed, at, &mut fresh)?;
                 continue;
             }
-            let behind = change.saw_own && fresh.is_behind(local.directs);
+            let behind = change.torn || (change.saw_own && fresh.is_behind(local.directs));
             if result.is_err() && behind {
                 drop((local, turn));
                 self.renew(&mut fresh, None)?;
@@ -222,6 +223,9 @@ impl Core {
         let seq = local.open.seq;
         local.open = OpenBatch::new(BatchSeq(seq.0 + 1));
         local.own.set_busy(touched);
+        let changed = may_change(&batch.ops, seen.keys().map(|key| &key[..]));
+        // What only the server can run has put no rows here.
+        local.copies.begin(changed, !seen.is_empty());
         self.journal.hold(batch.bytes);
         let OpenBatch { ops, by, bytes, pending, .. } = batch;
         let seen = seen.into_iter().map(|(key, value)| Seen { key, value }).collect();
@@ -249,13 +253,19 @@ impl Core {
         local.own.clear_busy();
         local.relocking = None;
         local.releasing.clear();
+        if !matches!(outcome, Ok((Outcome::Applied | Outcome::Repeated, _))) {
+            local.copies.settle(None);
+        }
         match outcome? {
             (Outcome::Applied | Outcome::Repeated, stamp) => {
+                let mut of_others = Vec::new();
                 rows.demote(BatchSeq(0), |key, value| {
-                    if inode_of(&key).is_some_and(|ino| local.own.keeps(ino)) {
-                        self.rows.put(key, value);
+                    match inode_of(&key).is_some_and(|ino| local.own.keeps(ino)) {
+                        true => self.rows.put(key, value),
+                        false => of_others.push((key, value)),
                     }
                 });
+                local.copies.settle(Some(of_others));
                 after.into_iter().for_each(|effect| effect(&mut local));
                 Ok(Came::Applied(stamp))
             }

@@ -17,6 +17,8 @@ pub(super) enum Heard {
     Recall(Vec<Recall>),
     Flush(Box<dyn FnOnce() + Send>),
     Whole(Whole),
+    /// Copies of these, or all.
+    TakeBack(Option<Vec<Ino>>, Box<dyn FnOnce() + Send>),
     /// A lock on it has gone that was in the way.
     Unlocked(Ino),
     Ended,
@@ -97,6 +99,10 @@ impl Listener for Ear {
 
     fn whole(&self, whole: Whole) {
         self.hear(Heard::Whole(whole));
+    }
+
+    fn take_back(&self, inos: Option<Vec<Ino>>, done: Box<dyn FnOnce() + Send>) {
+        self.hear(Heard::TakeBack(inos, done));
     }
 
     fn unlocked(&self, ino: Ino) {

@@ -1,13 +1,16 @@
 //! Rows that one call asked the server for because this client does not own them: kept until the call ends, and for nobody
-//! else.
+//! else, unless the server says that they may be (`copies`).
 //!
 //! All of them are of one moment: whenever another is missing, the known ones are asked for again along with it. So a call
 //! that looks at several rows sees a state that there was. Not here: when the server is asked (`core`).
 
 use crate::series::Direction;
 use crate::series::KeyRange;
+use crate::tsdb_client::copies::Gained;
+use crate::tsdb_client::copies::Question;
 use crate::types::AsOf;
 use crate::types::FsError;
+use crate::wire::Copying;
 use crate::wire::Server;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -21,9 +24,20 @@ pub(super) struct Fresh {
     old: bool,
     rows: BTreeMap<Bytes, Option<Bytes>>,
     scans: Vec<Scan>,
-    /// How many direct changes of this client were known to be applied when they were asked for.
-    directs: u64,
+    /// What was known when they were asked for.
+    asked: Asked,
 }
+
+/// What a client knows when it asks.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Asked {
+    /// How many of its direct changes are known to be applied.
+    pub(super) directs: u64,
+    pub(super) question: Question,
+}
+
+/// Rows of an answer, and which of them may be kept.
+pub(super) type Answered = (Vec<(Bytes, Option<Bytes>)>, Copying);
 
 /// All rows of a range.
 pub(super) struct Scan {
@@ -46,7 +60,16 @@ impl Fresh {
     /// Whether what was asked for may be of another moment than this client's own rows are: a direct change of its own, which
     /// touches both, came in between.
     pub(super) fn is_behind(&self, directs: u64) -> bool {
-        self.directs != directs && !(self.rows.is_empty() && self.scans.is_empty())
+        self.asked.directs != directs && !self.is_empty()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.scans.is_empty()
+    }
+
+    /// Whether what was asked for may be of an earlier moment than this copy.
+    pub(super) fn is_before(&self, gained: Gained) -> bool {
+        !self.is_empty() && self.asked.question.is_before(gained)
     }
 
     /// `None`: it has not been asked for.
@@ -63,26 +86,30 @@ impl Fresh {
         self.scans.iter().find(|scan| scan.range == *range && scan.turn == turn)
     }
 
-    /// Asks for these, and for all others anew. `directs`: how many direct changes of this client are known to be applied.
+    /// Asks for these, and for all others anew.
     pub(super) fn ask(
         &mut self,
         server: &dyn Server,
         missed: Vec<Bytes>,
-        directs: u64,
-    ) -> Result<(), FsError> {
+        asked: Asked,
+    ) -> Result<Answered, FsError> {
         if self.scans.is_empty() {
-            self.directs = directs;
+            self.asked = asked;
         }
         for key in missed {
             self.rows.entry(key).or_default();
         }
         let keys: Vec<Bytes> = self.rows.keys().cloned().collect();
-        let values = if self.old { server.old_rows(&keys)? } else { server.get_all(&keys)? };
+        let (values, copying) = match self.old {
+            true => (server.old_rows(&keys)?, Copying::default()),
+            false => server.copy_all(&keys)?,
+        };
         if values.len() != keys.len() {
             return Err(FsError::Io("the server told of other rows than were asked for".into()));
         }
         self.rows = keys.into_iter().zip(values).collect();
-        Ok(())
+        let rows = if copying.inos.is_empty() { BTreeMap::new() } else { self.rows.clone() };
+        Ok((rows.into_iter().collect(), copying))
     }
 
     /// Asks for all rows of a range, which an op has a bound on.
@@ -91,10 +118,10 @@ impl Fresh {
         server: &dyn Server,
         range: KeyRange,
         turn: u64,
-        directs: u64,
+        asked: Asked,
     ) -> Result<(), FsError> {
-        if self.rows.is_empty() && self.scans.is_empty() {
-            self.directs = directs;
+        if self.is_empty() {
+            self.asked = asked;
         }
         let (mut rest, mut rows) = (range.clone(), Vec::new());
         loop {
@@ -120,9 +147,9 @@ impl Fresh {
         &mut self,
         server: &dyn Server,
         more: Option<Bytes>,
-        directs: u64,
-    ) -> Result<(), FsError> {
+        asked: Asked,
+    ) -> Result<Answered, FsError> {
         self.scans.clear();
-        self.ask(server, more.into_iter().collect(), directs)
+        self.ask(server, more.into_iter().collect(), asked)
     }
 }

@@ -6,6 +6,7 @@ use crate::meta::op::By;
 use crate::meta::op::Op;
 use crate::meta::op::Seen;
 use crate::tsdb_client::Handle;
+use crate::tsdb_client::copies::Copies;
 use crate::tsdb_client::crowd::Crowded;
 use crate::tsdb_client::direct::Sent;
 use crate::tsdb_client::dirty::Dirty;
@@ -35,6 +36,7 @@ const BATCH_OPS_MAX: usize = 8192;
 
 pub(super) struct Local {
     pub(super) own: Own,
+    pub(super) copies: Copies,
     /// Uncommitted rows with a history.
     pub(super) series: Overlay,
     /// Uncommitted rows without one.
@@ -203,9 +205,10 @@ pub(super) struct OpenHandle {
 }
 
 impl Local {
-    pub(super) fn new(own: Own) -> Local {
+    pub(super) fn new(own: Own, copies: Copies) -> Local {
         Local {
             own,
+            copies,
             series: Overlay::default(),
             state: Overlay::default(),
             demoted: BatchSeq(0),

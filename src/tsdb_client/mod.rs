@@ -14,6 +14,7 @@ mod blocks;
 mod change;
 mod contents;
 mod control;
+mod copies;
 mod core;
 mod crowd;
 mod direct;
@@ -235,6 +236,11 @@ impl Client {
     /// How long the kernel may believe what it is told of an inode, where other mounts may change the tree.
     pub fn valid(&self, ino: Ino) -> Duration {
         self.core.valid(ino)
+    }
+
+    /// And what it is told of the names in a directory.
+    pub fn names_valid(&self, dir: Ino) -> Duration {
+        self.core.names_valid(dir)
     }
 
     /// The clock that gives files their times.

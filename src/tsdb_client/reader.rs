@@ -163,8 +163,9 @@ impl Core {
             let fetch = Fetch::after(round, self.near);
             let mut change = Change::new(self, &mut local, fetch, Mode::Look(&mut fresh));
             let result = look(&mut change);
-            let (missed, saw_own) = (change.missed(), change.saw_own);
-            let (turn, behind) = (local.turn, saw_own && fresh.is_behind(local.directs));
+            let (missed, saw_own, torn) = (change.missed(), change.saw_own, change.torn);
+            let turn = local.turn;
+            let behind = torn || (saw_own && fresh.is_behind(local.directs));
             drop(local);
             let obtained = match missed {
                 Some(missed) => self.obtain(missed, turn, &mut fresh),
@@ -190,11 +191,17 @@ impl Core {
         limit: usize,
     ) -> Result<Rows, FsError> {
         let server = self.ask()?;
-        let ask = |range: &KeyRange| match server.scan(range, at, direction, limit) {
-            Err(FsError::Unreachable(_)) if at == AsOf::Now && server.prefers_old() => {
-                server.old_page(range, direction, limit)
+        let ask = |range: &KeyRange| {
+            let page = match at {
+                AsOf::Now if !self.near => self.copy_page(range, direction, limit),
+                _ => server.scan(range, at, direction, limit),
+            };
+            match page {
+                Err(FsError::Unreachable(_)) if at == AsOf::Now && server.prefers_old() => {
+                    server.old_page(range, direction, limit)
+                }
+                page => page,
             }
-            page => page,
         };
         let mut range = range.clone();
         loop {
@@ -214,6 +221,21 @@ impl Core {
                 rest => return Ok(Rows { rows: found.rows, rest }),
             }
         }
+    }
+
+    /// Rows of the present, kept where they may be.
+    fn copy_page(
+        &self,
+        range: &KeyRange,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Page, FsError> {
+        let asked = self.asks();
+        let (page, copying) = self.server.copy_page(range, direction, limit)?;
+        let rows = if copying.inos.is_empty() { Vec::new() } else { page.rows.clone() };
+        let rows = rows.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        self.keep(asked, (rows, copying));
+        Ok(page)
     }
 
     /// Whether the rows of a range are of an inode that is owned.

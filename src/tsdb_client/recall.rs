@@ -6,11 +6,13 @@
 use crate::meta::apply::YIELD_INOS_MAX;
 use crate::meta::op::Op;
 use crate::telemetry::counter::CLIENT_RECALLED;
+use crate::telemetry::counter::CLIENT_TAKEN_BACK;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::Invalidate;
 use crate::tsdb_client::Tell;
 use crate::tsdb_client::VALID_MAX;
 use crate::tsdb_client::change::Change;
+use crate::tsdb_client::copies::LetGo;
 use crate::tsdb_client::core::Core;
 use crate::tsdb_client::ear::Ear;
 use crate::tsdb_client::ear::Heard;
@@ -32,9 +34,13 @@ impl Core {
                     Heard::Recall(what) => self.give_back(&what, kernel),
                     Heard::Flush(done) => self.flush_for(done),
                     Heard::Whole(whole) => self.own_whole(whole),
+                    Heard::TakeBack(inos, done) => self.let_go(inos, done, kernel),
                     Heard::Unlocked(ino) => Client::unlocked(self, ino),
                     Heard::Ended => {
-                        self.enter().own.end();
+                        let mut local = self.enter();
+                        local.own.end();
+                        local.copies.leave_all();
+                        drop(local);
                         self.given.notify_all();
                     }
                 }
@@ -84,6 +90,21 @@ impl Core {
         self.drive(Driver::Flusher);
     }
 
+    /// Copies are taken back: these, or all.
+    fn let_go(
+        &self,
+        inos: Option<Vec<Ino>>,
+        done: Box<dyn FnOnce() + Send>,
+        kernel: &SyncSender<Tell>,
+    ) {
+        let LetGo { inos, more } = self.enter().copies.take_back(inos);
+        CLIENT_TAKEN_BACK.add(inos.len() as u64);
+        if !inos.is_empty() || more {
+            self.have_forgotten(&Given { inos, whole: more }, kernel);
+        }
+        done();
+    }
+
     /// The kernel forgets what it was told of these. It may hold what it needs for that while a request waits for somebody
     /// who waits for this: then what it was told runs out by itself.
     fn have_forgotten(&self, given: &Given, kernel: &SyncSender<Tell>) {
@@ -122,6 +143,7 @@ impl Core {
         let mut local = self.enter();
         if local.own.grant_whole(whole) {
             self.rows.clear();
+            local.copies.leave_all();
             local.turn += 1;
         }
     }

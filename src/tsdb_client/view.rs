@@ -1,5 +1,5 @@
 //! The present as this client sees it, for the rules of `meta` to run on: uncommitted rows over clean ones over the
-//! server's. Rows of inodes that it does not own are only ever the server's, asked for this one call.
+//! server's. Rows of inodes that it does not own are the server's, asked for this one call, or copies that it may answer from.
 //!
 //! It lives inside one hold of the lock. An op that needs a row which is not at hand fails, and [`View::missed`] says
 //! which, so that it is fetched without the lock; the rules read everything before they put anything, so nothing is
@@ -14,6 +14,7 @@ use crate::series::Past;
 use crate::series::Present;
 use crate::series::Replica;
 use crate::series::Visit;
+use crate::tsdb_client::copies::Gained;
 use crate::tsdb_client::core::Core;
 use crate::tsdb_client::direct::Direct;
 use crate::tsdb_client::fresh::Fresh;
@@ -56,6 +57,19 @@ pub(super) enum Missed {
     Busy,
     /// The lease has run out.
     Lease,
+    /// Nothing: it is a change of what is nobody's, which goes to the leader.
+    Direct,
+}
+
+/// Where the rows of an inode are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    /// Here: it is owned.
+    Own,
+    /// Here, as far as they were asked for: nobody changes them.
+    Copy(Ino),
+    /// With the leader.
+    Other,
 }
 
 /// What an attempt is for.
@@ -95,6 +109,7 @@ pub(super) struct View<'v, 'a> {
     batch: BatchSeq,
     missed: Option<Missed>,
     saw_own: bool,
+    torn: bool,
 }
 
 impl<'v, 'a> View<'v, 'a> {
@@ -106,12 +121,18 @@ impl<'v, 'a> View<'v, 'a> {
         lapsed: bool,
     ) -> View<'v, 'a> {
         let batch = local.open.seq;
-        View { core, local, mode, fetch, lapsed, batch, missed: None, saw_own: false }
+        let (missed, saw_own, torn) = (None, false, false);
+        View { core, local, mode, fetch, lapsed, batch, missed, saw_own, torn }
     }
 
     /// Whether rows of inodes that are owned were looked at.
     pub(super) fn saw_own(&self) -> bool {
         self.saw_own
+    }
+
+    /// Whether copies were looked at which may be of a later moment than what was asked for.
+    pub(super) fn is_torn(&self) -> bool {
+        self.torn
     }
 
     /// What the attempt lacked, if that is why it failed.
@@ -137,6 +158,9 @@ impl<'v, 'a> View<'v, 'a> {
             return Ok(self.local.own.right(ino) != Right::Nothing);
         }
         match (self.local.own.right(ino), &mut *self.mode) {
+            (Right::Nothing, Mode::Local(_)) if self.local.copies.gained(ino).is_some() => {
+                self.miss(Missed::Direct)
+            }
             (Right::Nothing, Mode::Local(_)) => {
                 let key = Bytes::copy_from_slice(&key::inode(ino));
                 self.miss(Missed::Fresh(vec![key]))
@@ -158,10 +182,38 @@ impl<'v, 'a> View<'v, 'a> {
         matches!(&*self.mode, Mode::Look(fresh) if fresh.is_old())
     }
 
-    fn owns_row(&mut self, key: &[u8]) -> Result<bool, FsError> {
-        match inode_of(key) {
-            Some(ino) => self.owns(ino),
-            None => Ok(true),
+    fn standing(&mut self, key: &[u8]) -> Result<Standing, FsError> {
+        let Some(ino) = inode_of(key) else { return Ok(Standing::Own) };
+        if self.owns(ino)? {
+            return Ok(Standing::Own);
+        }
+        let Some(gained) = self.local.copies.gained(ino).filter(|_| !self.is_old()) else {
+            return Ok(Standing::Other);
+        };
+        self.note_copy(gained);
+        Ok(Standing::Copy(ino))
+    }
+
+    /// A copy is looked at. What was asked for may be older; as may be, like with rows of its own, what a direct change has changed since.
+    fn note_copy(&mut self, gained: Gained) {
+        self.saw_own = true;
+        self.local.copies.note_used();
+        if let Mode::Look(fresh) | Mode::Local(fresh) | Mode::Direct(fresh, _) = &*self.mode {
+            self.torn |= fresh.is_before(gained);
+        }
+    }
+
+    /// A row of an inode that is copied.
+    fn copied(&mut self, ino: Ino, key: &[u8]) -> Result<Option<Bytes>, FsError> {
+        let Some(value) = self.local.copies.row(ino, key) else { return self.fresh(key) };
+        self.note_seen(key, value.as_deref());
+        Ok(value)
+    }
+
+    /// A direct change is decided on this row of others.
+    fn note_seen(&mut self, key: &[u8], value: Option<&[u8]>) {
+        if let Mode::Direct(_, direct) = &mut *self.mode {
+            direct.seen.insert(Bytes::copy_from_slice(key), value.map(Seen::hash));
         }
     }
 
@@ -197,9 +249,15 @@ impl<'v, 'a> View<'v, 'a> {
     ) -> Result<(), FsError> {
         let (mut rows, mut fresh) = (Vec::new(), Vec::new());
         for key in keys {
-            let owned = self.owns_row(&key)?;
+            let standing = self.standing(&key)?;
+            let owned = standing == Standing::Own;
             let here = match &*self.mode {
                 Mode::Seal => true,
+                _ if let Standing::Copy(ino) = standing
+                    && self.local.copies.row(ino, &key).is_some() =>
+                {
+                    true
+                }
                 _ if owned
                     && (self.local.series.get(&key).is_some()
                         || self.core.rows.get(&key).is_some()) =>
@@ -229,10 +287,7 @@ impl<'v, 'a> View<'v, 'a> {
         let Some(value) = fresh.get(key) else {
             return self.miss(Missed::Fresh(vec![Bytes::copy_from_slice(key)]));
         };
-        if let Mode::Direct(_, direct) = &mut *self.mode {
-            let seen = value.as_deref().map(Seen::hash);
-            direct.seen.insert(Bytes::copy_from_slice(key), seen);
-        }
+        self.note_seen(key, value.as_deref());
         Ok(value)
     }
 
@@ -279,7 +334,11 @@ impl Present for View<'_, '_> {
         {
             return Ok(value);
         }
-        if self.owns_row(key)? { self.row(key) } else { self.fresh(key) }
+        match self.standing(key)? {
+            Standing::Own => self.row(key),
+            Standing::Copy(ino) => self.copied(ino, key),
+            Standing::Other => self.fresh(key),
+        }
     }
 
     fn scan(
@@ -288,7 +347,7 @@ impl Present for View<'_, '_> {
         direction: Direction,
         visit: Visit<'_>,
     ) -> Result<(), FsError> {
-        let owned = self.owns_row(&range.start)?;
+        let owned = self.standing(&range.start)? == Standing::Own;
         if !self.local.own.is_near() && direction == Direction::Forward {
             return self.ranged(range, owned, visit);
         }

@@ -6,6 +6,7 @@
 //!
 //! Locks, in order: `opening` → `office`. No listener is called, nothing is proposed and nobody waits for an entry under `office`.
 
+pub(super) mod copies;
 mod office;
 mod rights;
 #[cfg(test)]
@@ -291,6 +292,7 @@ impl LockNode {
                 }));
             }
             Call::Whole(whole) => listener.whole(whole),
+            Call::TakeBack(ask) => self.take_back(listener, ask),
             Call::Ended(why) => {
                 listener.ended(&why);
                 self.told.notify_all();
@@ -344,10 +346,12 @@ impl LockNode {
         let space = self.log()?.space_left();
         self.in_office(|office, rights, now| {
             let actions = office.leases.attend(session, now).map_err(|Gone| FsError::Fenced)?;
+            let asks = office.copies.attend(session, now);
             if let Some(former) = office.listeners.insert(session, listener) {
                 office.calls.push((former, Call::Replaced));
             }
             office.act(actions);
+            office.take_back(asks);
             Ok(self.renewed(rights, session, space))
         })
     }
@@ -361,6 +365,7 @@ impl LockNode {
                 .is_some_and(|known| std::ptr::addr_eq(Arc::as_ptr(known), Arc::as_ptr(listener)))
             {
                 office.leases.unattend(session);
+                office.copies.unattend(session);
                 office.call(session, Call::Replaced);
                 office.listeners.remove(&session);
             }

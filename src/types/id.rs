@@ -106,6 +106,15 @@ pub struct LogIndex(pub u64);
 )]
 pub struct Term(pub u64);
 
+/// Which of a session's copies count: those that it was given in this era. Eras rise, also from one leader to the next.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct Era {
+    pub term: Term,
+    pub turn: u64,
+}
+
 /// A server process. The one voter of an embedded store is node 1.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,

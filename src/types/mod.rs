@@ -17,6 +17,7 @@ pub use error::FsError;
 pub use error::Kind;
 pub use id::BatchSeq;
 pub use id::BlockId;
+pub use id::Era;
 pub use id::Generation;
 pub use id::Ino;
 pub use id::LogIndex;

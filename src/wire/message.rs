@@ -19,6 +19,7 @@ use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::types::Stamp;
 use crate::types::Term;
+use crate::wire::Copying;
 use crate::wire::Page;
 use crate::wire::Recall;
 use crate::wire::Status;
@@ -195,6 +196,27 @@ pub enum Request {
     Lacks,
     /// As whoever is asked knows it: perhaps old, while nobody leads.
     LastKnown(LastKnown),
+    /// As `Get` of the present; what of it may be kept is told with it. Answered with `Copied`.
+    Copy {
+        session: SessionId,
+        keys: Vec<Bytes>,
+    },
+    /// As `Scan` of the present, likewise. Answered with `CopiedPage`.
+    CopyPage {
+        session: SessionId,
+        range: KeyRange,
+        direction: Direction,
+        limit: u32,
+    },
+    /// What the session has copies of is to count for longer. Answered with `Copying`.
+    KeepCopies {
+        session: SessionId,
+    },
+    /// The answer to `Told::TakeBack`, with its number.
+    GivenBack {
+        session: SessionId,
+        number: u64,
+    },
 }
 
 /// What is asked of anybody.
@@ -241,6 +263,15 @@ pub enum Response {
         lent: u64,
         plan: Bytes,
     },
+    Copied {
+        rows: Vec<Option<Bytes>>,
+        copying: Copying,
+    },
+    CopiedPage {
+        page: Page,
+        copying: Copying,
+    },
+    Copying(Copying),
 }
 
 /// What a node tells a session unasked.
@@ -257,6 +288,11 @@ pub enum Told {
     /// A lock has gone that was in the way of one which the session wanted.
     Unlocked {
         ino: Ino,
+    },
+    /// No copy of these is to be kept any more, or none at all. Answered with `GivenBack`.
+    TakeBack {
+        number: u64,
+        inos: Option<Vec<Ino>>,
     },
 }
 

@@ -19,6 +19,7 @@ use crate::series::Version;
 use crate::types::AsOf;
 use crate::types::BatchSeq;
 use crate::types::BlockId;
+use crate::types::Era;
 use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::SessionId;
@@ -73,6 +74,17 @@ pub enum Recall {
     Whole,
 }
 
+/// What a session may answer from copies of rows that are nobody's.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Copying {
+    /// What it was given in an earlier one counts no more.
+    pub era: Era,
+    /// How long everything that it was given in this era counts from when it asked for this, in milliseconds.
+    pub lease_ms: u64,
+    /// The inodes of which the rows in this answer may be kept, and all others that are asked for from now on.
+    pub inos: Vec<Ino>,
+}
+
 /// What a server tells a client unasked, on any thread. None of it may wait, nor call the server.
 pub trait Listener: Send + Sync {
     /// Somebody else wants what this session owns: it flushes, tells the kernel, and puts `Op::Yield` behind all that rested on
@@ -86,6 +98,12 @@ pub trait Listener: Send + Sync {
     /// The session owns every inode that there is. What it knows of them may be old. May be told late, and more
     /// than once.
     fn whole(&self, whole: Whole);
+
+    /// Something that is nobody's is about to be changed: these inodes, or any. The session answers from no copy of them any more,
+    /// has the kernel forget them, and then calls `done`. May be told more than once.
+    fn take_back(&self, _inos: Option<Vec<Ino>>, done: Box<dyn FnOnce() + Send>) {
+        done();
+    }
 
     /// A lock has gone that was in the way of one which this session wanted on the inode. May not be told.
     fn unlocked(&self, _ino: Ino) {}
@@ -190,6 +208,33 @@ pub trait Server: Send + Sync {
     /// As for `get`.
     fn get_all(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, FsError> {
         keys.iter().map(|key| self.get(key, AsOf::Now)).collect()
+    }
+
+    /// As [`Server::get_all`], and which inodes of theirs the session may keep.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn copy_all(&self, keys: &[Bytes]) -> Result<(Vec<Option<Bytes>>, Copying), FsError> {
+        Ok((self.get_all(keys)?, Copying::default()))
+    }
+
+    /// As [`Server::scan`] of the present, likewise.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn copy_page(
+        &self,
+        range: &KeyRange,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<(Page, Copying), FsError> {
+        Ok((self.scan(range, AsOf::Now, direction, limit)?, Copying::default()))
+    }
+
+    /// In which era the session is, and until when, by the steady clock, it may answer from what it was given in it. Cheap: asked for
+    /// every call. `used`: somebody has since it was last asked, so it is worth keeping.
+    fn copying(&self, _used: bool) -> (Era, Duration) {
+        (Era::default(), Duration::ZERO)
     }
 
     /// At most `limit` rows of a range, as applied so far.

@@ -46,3 +46,32 @@ fn comes_back(batch: &Batch) {
     assert!(Batch::decode(&[&[3], &bytes[1..]].concat()).is_err(), "a later version");
     assert!(Batch::decode(&[&bytes[..], &[0]].concat()).is_err(), "a tail");
 }
+
+#[test]
+fn what_a_direct_batch_may_change_shows_before_it_is_applied() {
+    let [dir, file, other] = [7, 8, 9].map(|raw| Ino::new(raw).unwrap());
+    let (time, name) = (Time { secs: 1, nanos: 0 }, Bytes::from_static(b"n"));
+    let batch = |ops: Vec<Op>, seen: &[Ino]| {
+        let seen = seen.iter().map(|ino| crate::meta::key::inode(*ino));
+        let seen = seen.map(|key| Seen::new(Bytes::copy_from_slice(&key), None)).collect();
+        let (session, seq) = (SessionId(3), BatchSeq(1));
+        Batch { session, seq, epoch: 0, by: Vec::new(), ops, direct: Some(seen) }.may_change()
+    };
+    let inos = |inos: &[Ino]| Some(inos.iter().copied().collect());
+    let unlink = Op::Unlink { dir, name: name.clone(), keep_open: false, time };
+    assert_eq!(batch(vec![unlink.clone()], &[dir, file]), inos(&[dir, file]));
+    assert_eq!(batch(vec![unlink], &[]), None, "what the name names was not said");
+    let cloned = Op::Clone {
+        from: other,
+        as_of: AsOf::Now,
+        from_offset: 0,
+        ino: file,
+        offset: 0,
+        len: 1,
+        time,
+    };
+    assert_eq!(batch(vec![cloned, Op::Version { ino: file }], &[]), inos(&[file]));
+    let locks = Op::SetLocks { ino: file, locks: Vec::new() };
+    assert_eq!(batch(vec![locks], &[file]), inos(&[]), "nobody reads them from copies");
+    assert_eq!(batch(vec![Op::EndSession { session: SessionId(1) }], &[file]), None);
+}

@@ -3,6 +3,7 @@
 //! A thread for each node keeps its two connections up, so that a node which cannot be reached holds up nobody; a thread for
 //! all of them (`seek`) finds the leader, attends it and renews the lease. Not here: the session itself (`session`), what is asked over a connection.
 
+mod copying;
 mod session;
 
 use crate::env::Clock;
@@ -88,6 +89,7 @@ pub(super) struct Links {
     pub(super) space: AtomicU64,
     /// Questions that wait for an answer.
     asking: AtomicU64,
+    copying: Mutex<copying::State>,
 }
 
 /// A question that waits for its answer.
@@ -133,6 +135,7 @@ impl Links {
             lease_length: AtomicU64::new(0),
             space: AtomicU64::new(0),
             asking: AtomicU64::new(0),
+            copying: Mutex::default(),
         });
         for address in addresses {
             links.know(&address)?;

@@ -31,11 +31,13 @@ use crate::tsdb_client::remote::links::Links;
 use crate::tsdb_client::remote::stream::Stream;
 use crate::types::AsOf;
 use crate::types::BlockId;
+use crate::types::Era;
 use crate::types::FsError;
 use crate::types::SessionId;
 use crate::types::Stamp;
 use crate::types::frame::Frame;
 use crate::wire::Applied;
+use crate::wire::Copying;
 use crate::wire::Durable;
 use crate::wire::Listener;
 use crate::wire::Page;
@@ -203,6 +205,40 @@ impl Server for Remote {
             (Response::Rows(rows), _) if rows.len() == keys.len() => Ok(rows),
             (other, _) => Err(unexpected(&other)),
         }
+    }
+
+    fn copy_all(&self, keys: &[Bytes]) -> Result<(Vec<Option<Bytes>>, Copying), FsError> {
+        let (session, asked) = (self.session(), self.links.now());
+        let request = Request::Copy { session, keys: keys.to_vec() };
+        match self.ask(Lane::Control, &request)? {
+            (Response::Copied { rows, copying }, _) if rows.len() == keys.len() => {
+                self.links.copied(asked, &copying);
+                Ok((rows, copying))
+            }
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    fn copy_page(
+        &self,
+        range: &KeyRange,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<(Page, Copying), FsError> {
+        let (session, asked) = (self.session(), self.links.now());
+        let (range, limit) = (range.clone(), limit as u32);
+        let request = Request::CopyPage { session, range, direction, limit };
+        match self.ask(Lane::Control, &request)? {
+            (Response::CopiedPage { page, copying }, _) => {
+                self.links.copied(asked, &copying);
+                Ok((page, copying))
+            }
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    fn copying(&self, used: bool) -> (Era, Duration) {
+        self.links.copying(used)
     }
 
     fn scan(

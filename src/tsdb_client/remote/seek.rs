@@ -60,7 +60,11 @@ impl Links {
         let due = self.lease().saturating_sub(length - every.min(length));
         let left = due.saturating_sub(self.now());
         if !left.is_zero() && !self.take_renew() {
-            self.wait_for_change(left.min(every).min(PROBE));
+            let copies = self.copies_due().map(|due| due.saturating_sub(self.now()));
+            if copies.is_some_and(|left| left.is_zero()) {
+                return self.keep_copies(link);
+            }
+            self.wait_for_change(left.min(every).min(PROBE).min(copies.unwrap_or(PROBE)));
             // Idle mounts need not know sooner; one that waits is not to wait for a node that is frozen or cut off.
             if self.is_waiting() && self.leader().is_some() {
                 self.probe(link);
@@ -84,6 +88,24 @@ impl Links {
                 self.wait_for_change(ROUND);
             }
             Ok(_) | Err(_) => self.lost(link.generation, None),
+        }
+    }
+
+    /// What this mount has copies of is to count for longer.
+    fn keep_copies(self: &Arc<Links>, link: &Link) {
+        let Some(member) = self.member() else { return self.wait_for_change(ROUND) };
+        let asked = self.now();
+        let request = message::encode(&Request::KeepCopies { session: member.session });
+        match link.call(Lane::Control, request, Bytes::new(), ANSWER) {
+            Ok((Response::Copying(copying), _)) => self.copied(asked, &copying),
+            Ok((Response::Failed(FsError::NotLeader { leader }), _)) => {
+                self.lost(link.generation, leader);
+            }
+            // Then they count no longer; whether the node still leads, others find out.
+            other => {
+                tracing::debug!(?other, "copies are not kept");
+                self.wait_for_change(ANSWER);
+            }
         }
     }
 

@@ -42,7 +42,12 @@ pub(super) fn inodes(request: &Request) -> Vec<Ino> {
             inos.dedup();
             inos
         }
-        Request::Scan { range, at: AsOf::Now, .. } => {
+        Request::Copy { keys, .. } => {
+            let mut inos: Vec<Ino> = keys.iter().filter_map(|key| key::inode_of(key)).collect();
+            inos.dedup();
+            inos
+        }
+        Request::Scan { range, at: AsOf::Now, .. } | Request::CopyPage { range, .. } => {
             key::inode_of(&range.start).into_iter().collect()
         }
         _ => Vec::new(),
@@ -104,10 +109,15 @@ impl Door {
             | Request::Attend { .. }
             | Request::Renew { .. }
             | Request::GrantInos { .. }
+            | Request::KeepCopies { .. }
             | Request::Barrier { .. } => self.of_session(request, push)?,
+            Request::Copy { .. } | Request::CopyPage { .. } => self.copied(&request)?,
             Request::Administer { by, ops } => self.administer(by, ops, attended)?,
             Request::Status => Response::Status(Box::new(self.node.status()?)),
-            Request::Log(_) | Request::Propose { .. } | Request::Flushed { .. } => {
+            Request::Log(_)
+            | Request::Propose { .. }
+            | Request::Flushed { .. }
+            | Request::GivenBack { .. } => {
                 return Err(FsError::Invalid("this is told, or proposed, and not asked"));
             }
             reading => self.of_rows(&reading, from_node)?,
@@ -157,6 +167,12 @@ impl Door {
                 }
                 Ok(Response::Renewed(self.locks.renew(session)?))
             }
+            Request::KeepCopies { session } => {
+                if !self.node.surely_leads() {
+                    self.node.lead(SURE)?;
+                }
+                Ok(Response::Copying(self.locks.keep_copies(session)?))
+            }
             Request::GrantInos { session, count } => {
                 self.node.lead(SURE)?;
                 Ok(Response::First(self.node.grant_inos(session, count)?))
@@ -166,6 +182,26 @@ impl Door {
                 Ok(Response::Stamp(self.locks.settle(session)?))
             }
             _ => Err(FsError::Invalid("this is asked of no session")),
+        }
+    }
+
+    /// Rows of the present, and which of them may be kept: that is decided before they are read.
+    fn copied(&self, request: &Request) -> Result<Response, FsError> {
+        let inos = inodes(request);
+        match request {
+            Request::Copy { session, keys } => {
+                check_keys(keys)?;
+                self.ready(*session, request, AsOf::Now)?;
+                let copying = self.locks.give_copies(*session, &inos)?;
+                Ok(Response::Copied { rows: self.node.get_all(keys)?, copying })
+            }
+            Request::CopyPage { session, range, direction, limit } => {
+                self.ready(*session, request, AsOf::Now)?;
+                let copying = self.locks.give_copies(*session, &inos)?;
+                let page = self.node.scan(range, AsOf::Now, *direction, few(*limit))?;
+                Ok(Response::CopiedPage { page, copying })
+            }
+            _ => Err(FsError::Invalid("this asks for no copies")),
         }
     }
 

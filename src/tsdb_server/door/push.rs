@@ -19,11 +19,11 @@ type Done = Box<dyn FnOnce() + Send>;
 /// The other end of a session's connection.
 pub(super) struct Push {
     connection: Connection,
-    flushes: Mutex<Flushes>,
+    asked: Mutex<Asked>,
 }
 
 #[derive(Default)]
-struct Flushes {
+struct Asked {
     last: u64,
     /// Those that were asked for and not answered.
     open: HashMap<u64, Done>,
@@ -31,14 +31,29 @@ struct Flushes {
 
 impl Push {
     pub(super) fn new(connection: Connection) -> Push {
-        Push { connection, flushes: Mutex::default() }
+        Push { connection, asked: Mutex::default() }
     }
 
-    /// The client has flushed.
-    pub(super) fn flushed(&self, number: u64) {
-        let done = self.flushes.lock().open.remove(&number);
+    /// The client has done what it was asked for under this number.
+    pub(super) fn done(&self, number: u64) {
+        let done = self.asked.lock().open.remove(&number);
         if let Some(done) = done {
             done();
+        }
+    }
+
+    /// Tells something that is answered.
+    fn ask(&self, told: impl FnOnce(u64) -> Told, done: Done) {
+        let number = {
+            let mut asked = self.asked.lock();
+            asked.last += 1;
+            let number = asked.last;
+            asked.open.insert(number, done);
+            number
+        };
+        if let Err(error) = self.tell(&told(number)) {
+            tracing::debug!(%error, "a session was not asked for something");
+            self.asked.lock().open.remove(&number);
         }
     }
 
@@ -55,17 +70,11 @@ impl Listener for Push {
     }
 
     fn flush(&self, done: Done) {
-        let number = {
-            let mut flushes = self.flushes.lock();
-            flushes.last += 1;
-            let number = flushes.last;
-            flushes.open.insert(number, done);
-            number
-        };
-        if let Err(error) = self.tell(&Told::Flush { number }) {
-            tracing::debug!(%error, "a session was not asked to flush");
-            self.flushes.lock().open.remove(&number);
-        }
+        self.ask(|number| Told::Flush { number }, done);
+    }
+
+    fn take_back(&self, inos: Option<Vec<Ino>>, done: Done) {
+        self.ask(|number| Told::TakeBack { number, inos }, done);
     }
 
     fn whole(&self, whole: Whole) {

@@ -13,10 +13,12 @@ use crate::net::Reply;
 use crate::net::Service;
 use crate::tsdb_server::door::Door;
 use crate::tsdb_server::door::push::Push;
+use crate::tsdb_server::lock_node::copies::Changing;
 use crate::types::AsOf;
 use crate::types::FsError;
 use crate::types::NodeId;
 use crate::types::SessionId;
+use crate::wire::Applied;
 use crate::wire::Listener;
 use crate::wire::Proposal;
 use crate::wire::message;
@@ -63,9 +65,19 @@ impl Serve {
         if !Batch::is_of_client(batch, *session, *seq) {
             return reply.fail("a client proposes batches of its own session");
         }
-        // What is committed may yet be refused when it is applied, so that it is durable says nothing before that.
         let (locks, session, sent) = (Arc::clone(&self.door.locks), *session, batch.clone());
+        let direct = Batch::is_direct(&sent).then(|| locks.begin_change(session, &sent));
+        let changing = match direct.transpose() {
+            Ok(changing) => changing.map(Arc::new),
+            Err(error) => {
+                let failed = message::encode(&Response::Failed(error));
+                return reply.answer(message::RESPONSE, failed, Bytes::new());
+            }
+        };
+        let kept = changing.clone();
+        // What is committed may yet be refused when it is applied, so that it is durable says nothing before that.
         let applied = move |result: Result<_, FsError>| {
+            drop(kept);
             if matches!(result, Ok((Outcome::Refused { error: FsError::Locked, .. }, _))) {
                 locks.was_barred(session, &sent);
             }
@@ -75,8 +87,27 @@ impl Serve {
             };
             reply.answer(message::RESPONSE, message::encode(&response), Bytes::new());
         };
+        if let Some(changing) = changing.filter(|changing| !changing.is_free) {
+            return self.propose_when_free(changing, proposal, Box::new(applied));
+        }
         self.proposed.store(true, Relaxed);
         self.door.node.propose_awaited(proposal, Box::new(applied));
+    }
+
+    /// The same, once others have let go of their copies. Its client sends nothing behind a direct change before that is answered.
+    fn propose_when_free(&self, changing: Arc<Changing>, proposal: Proposal, applied: Applied) {
+        let door = Arc::clone(&self.door);
+        let propose = move || match door.locks.await_free(&changing) {
+            Ok(()) => {
+                door.node.propose_awaited(proposal, applied);
+                door.node.nudge();
+            }
+            Err(error) => applied(Err(error)),
+        };
+        // Where it is not taken the reply is dropped, which says so to whoever asked.
+        if let Err(error) = self.door.pool.run(propose) {
+            tracing::warn!(%error, "a change was not taken");
+        }
     }
 
     /// Whether a read of these rows can be answered without waiting for anybody.
@@ -84,13 +115,16 @@ impl Serve {
         match request {
             Request::Get { at: AsOf::At(stamp), .. }
             | Request::Scan { at: AsOf::At(stamp), .. } => self.door.node.has_reached(*stamp),
-            Request::Get { session, .. } | Request::Scan { session, .. } => {
+            Request::Get { session, .. }
+            | Request::Scan { session, .. }
+            | Request::Copy { session, .. }
+            | Request::CopyPage { session, .. } => {
                 self.door.node.is_read_ready()
                     && !self.door.locks.would_wait(*session, &super::answer::inodes(request))
             }
             Request::View => true,
             // Never behind those who wait for a session to give something back, which may be this one.
-            Request::Renew { .. } => self.door.node.surely_leads(),
+            Request::Renew { .. } | Request::KeepCopies { .. } => self.door.node.surely_leads(),
             _ => false,
         }
     }
@@ -171,10 +205,10 @@ impl Service for Serve {
                     self.door.told_behind(node);
                 }
             }
-            Ok(Request::Flushed { number, .. }) => {
+            Ok(Request::Flushed { number, .. } | Request::GivenBack { number, .. }) => {
                 let attended = self.attended.lock().as_ref().map(|(_, push)| push.clone());
                 if let Some(push) = attended {
-                    push.flushed(number);
+                    push.done(number);
                 }
             }
             Ok(other) => tracing::warn!(?other, "somebody told what is to be asked"),

@@ -6,6 +6,9 @@ use crate::lease::Action;
 use crate::lease::Leases;
 use crate::lease::Options;
 use crate::lease::What;
+use crate::lease::copies;
+use crate::lease::copies::Ask;
+use crate::lease::copies::Copies;
 use crate::series::table::Rows;
 use crate::tsdb_server::lock_node::rights::Rights;
 use crate::types::FsError;
@@ -24,6 +27,7 @@ pub(super) struct Office {
     /// In which it leads.
     pub(super) term: Term,
     pub(super) leases: Leases,
+    pub(super) copies: Copies,
     pub(super) listeners: BTreeMap<SessionId, Arc<dyn Listener>>,
     /// The turn as of which sessions and recalls are those of the rows.
     turn: Option<u64>,
@@ -41,6 +45,7 @@ pub(super) enum Call {
     },
     Whole(Whole),
     Ended(String),
+    TakeBack(Ask),
     /// Nothing is in the way any more of what it wanted to lock.
     Unlocked(Ino),
     /// Nothing any more.
@@ -50,9 +55,11 @@ pub(super) enum Call {
 impl Office {
     /// Every session that is open has a lease from now on.
     pub(super) fn new(term: Term, options: Options, rights: &Rights, now: Duration) -> Office {
-        let sessions = rights.sessions.iter().filter(|(_, member)| member.open);
-        let leases = Leases::new(options, sessions.map(|(session, _)| *session), now);
-        Office { term, leases, listeners: BTreeMap::new(), turn: None, calls: Vec::new() }
+        let open = rights.sessions.iter().filter(|(_, member)| member.open);
+        let sessions: Vec<SessionId> = open.map(|(session, _)| *session).collect();
+        let copies = Copies::new(copies::Options::default(), term, sessions.clone(), now);
+        let leases = Leases::new(options, sessions, now);
+        Office { term, leases, copies, listeners: BTreeMap::new(), turn: None, calls: Vec::new() }
     }
 
     /// Takes over what has changed in the rows.
@@ -74,6 +81,7 @@ impl Office {
             self.leases.sessions().filter(|session| !is_open(session)).collect();
         for session in gone {
             self.leases.ended(session);
+            self.copies.end(session);
             self.call(session, Call::Ended("its session was ended".to_owned()));
             self.listeners.remove(&session);
         }
@@ -93,6 +101,13 @@ impl Office {
     pub(super) fn call(&mut self, session: SessionId, call: Call) {
         if let Some(listener) = self.listeners.get(&session) {
             self.calls.push((listener.clone(), call));
+        }
+    }
+
+    /// Has sessions told which copies to let go of.
+    pub(super) fn take_back(&mut self, asks: impl IntoIterator<Item = Ask>) {
+        for ask in asks {
+            self.call(ask.session, Call::TakeBack(ask));
         }
     }
 

@@ -84,6 +84,11 @@ impl Rights {
         Ok(rows.get(Family::State, &shared)?.is_none().then_some(owner))
     }
 
+    /// Whether the number was ever given to somebody.
+    pub(super) fn is_made(&self, ino: Ino) -> bool {
+        self.next.as_ref().is_some_and(|next| ino.get() < next.ino)
+    }
+
     /// Another session's inode, if it is that.
     pub(super) fn held(
         &self,

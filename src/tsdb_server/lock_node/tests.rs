@@ -3,6 +3,8 @@
 //! The node is a real one, on a disk; the clock is the test's, and so are the ticks that matter; clients are listeners that note
 //! what they are told. Not here: what of a batch is applied (`tests/it/model/sessions.rs`), all interleavings (`lease::tests`).
 
+mod copies;
+
 use crate::env::Clock;
 use crate::lease;
 use crate::meta::key;

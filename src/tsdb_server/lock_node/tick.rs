@@ -26,6 +26,7 @@ impl LockNode {
     pub fn tick(&self) -> Result<(), FsError> {
         let (due, ending) = self.in_office(|office, rights, now| {
             let actions = office.leases.tick(now);
+            office.copies.tend(now);
             Ok((office.act(actions), rights.ending()))
         })?;
         self.told.notify_all();

@@ -14,10 +14,16 @@ use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::Weak;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 use tsfs::env::Clock;
 use tsfs::env::SystemClock;
+use tsfs::lease::copies;
+use tsfs::lease::copies::Ask;
+use tsfs::lease::copies::Changed;
+use tsfs::lease::copies::Copies;
+use tsfs::lease::copies::Standing;
 use tsfs::meta::apply::Rules;
 use tsfs::meta::check::check;
 use tsfs::meta::key::GROUPS;
@@ -45,12 +51,15 @@ use tsfs::store::table::MemoryTable;
 use tsfs::types::AsOf;
 use tsfs::types::BatchSeq;
 use tsfs::types::BlockId;
+use tsfs::types::Era;
 use tsfs::types::FsError;
 use tsfs::types::Ino;
 use tsfs::types::SessionId;
 use tsfs::types::Stamp;
+use tsfs::types::Term;
 use tsfs::types::frame::Frame;
 use tsfs::wire::Applied;
+use tsfs::wire::Copying;
 use tsfs::wire::Durable;
 use tsfs::wire::Listener;
 use tsfs::wire::Page;
@@ -79,6 +88,22 @@ struct State {
     stopped: bool,
     /// Nothing is applied, as where no majority answers.
     held: bool,
+    copies: Option<Copies>,
+    /// Direct changes that wait for copies to be taken back.
+    parked: Vec<(u64, Work)>,
+    /// What is proposed of them, by session and number.
+    changing: HashMap<(SessionId, BatchSeq), u64>,
+    /// Until when what each session has copies of counts.
+    standing: HashMap<SessionId, (Era, Duration)>,
+}
+
+impl State {
+    /// By the real rules, in the only reign there is.
+    fn copies(&mut self) -> &mut Copies {
+        let options = copies::Options { inodes_max: 100, ..copies::Options::default() };
+        let fresh = || Copies::new(options, Term(1), [], SystemClock.steady());
+        self.copies.get_or_insert_with(fresh)
+    }
 }
 
 pub(super) struct Leader {
@@ -136,7 +161,7 @@ impl Leader {
     }
 
     /// Takes a session's rights.
-    pub(super) fn end(&self, session: SessionId) {
+    pub(super) fn end(self: &Arc<Leader>, session: SessionId) {
         self.administer_all(None, vec![Op::EndSession { session }]).unwrap();
         let listener = self.state.lock().listeners.remove(&session);
         listener.unwrap().ended("it did not answer");
@@ -173,6 +198,7 @@ impl Leader {
 
     fn work(&self) {
         let mut state = self.state.lock();
+        self.unpark(&mut state);
         let next = if state.held { None } else { state.work.pop_front() };
         let Some((proposal, durable, applied)) = next else {
             self.more.wait_for(&mut state, Duration::from_millis(20));
@@ -185,6 +211,9 @@ impl Leader {
         // Nobody sees half of a batch.
         let mut state = self.state.lock();
         let result = self.apply(stamp, &proposal);
+        if let Some(number) = state.changing.remove(&(proposal.session, proposal.seq)) {
+            state.copies().over(number);
+        }
         if let Ok((outcome, _)) = &result {
             let name = match outcome {
                 Outcome::Applied => "applied",
@@ -265,7 +294,7 @@ impl Leader {
         Ok(page)
     }
 
-    fn propose(&self, work: Work) {
+    fn propose(self: &Arc<Leader>, work: Work) {
         let mut state = self.state.lock();
         if state.stopped {
             drop(state);
@@ -279,12 +308,74 @@ impl Leader {
                 }
             }
         }
-        state.work.push_back(work);
+        let batch = Batch::decode(&work.0.batch).unwrap();
+        if batch.direct.is_none() {
+            state.work.push_back(work);
+            drop(state);
+            self.more.notify_all();
+            return;
+        }
+        let changed = batch.may_change().map_or(Changed::Anything, Changed::Inodes);
+        let (number, asks) = state.copies().begin(batch.session, changed, SystemClock.steady());
+        state.changing.insert((batch.session, batch.seq), number);
+        *state.asked.entry("take back").or_default() += asks.len() as u64;
+        state.parked.push((number, work));
+        let asks = self.to_tell(&state, asks);
         drop(state);
+        tell(asks);
         self.more.notify_all();
     }
 
-    fn administer_all(&self, by: Option<u32>, ops: Vec<Op>) -> Result<Stamp, FsError> {
+    fn to_tell(
+        self: &Arc<Leader>,
+        state: &State,
+        asks: impl IntoIterator<Item = Ask>,
+    ) -> Vec<Telling> {
+        let with = |ask: Ask| {
+            let listener = state.listeners.get(&ask.session)?.clone();
+            Some((listener, ask, Arc::downgrade(self)))
+        };
+        asks.into_iter().filter_map(with).collect()
+    }
+
+    /// Lets those into the log whose copies were taken back.
+    fn unpark(&self, state: &mut State) {
+        let now = SystemClock.steady();
+        for (number, work) in std::mem::take(&mut state.parked) {
+            match state.copies().waits_until(number, now) {
+                None => state.work.push_back(work),
+                Some(_) => state.parked.push((number, work)),
+            }
+        }
+    }
+
+    /// What of these rows the session may keep.
+    fn give(
+        self: &Arc<Leader>,
+        state: &mut State,
+        session: SessionId,
+        inos: &[Ino],
+    ) -> (Copying, Vec<Telling>) {
+        let nobodys: Vec<Ino> = inos
+            .iter()
+            .copied()
+            .filter(|ino| own::owner(&self.table as &dyn Rows, *ino).unwrap().is_none())
+            .collect();
+        let now = SystemClock.steady();
+        let given = state.copies().give(session, &nobodys, now);
+        let Standing { era, lease } = given.standing;
+        let until = state.standing.entry(session).or_default();
+        if until.0 == era {
+            until.1 = until.1.max(now + lease)
+        } else {
+            *until = (era, now + lease)
+        }
+        let told = self.to_tell(state, given.ask);
+        let lease_ms = lease.as_millis() as u64;
+        (Copying { era, lease_ms, inos: given.inos }, told)
+    }
+
+    fn administer_all(self: &Arc<Leader>, by: Option<u32>, ops: Vec<Op>) -> Result<Stamp, FsError> {
         assert!(by.is_none(), "several mounts change nothing past each other");
         let (session, seq, count) = (SessionId(0), BatchSeq(0), ops.len() as u32);
         let batch = Batch { session, seq, epoch: 0, by: Vec::new(), ops, direct: None }.encode();
@@ -331,7 +422,7 @@ impl Leader {
     }
 
     /// Everything to the only session, if there is one.
-    fn grant_whole(&self) -> Result<(), FsError> {
+    fn grant_whole(self: &Arc<Leader>) -> Result<(), FsError> {
         let rows = self.page(Family::State, &StateKey::sessions(), 2)?.rows;
         let [(key, _)] = &rows[..] else { return Ok(()) };
         let Some(StateKey::Session { session }) = StateKey::decode(key) else { panic!() };
@@ -352,6 +443,20 @@ fn collect(page: &mut Page, limit: usize, key: &[u8], row: &[u8]) -> ControlFlow
     }
     page.rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(row)));
     ControlFlow::Continue(())
+}
+
+/// Somebody to be asked for copies.
+type Telling = (Arc<dyn Listener>, Ask, Weak<Leader>);
+
+fn tell(all: Vec<Telling>) {
+    for (listener, Ask { session, number, inos }, leader) in all {
+        let done = move || {
+            let Some(leader) = leader.upgrade() else { return };
+            leader.state.lock().copies().given_back(session, number);
+            leader.more.notify_all();
+        };
+        listener.take_back(inos, Box::new(done));
+    }
 }
 
 impl Seat {
@@ -376,6 +481,7 @@ impl Server for Seat {
         let mut state = leader.state.lock();
         let session = leader.record::<Next>(&StateKey::Next)?.unwrap().session;
         state.listeners.insert(session, listener);
+        state.copies().attend(session, SystemClock.steady());
         drop(state);
         leader
             .administer_all(None, vec![Op::OpenSession { session, client: client.to_owned() }])?;
@@ -412,6 +518,41 @@ impl Server for Seat {
         let inos: Vec<Ino> = keys.iter().map(|key| Key::decode(key).unwrap().ino()).collect();
         let _state = self.leader.shared(self.session(), &inos, "get")?;
         keys.iter().map(|key| self.leader.series().get(key, AsOf::Now)).collect()
+    }
+
+    fn copy_all(&self, keys: &[Bytes]) -> Result<(Vec<Option<Bytes>>, Copying), FsError> {
+        let inos: Vec<Ino> = keys.iter().map(|key| Key::decode(key).unwrap().ino()).collect();
+        let mut state = self.leader.shared(self.session(), &inos, "get")?;
+        let (copying, told) = self.leader.give(&mut state, self.session(), &inos);
+        let rows = keys.iter().map(|key| self.leader.series().get(key, AsOf::Now));
+        let rows = rows.collect::<Result<_, _>>()?;
+        drop(state);
+        tell(told);
+        Ok((rows, copying))
+    }
+
+    fn copy_page(
+        &self,
+        range: &KeyRange,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<(Page, Copying), FsError> {
+        let number: [u8; 8] = range.start[1..9].try_into().unwrap();
+        let inos = [Ino::new(u64::from_be_bytes(number)).unwrap()];
+        let mut state = self.leader.shared(self.session(), &inos, "scan")?;
+        let (copying, told) = self.leader.give(&mut state, self.session(), &inos);
+        let mut page = Page::default();
+        self.leader.series().scan(range, AsOf::Now, direction, &mut |key, row| {
+            collect(&mut page, limit, key, row)
+        })?;
+        drop(state);
+        tell(told);
+        Ok((page, copying))
+    }
+
+    fn copying(&self, _: bool) -> (Era, Duration) {
+        let state = self.leader.state.lock();
+        state.standing.get(&self.session()).copied().unwrap_or_default()
     }
 
     fn scan(

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::Barrier;
 use std::sync::mpsc::channel;
 use std::time::Duration;
+use std::time::Instant;
 use tsfs::env::SystemClock;
 use tsfs::tsdb_client::Client;
 use tsfs::tsdb_client::Handle;
@@ -107,6 +108,54 @@ fn what_one_did_the_other_sees_at_once() {
     assert_eq!(a.rmdir(CALLER, ROOT, b"d"), Err(FsError::NotEmpty));
     assert_eq!(names(&a, dir, true).len(), 1);
     assert_eq!(leader.outcomes("refused"), 0);
+}
+
+#[test]
+fn what_both_look_at_is_asked_for_once_and_again_after_a_change() {
+    let (leader, a, b) = two();
+    let dir = make(&a, ROOT, "d", FileKind::Directory).unwrap();
+    let ino = file(&a, dir, "f");
+    let look = |client: &Client| {
+        let found = client.lookup(ROOT, b"d", NOW).unwrap().ino;
+        assert_eq!(client.lookup(found, b"missing", NOW), Err(FsError::NotFound));
+        let attr = client.lookup(found, b"f", NOW).unwrap();
+        (attr.ino, attr.mode)
+    };
+    let asked = || leader.asked("get") + leader.asked("scan");
+    // The first time takes it from its owner; what was taken back at once rests for a while.
+    let settle = || {
+        let until = Instant::now() + Duration::from_secs(60);
+        let mut before = 0;
+        while asked() != before {
+            assert!(Instant::now() < until, "it is asked for each time");
+            before = asked();
+            assert_eq!(look(&a), look(&b));
+        }
+    };
+    assert_eq!((look(&b), look(&a)), ((ino, 0o644), (ino, 0o644)));
+    for mode in [0o600, 0o640] {
+        settle();
+        let before = asked();
+        for _ in 0..100 {
+            look(&a);
+            look(&b);
+        }
+        assert_eq!(asked(), before, "nothing has changed");
+        let set = SetAttr { mode: Some(mode), ..SetAttr::default() };
+        b.setattr(CALLER, ino, set).unwrap();
+        assert_eq!((look(&a), look(&b)), ((ino, mode), (ino, mode)));
+    }
+    // Who changes something by himself knows what he has made of it.
+    settle();
+    make(&a, dir, "first", FileKind::File).unwrap();
+    let before = asked();
+    for n in 0..50 {
+        make(&a, dir, &format!("g{n}"), FileKind::File).unwrap();
+        assert!(a.lookup(dir, format!("g{n}").as_bytes(), NOW).is_ok());
+    }
+    assert!(asked() - before <= 55, "{}", asked() - before);
+    assert_eq!(names(&b, dir, true).len(), 52);
+    assert!(leader.asked("take back") > 0);
 }
 
 #[test]

@@ -27,13 +27,16 @@ use tsfs::series::Version;
 use tsfs::types::AsOf;
 use tsfs::types::BatchSeq;
 use tsfs::types::BlockId;
+use tsfs::types::Era;
 use tsfs::types::FsError;
 use tsfs::types::Ino;
 use tsfs::types::NodeId;
 use tsfs::types::Roles;
 use tsfs::types::SessionId;
 use tsfs::types::Stamp;
+use tsfs::types::Term;
 use tsfs::types::Time;
+use tsfs::wire::Copying;
 use tsfs::wire::Page;
 use tsfs::wire::Recall;
 use tsfs::wire::Status;
@@ -88,6 +91,10 @@ fn whole() -> Whole {
     Whole { epoch: 4, after: SEQ, below: ino() }
 }
 
+fn copying() -> Copying {
+    Copying { era: Era { term: Term(12), turn: 3 }, lease_ms: 3000, inos: vec![ino()] }
+}
+
 fn lock() -> FileLock {
     FileLock { owner: u64::MAX - 1, first: 5, last: FileLock::LAST, exclusive: true, pid: 4321 }
 }
@@ -127,6 +134,10 @@ fn request_name(request: &Request) -> &'static str {
         Request::Behind => "behind",
         Request::Lacks => "lacks",
         Request::LastKnown(_) => "last known",
+        Request::Copy { .. } => "copy",
+        Request::CopyPage { .. } => "copy page",
+        Request::KeepCopies { .. } => "keep copies",
+        Request::GivenBack { .. } => "given back",
     }
 }
 
@@ -167,6 +178,10 @@ fn requests() -> Vec<Request> {
         Request::TableDone { lent: 1 },
         Request::Behind,
         Request::Lacks,
+        Request::Copy { session, keys: keys.clone() },
+        Request::CopyPage { session, range: range(), direction: Direction::Backward, limit },
+        Request::KeepCopies { session },
+        Request::GivenBack { session, number: 7 },
         Request::LastKnown(LastKnown::Rows { keys }),
         Request::LastKnown(LastKnown::Page {
             range: range(),
@@ -218,6 +233,9 @@ fn response_name(response: &Response) -> &'static str {
         Response::Cluster(_) => "cluster",
         Response::Joined(_) => "joined",
         Response::Table { .. } => "table",
+        Response::Copied { .. } => "copied",
+        Response::CopiedPage { .. } => "copied page",
+        Response::Copying(_) => "copying",
     }
 }
 
@@ -259,6 +277,12 @@ fn responses() -> Vec<Response> {
             node: Some(NODE),
         })),
         Response::Table { lent: 1, plan: bytes("plan") },
+        Response::Copied { rows: vec![Some(bytes("row")), None], copying: copying() },
+        Response::CopiedPage {
+            page: Page { rows: vec![(bytes("key"), bytes("row"))], more: true },
+            copying: copying(),
+        },
+        Response::Copying(copying()),
     ];
     let refused = Outcome::Refused { op: 2, error: FsError::Exists };
     let (held, applied, repeated) = (Outcome::Held(ino()), Outcome::Applied, Outcome::Repeated);
@@ -314,6 +338,7 @@ fn told_name(told: &Told) -> &'static str {
         Told::Whole(_) => "whole",
         Told::Ended { .. } => "ended",
         Told::Unlocked { .. } => "unlocked",
+        Told::TakeBack { .. } => "take back",
     }
 }
 
@@ -325,6 +350,8 @@ fn told() -> Vec<Told> {
         Told::Whole(whole()),
         Told::Ended { why: "it was not heard of".to_owned() },
         Told::Unlocked { ino: ino() },
+        Told::TakeBack { number: 7, inos: Some(vec![ino()]) },
+        Told::TakeBack { number: 8, inos: None },
     ]
 }
 
