@@ -157,6 +157,11 @@ impl Connection {
         self.link().send(Packet { form: Form::Tell, kind, id: 0, meta, tail }, Room::Refuse)
     }
 
+    /// What `send` asks and tells on this thread is written together. It must not wait for an answer.
+    pub fn together(&self, send: &mut dyn FnMut()) {
+        self.link().together(send);
+    }
+
     /// Closes it, for everybody who uses it. What waits to be sent is lost. Does not wait: see [`Connection::on_closed`].
     pub fn close(&self) {
         self.link().end(NetError::Closed("the connection was closed here".to_owned()));

@@ -65,18 +65,21 @@ thread_local! {
 }
 
 /// While this is there, what this thread sends on a link waits.
-struct Later;
+struct Later {
+    /// As it was before.
+    before: *const Link,
+}
 
 impl Later {
     fn begin(link: &Arc<Link>, later: bool) -> Later {
-        LATER.set(if later { Arc::as_ptr(link) } else { std::ptr::null() });
-        Later
+        let link = if later { Arc::as_ptr(link) } else { std::ptr::null() };
+        Later { before: LATER.replace(link) }
     }
 }
 
 impl Drop for Later {
     fn drop(&mut self) {
-        LATER.set(std::ptr::null());
+        LATER.set(self.before);
     }
 }
 
@@ -199,6 +202,17 @@ impl Link {
         let later = LATER.get() == Arc::as_ptr(self);
         let right = self.outbox.put(packet, room, later);
         self.write_if(right)
+    }
+
+    /// What `send` sends on this thread is written together, where nobody else writes meanwhile. It must not wait for an answer.
+    pub(super) fn together(self: &Arc<Self>, send: &mut dyn FnMut()) {
+        let later = Later::begin(self, true);
+        send();
+        drop(later);
+        if let Err(error) = self.write_if(self.outbox.claim()) {
+            // Whoever sent something is told so by the end of the connection.
+            tracing::debug!(%error, "what was to be sent together was not");
+        }
     }
 
     /// Writes where putting something gave the right to. Does not wait.

@@ -50,6 +50,9 @@ use std::time::Duration;
 const INOS_ASKED: u64 = 32_768;
 pub(super) const INOS_LOW: u64 = 16_384;
 
+/// Rows of one answer that may be hints.
+const HINTED_ROWS_MAX: usize = 16;
+
 /// The share of copies of what is nobody's in the bytes that rows may take besides.
 const COPIES_SHARE: u64 = 2;
 
@@ -241,8 +244,17 @@ impl Core {
             let result = run(&mut change);
             match (result, change.missed()) {
                 (Err(_), Some(missed @ (Missed::Fresh(_) | Missed::Direct))) => {
+                    let now = self.clock.steady();
+                    let guessed = |key: &Bytes| local.hints.get(key, now).is_some();
+                    let at_hand = match &missed {
+                        Missed::Fresh(keys) => keys.iter().all(guessed),
+                        _ => true,
+                    };
                     drop(local);
-                    self.obtain(missed, 0, &mut fresh)?;
+                    fresh.guess();
+                    if !at_hand {
+                        self.obtain(missed, 0, &mut fresh)?;
+                    }
                     return self.direct(uid, fresh, run);
                 }
                 (Err(_), Some(missed)) => {
@@ -304,13 +316,17 @@ impl Core {
         Asked { directs: local.directs, question: local.copies.ask() }
     }
 
-    /// Keeps what of an answer may be.
+    /// Keeps what of an answer may be, and a hint of the rest.
     pub(super) fn keep(&self, asked: Asked, (rows, copying): Answered) {
-        if copying.inos.is_empty() {
-            return;
-        }
+        let now = self.clock.steady();
         let mut local = self.local.lock();
-        local.copies.follow(self.server.copying(false), self.clock.steady());
+        // Listings are no hints.
+        if rows.len() <= HINTED_ROWS_MAX {
+            for (key, value) in &rows {
+                local.hints.note(key.clone(), value.clone(), now);
+            }
+        }
+        local.copies.follow(self.server.copying(false), now);
         local.copies.keep(asked.question, &copying, rows.into_iter());
     }
 

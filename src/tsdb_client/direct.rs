@@ -119,7 +119,9 @@ impl Core {
                 continue;
             }
             let behind = change.torn || (change.saw_own && fresh.is_behind(local.directs));
-            if result.is_err() && behind {
+            // What was guessed may be as wrong; where something is sent, that shows when it is applied.
+            let decided = result.is_err() || direct.batch.ops.is_empty();
+            if (result.is_err() && behind) || (decided && fresh.guesses()) {
                 drop((local, turn));
                 self.renew(&mut fresh, None)?;
                 continue;
@@ -258,11 +260,14 @@ impl Core {
         }
         match outcome? {
             (Outcome::Applied | Outcome::Repeated, stamp) => {
-                let mut of_others = Vec::new();
+                let (now, mut of_others) = (self.clock.steady(), Vec::new());
                 rows.demote(BatchSeq(0), |key, value| {
                     match inode_of(&key).is_some_and(|ino| local.own.keeps(ino)) {
                         true => self.rows.put(key, value),
-                        false => of_others.push((key, value)),
+                        false => {
+                            local.hints.note(key.clone(), value.clone(), now);
+                            of_others.push((key, value));
+                        }
                     }
                 });
                 local.copies.settle(Some(of_others));

@@ -22,6 +22,8 @@ const PAGE_ROWS: usize = 256;
 pub(super) struct Fresh {
     /// What somebody knows is asked for, as nobody can say what is so now.
     old: bool,
+    /// A direct change is tried on what was seen a moment ago.
+    guesses: bool,
     rows: BTreeMap<Bytes, Option<Bytes>>,
     scans: Vec<Scan>,
     /// What was known when they were asked for.
@@ -51,6 +53,15 @@ impl Fresh {
     /// For a call that only looks, and that is answered with what is known.
     pub(super) fn old() -> Fresh {
         Fresh { old: true, ..Fresh::default() }
+    }
+
+    /// For a direct change: the first attempt rests on hints where there are some.
+    pub(super) fn guess(&mut self) {
+        self.guesses = true;
+    }
+
+    pub(super) fn guesses(&self) -> bool {
+        self.guesses
     }
 
     pub(super) fn is_old(&self) -> bool {
@@ -108,8 +119,8 @@ impl Fresh {
             return Err(FsError::Io("the server told of other rows than were asked for".into()));
         }
         self.rows = keys.into_iter().zip(values).collect();
-        let rows = if copying.inos.is_empty() { BTreeMap::new() } else { self.rows.clone() };
-        Ok((rows.into_iter().collect(), copying))
+        let rows = self.rows.iter().map(|(key, value)| (key.clone(), value.clone()));
+        Ok((rows.collect(), copying))
     }
 
     /// Asks for all rows of a range, which an op has a bound on.
@@ -150,6 +161,7 @@ impl Fresh {
         asked: Asked,
     ) -> Result<Answered, FsError> {
         self.scans.clear();
+        self.guesses = false;
         self.ask(server, more.into_iter().collect(), asked)
     }
 }

@@ -28,6 +28,9 @@ const LIGHT_BYTES: u64 = 128 << 10;
 /// A block of no more contents travels inside its op, whatever they are.
 const TRAVELS_BYTES: usize = OP_PAYLOAD_BYTES_MAX / 2;
 
+/// Batches that a call sends together.
+const TOGETHER_MAX: usize = 8;
+
 /// Who drives the lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Driver {
@@ -115,8 +118,15 @@ impl Core {
                     None => return,
                 },
             };
-            while let Some(batch) = self.next_batch(driver) {
-                self.propose(batch);
+            match driver {
+                // What a call did before, and what it does now, are mostly two batches.
+                Driver::Call => {
+                    let mut more = true;
+                    while more {
+                        self.server.together(&mut || more = self.propose_some(driver));
+                    }
+                }
+                Driver::Flusher => while self.propose_some(driver) {},
             }
             drop(lane);
             let mut local = self.enter();
@@ -129,6 +139,17 @@ impl Core {
                 return;
             }
         }
+    }
+
+    /// Whether there may be more. Bounded, as a call's go together and none is answered before they are sent.
+    fn propose_some(&self, driver: Driver) -> bool {
+        for _ in 0..TOGETHER_MAX {
+            match self.next_batch(driver) {
+                Some(batch) => self.propose(batch),
+                None => return false,
+            }
+        }
+        true
     }
 
     fn next_batch(&self, driver: Driver) -> Option<ClosedBatch> {

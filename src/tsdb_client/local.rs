@@ -10,6 +10,7 @@ use crate::tsdb_client::copies::Copies;
 use crate::tsdb_client::crowd::Crowded;
 use crate::tsdb_client::direct::Sent;
 use crate::tsdb_client::dirty::Dirty;
+use crate::tsdb_client::hints::Hints;
 use crate::tsdb_client::journal::Told;
 use crate::tsdb_client::locks::Held;
 use crate::tsdb_client::overlay::Overlay;
@@ -37,6 +38,7 @@ const BATCH_OPS_MAX: usize = 8192;
 pub(super) struct Local {
     pub(super) own: Own,
     pub(super) copies: Copies,
+    pub(super) hints: Hints,
     /// Uncommitted rows with a history.
     pub(super) series: Overlay,
     /// Uncommitted rows without one.
@@ -209,6 +211,7 @@ impl Local {
         Local {
             own,
             copies,
+            hints: Hints::default(),
             series: Overlay::default(),
             state: Overlay::default(),
             demoted: BatchSeq(0),

@@ -22,6 +22,7 @@ mod dirty;
 mod ear;
 mod files;
 mod fresh;
+mod hints;
 mod journal;
 mod lane;
 mod listing;

@@ -284,7 +284,13 @@ impl<'v, 'a> View<'v, 'a> {
         let (Mode::Look(fresh) | Mode::Local(fresh) | Mode::Direct(fresh, _)) = &*self.mode else {
             unreachable!("what is sealed was owned when it was written");
         };
-        let Some(value) = fresh.get(key) else {
+        let guess = || match &*self.mode {
+            Mode::Direct(fresh, _) if fresh.guesses() => {
+                self.local.hints.get(key, self.core.clock.steady())
+            }
+            _ => None,
+        };
+        let Some(value) = fresh.get(key).or_else(guess) else {
             return self.miss(Missed::Fresh(vec![Bytes::copy_from_slice(key)]));
         };
         self.note_seen(key, value.as_deref());

@@ -196,6 +196,11 @@ pub trait Server: Send + Sync {
     /// run on any thread, before this returns or later; they must not wait, nor call the server.
     fn propose(&self, proposal: Proposal, durable: Durable, applied: Applied);
 
+    /// What `propose` proposes on this thread may go as one. It must not wait for what comes of any of it.
+    fn together(&self, propose: &mut dyn FnMut()) {
+        propose();
+    }
+
     /// A row, as applied so far.
     ///
     /// # Errors

@@ -189,6 +189,13 @@ impl Server for Remote {
         self.stream.propose(&self.links, proposal, durable, applied);
     }
 
+    fn together(&self, propose: &mut dyn FnMut()) {
+        match self.links.leader() {
+            Some(link) => link.connection(Lane::Bulk).together(propose),
+            None => propose(),
+        }
+    }
+
     fn get(&self, key: &[u8], at: AsOf) -> Result<Option<Bytes>, FsError> {
         let keys = vec![Bytes::copy_from_slice(key)];
         let request = Request::Get { session: self.session(), keys, at };
