@@ -9,10 +9,13 @@ use bytes::Bytes;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::mpsc;
 use std::time::Duration;
 use tempfile::TempDir;
+use tsfs::env::Clock;
 use tsfs::env::SystemClock;
+use tsfs::meta::key;
 use tsfs::meta::record::Invited;
 use tsfs::net::Bounds;
 use tsfs::net::Credentials;
@@ -45,6 +48,10 @@ use tsfs::types::FileKind;
 use tsfs::types::FsError;
 use tsfs::types::Ino;
 use tsfs::types::Roles;
+use tsfs::wire::Listener;
+use tsfs::wire::Recall;
+use tsfs::wire::Server;
+use tsfs::wire::Whole;
 use tsfs::wire::cluster::Answer;
 use tsfs::wire::cluster::Ask;
 use tsfs::wire::cluster::Joiner;
@@ -194,6 +201,11 @@ impl Cluster {
     }
 
     fn client(&self, name: &str) -> Arc<Client> {
+        let options = tsfs::tsdb_client::Options { name: name.to_owned(), ..Default::default() };
+        Client::open(self.remote(name), SystemClock::shared(), options).unwrap()
+    }
+
+    fn remote(&self, name: &str) -> Arc<Remote> {
         let ask = Ask::Certificate { name: name.to_owned(), valid_s: 3600 };
         let Answer::Certificate { text, .. } = self.ask(self.leader(), &ask) else {
             panic!("no certificate")
@@ -204,9 +216,7 @@ impl Cluster {
             when_down: WhenDown::Eio(LONG),
             credentials: Credentials::new(SystemClock::shared(), material),
         };
-        let remote = Remote::connect(options, SystemClock::shared()).unwrap();
-        let options = tsfs::tsdb_client::Options { name: name.to_owned(), ..Default::default() };
-        Client::open(remote, SystemClock::shared(), options).unwrap()
+        Remote::connect(options, SystemClock::shared()).unwrap()
     }
 }
 
@@ -289,4 +299,63 @@ fn what_was_synced_outlives_any_node() {
         assert_eq!(read(&other, &format!("after-{round}")), b"unsynced");
     }
     other.close().unwrap();
+}
+
+/// A mount that keeps what it is asked for until the test answers.
+struct Slow(Mutex<mpsc::Sender<TakenBack>>);
+
+type TakenBack = (Option<Vec<Ino>>, Box<dyn FnOnce() + Send>);
+
+impl Listener for Slow {
+    fn recall(&self, _: Recall) {}
+
+    fn flush(&self, done: Box<dyn FnOnce() + Send>) {
+        done();
+    }
+
+    fn whole(&self, _: Whole) {}
+
+    fn take_back(&self, inos: Option<Vec<Ino>>, done: Box<dyn FnOnce() + Send>) {
+        // Said again where the test has heard enough.
+        let _ = self.0.lock().unwrap().send((inos, done));
+    }
+
+    fn ended(&self, _: &str) {}
+}
+
+#[test]
+fn nothing_is_changed_of_which_another_mount_may_still_answer() {
+    let cluster = Cluster::new(&Contents::new());
+    let (client, slow) = (cluster.client("one"), cluster.remote("slow"));
+    let (tell, asked) = mpsc::channel();
+    slow.open_session("slow", Arc::new(Slow(Mutex::new(tell)))).unwrap();
+    let key = Bytes::copy_from_slice(&key::inode(Ino::ROOT));
+    let root = || slow.get(&key, AsOf::Now).unwrap();
+    let copied = || {
+        until("it may keep the root", || {
+            // Who comes to a leader that is new is asked for everything first.
+            asked.try_iter().for_each(|(_, done): TakenBack| done());
+            slow.copy_all(&[key.clone()]).unwrap().1.inos == [Ino::ROOT]
+        });
+        root()
+    };
+    let before = copied();
+    std::thread::scope(|scope| {
+        let made = scope.spawn(|| create(&client, "first").unwrap());
+        let (inos, done) = asked.recv_timeout(LONG).unwrap();
+        assert_eq!(inos.as_deref(), Some(&[Ino::ROOT][..]));
+        // Whatever had entered the log is applied by now.
+        slow.barrier().unwrap();
+        assert_eq!(root(), before);
+        assert!(slow.copy_all(&[key.clone()]).unwrap().1.inos.is_empty(), "it is about to change");
+        done();
+        made.join().unwrap();
+    });
+    assert_ne!(root(), before);
+    // One that does not answer is waited for until its time is over, as it knows itself.
+    let before = copied();
+    create(&client, "second").unwrap();
+    assert!(slow.copying(false).1 <= SystemClock.steady());
+    assert_ne!(root(), before);
+    client.close().unwrap();
 }
