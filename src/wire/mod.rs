@@ -9,6 +9,7 @@ pub mod greeting;
 pub mod message;
 pub mod packet;
 pub mod quorum;
+pub mod refused;
 
 use crate::meta::op::Op;
 use crate::meta::op::Outcome;

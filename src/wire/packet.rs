@@ -122,6 +122,14 @@ impl Packet {
 const _: () = assert!(META_BYTES_MAX == TAIL_BYTES_MAX, "one limit is named in the error");
 const _: () = assert!(META_BYTES_MAX <= u32::MAX as usize, "a length fits in four bytes");
 
+/// How many bytes follow a packet's header.
+///
+/// # Errors
+/// Where it is none, or says that a part has more than `limit` bytes.
+pub fn bytes_behind(header: &[u8; HEADER_BYTES], limit: usize) -> Result<usize, BadPacket> {
+    Header::decode(header, limit).map(|header| header.meta_bytes + header.tail_bytes)
+}
+
 #[derive(Clone, Copy)]
 struct Header {
     form: Form,
