@@ -72,7 +72,7 @@ sim: deps ## The simulated cluster: one seed (SEED=) or so many from the first o
 	$(if $(SEED),TSFS_SIM_SEED=$(SEED),TSFS_SIM_SEEDS=$(or $(SEEDS),200)) $(CARGO) test --locked --test sim -- --nocapture
 
 fixture: deps ## A store of the present format, and the messages, for tests/fixtures: once for each, before its release
-	$(CARGO) test --locked --test it format:: -- --ignored
+	$(CARGO) test --locked --test it make_the_fixture -- --ignored
 
 run: build ## Mount a store (MNT=, STORE= choose where) and say what to try
 	@mount-scripts/try.sh "$(TSFS)" "$(STORE)" "$(MNT)"

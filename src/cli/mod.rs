@@ -24,6 +24,7 @@ mod marks;
 mod mount;
 mod node;
 mod purge;
+mod refused;
 mod restore;
 mod retention;
 mod status;
@@ -121,6 +122,7 @@ enum Command {
     Cluster(cluster::Args),
     Clients(clients::Args),
     Locks(locks::Args),
+    Refused(refused::Args),
     Fsck(fsck::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -233,6 +235,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Cluster(args) => cluster::run(&args, context),
         Command::Clients(args) => clients::run(&args, context),
         Command::Locks(args) => locks::run(&args, context),
+        Command::Refused(args) => refused::run(&args, context),
         Command::Fsck(args) => fsck::run(&args, context),
         Command::Completions(args) => completions::run(&args, context),
         Command::Man(args) => man::run(&args, context),

@@ -3,6 +3,7 @@
 //! An op is complete: it names inode numbers, owners and times, so that applying it needs neither a clock nor a
 //! choice. Variants are only ever added at the end (postcard numbers them); `docs/format.md` lists them.
 
+mod about;
 mod cluster;
 mod touch;
 

@@ -2,6 +2,7 @@
 //!
 //! Not here: anything that changes something.
 
+use crate::tsdb_client::SaveTo;
 use crate::types::Attr;
 use crate::types::FileKind;
 use crate::types::Ino;
@@ -34,6 +35,8 @@ pub struct Options {
     pub workers: usize,
     /// Who mounted: may do, besides root, what needs the owner of the mount.
     pub owner: u32,
+    /// Where work is saved that programs saw succeed and the store does not take; nowhere where it is none.
+    pub refused: Option<SaveTo>,
 }
 
 impl Default for Options {
@@ -49,6 +52,7 @@ impl Default for Options {
             compression: Compression::Auto,
             workers: 2,
             owner: 0,
+            refused: None,
         }
     }
 }

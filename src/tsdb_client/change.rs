@@ -5,6 +5,7 @@
 use crate::meta::key;
 use crate::meta::key::KeyBytes;
 use crate::meta::op::Op;
+use crate::meta::record::Dirent;
 use crate::meta::record::Inode;
 use crate::meta::record::Record;
 use crate::series::Present;
@@ -168,6 +169,9 @@ impl<'a> Change<'a> {
         let value_bytes = if let Op::SetXattr { value, .. } = &op { value.len() } else { 0 };
         let (core, bytes) = (self.core, OP_BYTES + value_bytes as u64);
         self.view(|view| core.rules.apply(view, core.session, &op))?;
+        if core.saves() {
+            self.note_path(&op);
+        }
         if !self.is_direct() {
             core.journal.hold(bytes);
         }
@@ -177,6 +181,22 @@ impl<'a> Change<'a> {
         batch.push(op, by);
         CLIENT_OPS.add(1);
         Ok(())
+    }
+
+    /// The name that an op gave.
+    fn note_path(&self, op: &Op) {
+        let (dir, name) = match op {
+            Op::Create { dir, name, .. } | Op::Link { dir, name, .. } => (*dir, name),
+            Op::Rename { new_dir, new_name, .. } => (*new_dir, new_name),
+            _ => return,
+        };
+        let key = key::dirent(dir, self.core.rules.names().of(name), name);
+        // The op has put it.
+        if let Some(Some(row)) = self.put(&key)
+            && let Ok(dirent) = Dirent::from_row(&key, &row)
+        {
+            self.core.paths.note(dir, name, dirent.ino);
+        }
     }
 
     /// Runs an op that tells of contents: whoever wrote them last made it, though somebody else may have it sent.

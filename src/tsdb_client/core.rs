@@ -17,13 +17,16 @@ use crate::tsdb_client::fresh::Answered;
 use crate::tsdb_client::fresh::Asked;
 use crate::tsdb_client::fresh::Fresh;
 use crate::tsdb_client::journal::Journal;
+use crate::tsdb_client::local::ClosedBatch;
 use crate::tsdb_client::local::Local;
 use crate::tsdb_client::locks;
 use crate::tsdb_client::locks::OnUnlock;
 use crate::tsdb_client::own::Own;
 use crate::tsdb_client::own::Right;
+use crate::tsdb_client::paths::Paths;
 use crate::tsdb_client::patience::may_wait;
 use crate::tsdb_client::pool::Pool;
+use crate::tsdb_client::refused::Saved;
 use crate::tsdb_client::rows::Rows;
 use crate::tsdb_client::view::Fetch;
 use crate::tsdb_client::view::Missed;
@@ -33,6 +36,7 @@ use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::SessionId;
+use crate::types::Stamp;
 use crate::types::Time;
 use crate::wire::Server;
 use crate::wire::Welcome;
@@ -41,6 +45,7 @@ use parking_lot::Condvar;
 use parking_lot::Mutex;
 use parking_lot::MutexGuard;
 use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
@@ -71,6 +76,8 @@ pub(super) struct Core {
     pub(super) session: SessionId,
     pub(super) epoch: u64,
     pub(super) store: String,
+    /// When the session began, by this machine's clock.
+    pub(super) opened: Stamp,
     pub(super) rules: Rules,
     pub(super) rows: Rows,
     pub(super) blocks: Arc<Blocks>,
@@ -94,6 +101,12 @@ pub(super) struct Core {
     pub(super) late_turn: Mutex<()>,
     /// Held by whoever proposes.
     pub(super) lane: Mutex<()>,
+    /// What the lane's holder is at; where something was lost, also what it gave up. Locked inside `local`, and outside `progress`.
+    pub(super) leaving: Mutex<VecDeque<ClosedBatch>>,
+    /// Names for a file of refused work.
+    pub(super) paths: Paths,
+    /// What became of the work that was refused.
+    pub(super) saved: OnceLock<Saved>,
     /// The last direct batch that was proposed. Read and written with the lane held.
     pub(super) last_direct: AtomicU64,
     /// The latest instant that nothing can be stamped before any more, as far as is known.
@@ -119,6 +132,7 @@ impl Core {
             session: welcome.session,
             epoch: welcome.epoch,
             store: welcome.store,
+            opened: clock.wall(),
             rules: Rules::new(welcome.hash_key),
             rows: Rows::new(options.row_cache_bytes),
             blocks: Arc::new(Blocks::new(options.block_cache_bytes, server.clone())),
@@ -135,6 +149,9 @@ impl Core {
             late_unlocks: Mutex::default(),
             late_turn: Mutex::new(()),
             lane: Mutex::new(()),
+            leaving: Mutex::default(),
+            paths: Paths::new(options.refused.is_some()),
+            saved: OnceLock::new(),
             last_direct: AtomicU64::new(0),
             readable: AtomicU64::new(0),
             server,

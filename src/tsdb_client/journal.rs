@@ -5,12 +5,15 @@
 
 use crate::meta::op::Outcome;
 use crate::tsdb_client::Synced;
+use crate::tsdb_client::pending::Pending;
 use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::Stamp;
+use bytes::Bytes;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
@@ -52,6 +55,15 @@ pub(super) fn loss(told: Option<&Told>, why: &str) -> FsError {
     }
 }
 
+/// A batch that was proposed and is not known to be applied, for whoever has to save it.
+pub(super) struct Sent {
+    pub(super) seq: BatchSeq,
+    /// As it was proposed: whoever proposed it holds the same bytes.
+    pub(super) batch: Bytes,
+    /// The contents that it names and does not carry.
+    pub(super) pending: Vec<Arc<Pending>>,
+}
+
 #[derive(Default)]
 struct Progress {
     durable: BatchSeq,
@@ -65,6 +77,10 @@ struct Progress {
     settled: BTreeMap<BatchSeq, Vec<Settled>>,
     /// What came of the last direct batch.
     answer: Option<(BatchSeq, Outcome, Stamp)>,
+    /// In order.
+    sent: VecDeque<Sent>,
+    /// Nothing is lost any more: the client has closed.
+    finished: bool,
 }
 
 impl Progress {
@@ -90,6 +106,8 @@ type Settled = Box<dyn FnOnce() + Send>;
 pub(super) struct Journal {
     progress: Mutex<Progress>,
     changed: Condvar,
+    /// Who waits for a loss waits here: it is seldom, and everything else is often.
+    over: Condvar,
     /// As in `progress`, for those who only want to know whether something happened.
     applied: AtomicU64,
     lost: AtomicBool,
@@ -205,7 +223,11 @@ impl Journal {
         let next = BatchSeq(progress.applied.0 + 1);
         let later = progress.settled.split_off(&next);
         let settled = std::mem::replace(&mut progress.settled, later);
+        let done = progress.sent.partition_point(|sent| sent.seq < next);
+        let done: Vec<Sent> = progress.sent.drain(..done).collect();
         drop(progress);
+        // Not under the lock: it may be much.
+        drop(done);
         self.changed.notify_all();
         synced.into_iter().for_each(|waiter| waiter.answer(None));
         settled.into_values().flatten().for_each(|settled| settled());
@@ -272,6 +294,7 @@ impl Journal {
             tracing::error!(why, durable = progress.durable.0, "changes were lost");
             progress.lost = Some(why.to_owned());
             self.lost.store(true, Release);
+            self.over.notify_all();
         }
         let waiters = std::mem::take(&mut progress.waiters);
         let settled = std::mem::take(&mut progress.settled);
@@ -279,6 +302,32 @@ impl Journal {
         self.changed.notify_all();
         waiters.into_values().flatten().for_each(|waiter| waiter.answer(Some(why)));
         settled.into_values().flatten().for_each(|settled| settled());
+    }
+
+    /// A batch is about to be proposed.
+    pub(super) fn keep(&self, sent: Sent) {
+        self.progress.lock().sent.push_back(sent);
+    }
+
+    /// The last batch that is known to be applied, and all that were proposed and are not.
+    pub(super) fn take_sent(&self) -> (BatchSeq, Vec<Sent>) {
+        let mut progress = self.progress.lock();
+        (progress.applied, progress.sent.drain(..).collect())
+    }
+
+    /// Waits until something is lost, and says why; `None` where the client has closed and nothing was.
+    pub(super) fn await_loss(&self) -> Option<String> {
+        let mut progress = self.progress.lock();
+        while progress.lost.is_none() && !progress.finished {
+            self.over.wait(&mut progress);
+        }
+        progress.lost.clone()
+    }
+
+    /// The client has closed.
+    pub(super) fn finish(&self) {
+        self.progress.lock().finished = true;
+        self.over.notify_all();
     }
 
     /// Waits until batch `seq` is applied.

@@ -9,6 +9,7 @@ use crate::meta::op::Piece;
 use crate::telemetry::counter::CLIENT_BATCHES;
 use crate::tsdb_client::change::Change;
 use crate::tsdb_client::core::Core;
+use crate::tsdb_client::journal::Sent;
 use crate::tsdb_client::local::ClosedBatch;
 use crate::tsdb_client::local::Local;
 use crate::tsdb_client::local::OpenBatch;
@@ -38,6 +39,13 @@ pub(super) enum Driver {
     Call,
     /// The flusher.
     Flusher,
+}
+
+/// The batch that is proposed next.
+struct Next {
+    seq: BatchSeq,
+    bytes: u64,
+    pending: Vec<Arc<Pending>>,
 }
 
 impl Core {
@@ -145,14 +153,14 @@ impl Core {
     fn propose_some(&self, driver: Driver) -> bool {
         for _ in 0..TOGETHER_MAX {
             match self.next_batch(driver) {
-                Some(batch) => self.propose(batch),
+                Some(next) => self.propose(next),
                 None => return false,
             }
         }
         true
     }
 
-    fn next_batch(&self, driver: Driver) -> Option<ClosedBatch> {
+    fn next_batch(&self, driver: Driver) -> Option<Next> {
         let mut local = self.enter();
         if local.closed.is_empty() && local.asked {
             self.close_open(&mut local);
@@ -166,13 +174,20 @@ impl Core {
         let behind = self.journal.applied() < BatchSeq(self.last_direct.load(Relaxed));
         match driver {
             Driver::Call if !light || behind => None,
-            _ => local.closed.pop_front(),
+            _ => {
+                let batch = local.closed.pop_front()?;
+                let next =
+                    Next { seq: batch.seq, bytes: batch.bytes, pending: batch.pending.clone() };
+                // Before the lock is let go of: whoever looks for what is not applied misses nothing.
+                self.leaving.lock().push_back(batch);
+                Some(next)
+            }
         }
     }
 
     /// Gives a batch to the server. The lane is held.
-    fn propose(&self, batch: ClosedBatch) {
-        let ClosedBatch { seq, mut ops, by, bytes, pending, direct } = batch;
+    fn propose(&self, next: Next) {
+        let Next { seq, bytes, pending } = next;
         // Nothing goes behind a direct batch before it is known what came of it: of one batch only, the last, the store
         // remembers that, for whoever has to ask again.
         let before = BatchSeq(self.last_direct.load(Relaxed));
@@ -180,21 +195,23 @@ impl Core {
             self.journal.await_answer(before);
         }
         let packed = match self.journal.check() {
-            Ok(()) => self.pack(&mut ops, &pending),
+            Ok(()) => self.pack(&pending),
             Err(lost) => Err(lost),
         };
-        if let Err(error) = packed {
-            self.journal.let_go(bytes);
-            self.journal.lose(&error.to_string());
-            return;
-        }
-        let count = u32::try_from(ops.len()).expect("a batch has a bounded number of ops");
-        let is_direct = direct.is_some();
-        if is_direct {
-            self.last_direct.store(seq.0, Relaxed);
-        }
-        let batch = Batch { session: self.session, seq, epoch: self.epoch, by, ops, direct };
-        let proposal = Proposal { session: self.session, seq, ops: count, batch: batch.encode() };
+        let taken = packed.map(|places| self.take_leaving(seq, &places));
+        let (is_direct, proposal) = match taken {
+            Ok(Some(taken)) => taken,
+            failed => {
+                self.journal.let_go(bytes);
+                if let Err(error) = failed {
+                    self.journal.lose(&error.to_string());
+                }
+                if !self.saves() {
+                    self.leaving.lock().clear();
+                }
+                return;
+            }
+        };
         CLIENT_BATCHES.add(1);
         let (for_durable, for_applied) = (self.journal.clone(), self.journal.clone());
         self.server.propose(
@@ -207,28 +224,37 @@ impl Core {
         );
     }
 
-    /// Puts the contents of a batch where they go: small ones into its ops, large ones to the server, durably.
-    fn pack(&self, ops: &mut [Op], pending: &[Arc<Pending>]) -> Result<(), FsError> {
-        let mut next = pending.iter();
-        let mut any_put = false;
-        let level = self.options.compression.level(self.pool.is_behind());
-        let pieces = ops.iter_mut().filter_map(|op| match op {
-            Op::Write { pieces, .. } => Some(pieces),
-            _ => None,
-        });
-        for piece in pieces.flatten() {
-            let Piece::Block { block, len } = *piece else { continue };
-            let pending = next.next().expect("each block of a batch is pending, in order");
-            assert_eq!(pending.id, block, "contents belong to the piece that names them");
-            match pending.pack(&*self.server, level)? {
-                Where::Here(frame) => *piece = Piece::Payload { block, frame, len },
-                Where::Put => any_put = true,
-            }
+    /// A batch as it goes to the server; whether it is a direct one. `None` where it was given up and somebody else has it.
+    fn take_leaving(&self, seq: BatchSeq, places: &[Where]) -> Option<(bool, Proposal)> {
+        let mut leaving = self.leaving.lock();
+        let at = leaving.iter().position(|batch| batch.seq == seq)?;
+        let ClosedBatch { mut ops, by, mut pending, direct, .. } = leaving.remove(at)?;
+        let count = u32::try_from(ops.len()).expect("a batch has a bounded number of ops");
+        let is_direct = direct.is_some();
+        if is_direct {
+            self.last_direct.store(seq.0, Relaxed);
         }
-        if any_put {
+        place(&mut ops, &pending, places);
+        let batch = Batch { session: self.session, seq, epoch: self.epoch, by, ops, direct };
+        let batch = batch.encode();
+        if self.saves() {
+            let mut places = places.iter();
+            pending.retain(|_| matches!(places.next(), Some(Where::Put)));
+            // Still under the lock: at no moment it is in neither place.
+            self.journal.keep(Sent { seq, batch: batch.clone(), pending });
+        }
+        Some((is_direct, Proposal { session: self.session, seq, ops: count, batch }))
+    }
+
+    /// Puts the contents of a batch where they go: small ones into frames for its ops, large ones to the server, durably.
+    fn pack(&self, pending: &[Arc<Pending>]) -> Result<Vec<Where>, FsError> {
+        let level = self.options.compression.level(self.pool.is_behind());
+        let pack = |pending: &Arc<Pending>| pending.pack(&*self.server, level);
+        let places = pending.iter().map(pack).collect::<Result<Vec<Where>, FsError>>()?;
+        if places.iter().any(|place| matches!(place, Where::Put)) {
             self.server.sync_blocks()?;
         }
-        Ok(())
+        Ok(places)
     }
 
     /// The flusher's life: closes batches at the end of their window, and drives the lane for others.
@@ -278,5 +304,22 @@ impl Core {
             .min()
             .map(|since| since + self.options.version_every);
         window.into_iter().chain(versions).min()
+    }
+}
+
+/// Puts the frames of small contents into the ops that name them.
+fn place(ops: &mut [Op], pending: &[Arc<Pending>], places: &[Where]) {
+    let mut next = pending.iter().zip(places);
+    let pieces = ops.iter_mut().filter_map(|op| match op {
+        Op::Write { pieces, .. } => Some(pieces),
+        _ => None,
+    });
+    for piece in pieces.flatten() {
+        let Piece::Block { block, len } = *piece else { continue };
+        let (pending, place) = next.next().expect("each block of a batch is pending, in order");
+        assert_eq!(pending.id, block, "contents belong to the piece that names them");
+        if let Where::Here(frame) = place {
+            *piece = Piece::Payload { block, frame: frame.clone(), len };
+        }
     }
 }

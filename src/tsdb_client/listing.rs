@@ -46,6 +46,7 @@ impl Client {
             for ((name, Dirent { ino, kind }, cookie), attr) in found.iter().zip(attrs) {
                 // Removed since the entry was read.
                 let Some(attr) = attr else { continue };
+                self.core.paths.note(dir, name, *ino);
                 let (ino, kind, cookie, attr) = (*ino, *kind, *cookie, Some(attr));
                 if visit(DirEntry { name, ino, kind, cookie, attr }).is_break() {
                     return Ok(());

@@ -34,6 +34,7 @@ mod orphans;
 mod overlay;
 mod own;
 mod past;
+mod paths;
 pub mod patience;
 mod pending;
 pub mod permission;
@@ -41,6 +42,7 @@ mod pool;
 mod ranges;
 mod reader;
 mod recall;
+mod refused;
 pub mod remote;
 mod rows;
 mod seal;
@@ -65,6 +67,8 @@ pub use api::VALID_MAX;
 pub use api::Wait;
 pub use locks::Locking;
 pub use locks::OnUnlock;
+pub use refused::ENDING as REFUSED_ENDING;
+pub use refused::SaveTo;
 
 pub use crate::meta::lock::FileLock;
 pub use crate::meta::op::RenameHow;
@@ -102,6 +106,8 @@ pub struct Client {
     flusher: Mutex<Option<JoinHandle<()>>>,
     /// Where others may remove files that are open here.
     orphans: Mutex<Option<JoinHandle<()>>>,
+    /// Where refused work is to be saved.
+    saver: Mutex<Option<JoinHandle<()>>>,
     forget: Mutex<Option<Forget>>,
     /// What closing came to; held while it is under way.
     closed: Mutex<Option<Result<(), FsError>>>,
@@ -154,11 +160,17 @@ impl Client {
         let orphans = (!core.near)
             .then(|| start("tsfs-orphans", move || for_orphans.look_after_orphans()))
             .transpose()?;
+        let for_saver = core.clone();
+        let saver = core
+            .saves()
+            .then(|| start("tsfs-refused", move || for_saver.save_when_lost()))
+            .transpose()?;
+        let saver = Mutex::new(saver);
         let (listener, flusher) = (Mutex::new(Some(listener)), Mutex::new(Some(flusher)));
         let orphans = Mutex::new(orphans);
         let forget = Mutex::new(Some(Forget { queue, thread }));
         let closed = Mutex::default();
-        Ok(Arc::new(Client { core, ear, listener, flusher, orphans, forget, closed }))
+        Ok(Arc::new(Client { core, ear, listener, flusher, orphans, saver, forget, closed }))
     }
 
     /// Sends everything, waits until it is durable, ends the session. Every later change answers `Closing`. A second
@@ -193,9 +205,18 @@ impl Client {
             // The flusher may be waiting for nodes that are away.
             self.core.server.abandon();
         }
+        if let Err(error) = &ended
+            && self.core.journal.applied() < last
+        {
+            self.core.journal.lose(&error.to_string());
+        }
         self.core.stop();
         if flusher.join().is_err() {
             tracing::error!("the flusher panicked");
+        }
+        self.core.journal.finish();
+        if let Some(saver) = self.saver.lock().take() {
+            let _ = saver.join();
         }
         if let Some(orphans) = self.orphans.lock().take() {
             // A thread that panicked said so itself.

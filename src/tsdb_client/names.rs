@@ -126,6 +126,7 @@ impl Client {
         // In one hold of the lock: whatever moves meanwhile, a name has its inode.
         self.core.look(|change| {
             let dirent = change.dirent(dir, name)?.ok_or(FsError::NotFound)?;
+            change.core.paths.note(dir, name, dirent.ino);
             change.attr(dirent.ino).map_err(|error| match error {
                 FsError::Stale if !change.is_short() => {
                     let ino = dirent.ino;

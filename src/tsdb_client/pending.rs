@@ -52,6 +52,14 @@ impl Pending {
         self.len
     }
 
+    /// All of them, in one piece.
+    pub(super) fn raw(&self) -> Bytes {
+        match &self.raw[..] {
+            [raw] => raw.clone(),
+            parts => parts.concat().into(),
+        }
+    }
+
     /// Copies `out.len()` bytes from `offset` on, which are inside.
     pub(super) fn copy(&self, offset: u32, mut out: &mut [u8]) {
         let mut skip = offset as usize;
@@ -95,10 +103,7 @@ impl Pending {
     }
 
     fn pack_and_put(&self, server: &dyn Server, level: i32) -> Result<Where, FsError> {
-        let frame = match &self.raw[..] {
-            [raw] => Frame::pack(raw, level),
-            parts => Frame::pack(&parts.concat().into(), level),
-        };
+        let frame = Frame::pack(&self.raw(), level);
         CLIENT_STORED.add(frame.len() as u64);
         if frame.len() <= OP_PAYLOAD_BYTES_MAX {
             return Ok(Where::Here(frame.to_bytes()));

@@ -19,6 +19,7 @@ use crate::types::Ino;
 use crate::types::OP_PAYLOAD_BYTES_MAX;
 use crate::types::REGION_BYTES;
 use crate::types::Region;
+use crate::types::SessionId;
 use crate::types::Time;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -98,25 +99,11 @@ impl Change<'_> {
     /// One op for bytes without a gap. They count as held already.
     pub(super) fn seal_run(&mut self, ino: Ino, run: &[Part], time: Time) -> Result<(), FsError> {
         let offset = run.first().expect("a run has parts").start;
-        let mut blocks = Vec::new();
-        let mut next = self.local.next_block;
-        let mut pieces = Vec::new();
-        for cell in cells(run) {
-            let len: usize = cell.iter().map(Bytes::len).sum();
-            if len <= INLINE_BYTES_MAX {
-                let bytes = if cell.len() == 1 { cell[0].clone() } else { cell.concat().into() };
-                pieces.push(Piece::Inline(bytes));
-                continue;
-            }
-            let block = BlockId { session: self.core.session, number: next };
-            next += 1;
-            pieces.push(Piece::Block { block, len: len as u32 });
-            blocks.push(Arc::new(Pending::new(block, cell)));
-        }
+        let (pieces, blocks) = pieces(self.core.session, self.local.next_block, run);
         let write = Op::Write { ino, offset, pieces, clear_suid: false, time };
         self.run_for_writer(ino, write)?;
         self.batch().bytes += run.iter().map(|part| part.bytes.len() as u64).sum::<u64>();
-        self.local.next_block = next;
+        self.local.next_block += blocks.len() as u64;
         for block in blocks {
             self.add_pending(block);
         }
@@ -139,8 +126,29 @@ impl Change<'_> {
     }
 }
 
+/// What a run is in an op, and the contents of it that are blocks: numbered in the session from `next` on.
+pub(super) fn pieces(
+    session: SessionId,
+    next: u64,
+    run: &[Part],
+) -> (Vec<Piece>, Vec<Arc<Pending>>) {
+    let (mut pieces, mut blocks) = (Vec::new(), Vec::new());
+    for cell in cells(run) {
+        let len: usize = cell.iter().map(Bytes::len).sum();
+        if len <= INLINE_BYTES_MAX {
+            let bytes = if cell.len() == 1 { cell[0].clone() } else { cell.concat().into() };
+            pieces.push(Piece::Inline(bytes));
+            continue;
+        }
+        let block = BlockId { session, number: next + blocks.len() as u64 };
+        pieces.push(Piece::Block { block, len: len as u32 });
+        blocks.push(Arc::new(Pending::new(block, cell)));
+    }
+    (pieces, blocks)
+}
+
 /// Groups parts that follow each other without a gap, none longer than one op may be.
-fn runs(parts: Vec<Part>) -> Vec<Vec<Part>> {
+pub(super) fn runs(parts: Vec<Part>) -> Vec<Vec<Part>> {
     let mut runs: Vec<Vec<Part>> = Vec::new();
     for part in parts {
         match runs.last_mut() {

@@ -30,6 +30,7 @@ pub struct Settings {
     pub mount_linger: Duration,
     /// Whether users other than the one who mounts may enter. `None`: if it is root.
     pub mount_allow_other: Option<bool>,
+    pub mount_refused: RefusedTo,
     /// Bytes of rows and contents that a mount keeps in memory.
     pub cache_client: u64,
     /// Bytes of table blocks that the store keeps in memory.
@@ -73,6 +74,15 @@ pub enum LogTarget {
     File(PathBuf),
 }
 
+/// Where a mount saves work that was refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RefusedTo {
+    /// A directory of the machine, or of the user's state.
+    Auto,
+    Nowhere,
+    Dir(PathBuf),
+}
+
 impl Settings {
     /// Reads every source; of two that set the same, the later one named in [`Sources`] wins.
     ///
@@ -102,6 +112,11 @@ impl Settings {
             mount_threads: values.number("mount.threads") as u32,
             mount_linger: Duration::from_nanos(values.number("mount.linger")),
             mount_allow_other: values.text("mount.allow-other").parse().ok(),
+            mount_refused: match values.text("mount.refused").as_str() {
+                "auto" => RefusedTo::Auto,
+                "off" => RefusedTo::Nowhere,
+                path => RefusedTo::Dir(PathBuf::from(path)),
+            },
             cache_client: values.number("cache.client"),
             cache_table: values.number("cache.table"),
             write_window: Duration::from_nanos(values.number("write.window")),

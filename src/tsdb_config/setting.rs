@@ -92,6 +92,14 @@ pub const SETTINGS: &[Setting] = &[
                auto: if it is root. Others need user_allow_other in /etc/fuse.conf.",
     },
     Setting {
+        key: "mount.refused",
+        kind: Kind::Text,
+        default: "auto",
+        help: "Where a cluster's mount saves what its programs had done and the cluster did not take, as after its session \
+               was ended: a directory, or off; auto: /var/lib/tsfs/refused for root, else tsfs/refused in \
+               XDG_STATE_HOME or ~/.local/state.",
+    },
+    Setting {
         key: "cache.client",
         kind: Kind::Size(16 * MIB, 1024 * GIB),
         default: "256MiB",

@@ -11,6 +11,8 @@ mod locks;
 mod model;
 /// Two clients on one tree, each under a kernel's mount.
 mod mounts;
+/// Work that the store does not take any more.
+mod refused;
 /// A server in memory that can be lost: proposals that are not durable go, and blocks that were not synced.
 mod server;
 /// Two clients on one tree.

@@ -42,5 +42,7 @@ mod objects;
 mod place;
 /// Who may not enter.
 mod refused;
+/// Mounts that sleep.
+mod slept;
 /// What one of those programs does.
 mod worker;

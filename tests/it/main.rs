@@ -38,6 +38,8 @@ mod posix;
 mod power;
 /// git, rsync, tar, SQLite and others on a mount.
 mod programs;
+/// Files of refused work, and the command that reads them.
+mod refused;
 /// Damage that can be repaired.
 mod repair;
 /// Scratch directories, mounts and processes that clean up after themselves.

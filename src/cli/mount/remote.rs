@@ -4,12 +4,15 @@
 
 use crate::cli::mount::options::Options;
 use crate::cli::mount::source::Cluster;
+use crate::cli::refused;
 use crate::env::SystemClock;
 use crate::net::Credentials;
 use crate::net::Identity;
 use crate::store::holder::Holder;
+use crate::tsdb_client::SaveTo;
 use crate::tsdb_client::remote;
 use crate::tsdb_client::remote::Remote;
+use crate::tsdb_config::Settings;
 use crate::wire::Server;
 use anyhow::Context as _;
 use anyhow::bail;
@@ -92,6 +95,29 @@ pub(in crate::cli) fn own_certificate() -> PathBuf {
         true => system(),
         false => user_certificate().unwrap_or_else(system),
     }
+}
+
+/// Where work is saved that the cluster refuses. No mount fails for that.
+///
+/// # Errors
+/// Where there is no telling what a relative path means.
+pub(super) fn refused(
+    cluster: &Cluster,
+    at: &Path,
+    settings: &Settings,
+) -> anyhow::Result<Option<SaveTo>> {
+    let Some(dir) = refused::dir(settings)? else {
+        tracing::info!("work that the cluster refuses is not saved");
+        return Ok(None);
+    };
+    if dir.starts_with(at) {
+        tracing::warn!(
+            dir = %dir.display(),
+            "work that the cluster refuses is not saved, for mount.refused is a directory in the mount itself"
+        );
+        return Ok(None);
+    }
+    Ok(Some(SaveTo { dir, source: cluster.to_string() }))
 }
 
 /// A directory that the process of a mount holds while it lives, as it holds a store: so umount can wait for its end.

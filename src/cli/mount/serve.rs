@@ -84,7 +84,10 @@ pub(super) fn run(
         Source::Store(dir) => embedded(dir, &at, &options, settings, context)?,
         Source::Cluster(cluster) => of_cluster(cluster, &at, &options, settings, context)?,
     };
-    let client_options = client_options(&at, settings);
+    let mut client_options = client_options(&at, settings);
+    if let Source::Cluster(cluster) = source {
+        client_options.refused = remote::refused(cluster, &at, settings)?;
+    }
     let client = Client::open(served.server, SystemClock::shared(), client_options)?;
     options.kernel.source = served.source.clone();
     options.kernel.threads = settings.mount_threads as usize;

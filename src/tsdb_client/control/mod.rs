@@ -131,7 +131,9 @@ impl Job<'_> {
             Ask::Status => {
                 // Its figures count what was done just before; but on a full disk that may take for ever, and the answer says why.
                 self.client.core.settle_within(SETTLED_WITHIN);
-                self.say(Answer::Status(Box::new(self.client.server().status()?)))?;
+                let mut status = self.client.server().status()?;
+                status.health.extend(self.client.core.loss_sentence());
+                self.say(Answer::Status(Box::new(status)))?;
                 Ok(Done::default())
             }
         }

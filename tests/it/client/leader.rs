@@ -88,6 +88,8 @@ struct State {
     stopped: bool,
     /// Nothing is applied, as where no majority answers.
     held: bool,
+    /// No block is taken.
+    stuck: bool,
     copies: Option<Copies>,
     /// Direct changes that wait for copies to be taken back.
     parked: Vec<(u64, Work)>,
@@ -165,6 +167,50 @@ impl Leader {
         self.administer_all(None, vec![Op::EndSession { session }]).unwrap();
         let listener = self.state.lock().listeners.remove(&session);
         listener.unwrap().ended("it did not answer");
+    }
+
+    /// A mount is told that its session is over, which the leader may not know yet.
+    pub(super) fn cut_off(&self, session: SessionId) {
+        let listener = self.state.lock().listeners.remove(&session);
+        listener.unwrap().ended("it was not heard of");
+    }
+
+    /// What is on its way gets nowhere; the last batch of a session that was applied.
+    pub(super) fn drop_work(self: &Arc<Leader>, session: SessionId) -> BatchSeq {
+        let mut state = self.state.lock();
+        let work = std::mem::take(&mut state.work);
+        state.held = false;
+        drop(state);
+        drop(work);
+        self.record::<Session>(&StateKey::Session { session }).unwrap().unwrap().last
+    }
+
+    /// Applies a session's batch, whoever brings it.
+    pub(super) fn bring(self: &Arc<Leader>, batch: &Batch) -> Outcome {
+        let (session, seq, ops) = (batch.session, batch.seq, batch.ops.len() as u32);
+        let (tell, told) = sync_channel(1);
+        self.propose((
+            Proposal { session, seq, ops, batch: batch.encode() },
+            Box::new(|_| {}),
+            Box::new(move |result| drop(tell.send(result))),
+        ));
+        told.recv().unwrap().unwrap().0
+    }
+
+    /// Has a block, wherever it came from.
+    pub(super) fn bring_block(self: &Arc<Leader>, block: BlockId, frame: Bytes) {
+        self.state.lock().blocks.insert(block, frame);
+    }
+
+    /// Ends a session of which nothing is heard any more.
+    pub(super) fn forget(self: &Arc<Leader>, session: SessionId) {
+        self.administer_all(None, vec![Op::EndSession { session }]).unwrap();
+    }
+
+    /// From now on blocks are not taken, or again.
+    pub(super) fn stick(self: &Arc<Leader>, stuck: bool) {
+        self.state.lock().stuck = stuck;
+        self.more.notify_all();
     }
 
     /// From now on nothing is applied, or everything again.
@@ -615,7 +661,11 @@ impl Server for Seat {
     }
 
     fn put_block(&self, block: BlockId, frame: Frame) -> Result<(), FsError> {
-        let before = self.leader.state.lock().blocks.insert(block, frame.to_bytes());
+        let mut state = self.leader.state.lock();
+        while state.stuck {
+            self.leader.more.wait(&mut state);
+        }
+        let before = state.blocks.insert(block, frame.to_bytes());
         assert!(before.is_none(), "{block} was put before");
         Ok(())
     }

@@ -190,6 +190,11 @@ impl Cluster {
         self.mount_at(point, place, options)
     }
 
+    /// Where mounts save what was not taken of them.
+    pub(crate) fn refused(&self) -> PathBuf {
+        self.dir().join("refused")
+    }
+
     /// A mount at a directory where one was.
     pub(crate) fn mount_again(&self, dir: &Path) -> Mount {
         self.mount_at(Point::new(dir), self.nodes.len(), "when-down=wait")
@@ -203,7 +208,12 @@ impl Cluster {
     pub(crate) fn mount_at(&self, point: Point, place: usize, options: &str) -> Mount {
         let mut command = self.tsfs(place);
         command.args(["mount", "--foreground"]).arg(self.source()).arg(point.dir());
-        command.arg("-o").arg(format!("cert={},{options}", self.cert.display()));
+        let refused = self.refused();
+        command.arg("-o").arg(format!(
+            "cert={},mount.refused={},{options}",
+            self.cert.display(),
+            refused.display()
+        ));
         let log = point.dir().with_extension("log");
         Mount::serve(&mut command, &log, point)
     }
