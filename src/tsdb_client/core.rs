@@ -249,9 +249,30 @@ impl Core {
     pub(super) fn change_by<T>(
         &self,
         uid: u32,
+        run: impl FnMut(&mut Change<'_>) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        self.change_on(Fresh::default(), uid, run)
+    }
+
+    /// The same, first tried on hints, which are not of one moment: for what looks at one row of an inode at most, and at what is behind
+    /// it not at all.
+    ///
+    /// # Errors
+    /// As for [`Core::change`].
+    pub(super) fn change_on_hints<T>(
+        &self,
+        uid: u32,
+        run: impl FnMut(&mut Change<'_>) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        self.change_on(Fresh::guessing(), uid, run)
+    }
+
+    fn change_on<T>(
+        &self,
+        mut fresh: Fresh,
+        uid: u32,
         mut run: impl FnMut(&mut Change<'_>) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
-        let mut fresh = Fresh::default();
         let mut round = 0;
         loop {
             let mut local = self.enter_change()?;
@@ -262,13 +283,13 @@ impl Core {
             match (result, change.missed()) {
                 (Err(_), Some(missed @ (Missed::Fresh(_) | Missed::Direct))) => {
                     let now = self.clock.steady();
-                    let guessed = |key: &Bytes| local.hints.get(key, now).is_some();
+                    let guesses = fresh.guesses();
+                    let guessed = |key: &Bytes| guesses && local.hints.get(key, now).is_some();
                     let at_hand = match &missed {
                         Missed::Fresh(keys) => keys.iter().all(guessed),
                         _ => true,
                     };
                     drop(local);
-                    fresh.guess();
                     if !at_hand {
                         self.obtain(missed, 0, &mut fresh)?;
                     }

@@ -55,9 +55,9 @@ impl Fresh {
         Fresh { old: true, ..Fresh::default() }
     }
 
-    /// For a direct change: the first attempt rests on hints where there are some.
-    pub(super) fn guess(&mut self) {
-        self.guesses = true;
+    /// For a direct change whose first attempt rests on hints where there are some.
+    pub(super) fn guessing() -> Fresh {
+        Fresh { guesses: true, ..Fresh::default() }
     }
 
     pub(super) fn guesses(&self) -> bool {

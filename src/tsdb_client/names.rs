@@ -249,7 +249,7 @@ impl Client {
     pub fn create(&self, caller: Caller, dir: Ino, name: &[u8], new: New) -> Result<Attr, FsError> {
         let name = Bytes::copy_from_slice(name);
         let time = self.core.now();
-        self.core.change_by(caller.uid, |change| {
+        self.core.change_on_hints(caller.uid, |change| {
             change.need(NAME_ROOM_BYTES)?;
             let ino = change.fresh_ino()?;
             let (mode, gid) = inherited(&change.inode(dir)?, &new);

@@ -67,7 +67,7 @@ enum Standing {
     /// Here: it is owned.
     Own,
     /// Here, as far as they were asked for: nobody changes them.
-    Copy(Ino),
+    Copy(Ino, Gained),
     /// With the leader.
     Other,
 }
@@ -191,7 +191,7 @@ impl<'v, 'a> View<'v, 'a> {
             return Ok(Standing::Other);
         };
         self.note_copy(gained);
-        Ok(Standing::Copy(ino))
+        Ok(Standing::Copy(ino, gained))
     }
 
     /// A copy is looked at. What was asked for may be older; as may be, like with rows of its own, what a direct change has changed since.
@@ -203,11 +203,22 @@ impl<'v, 'a> View<'v, 'a> {
         }
     }
 
-    /// A row of an inode that is copied.
-    fn copied(&mut self, ino: Ino, key: &[u8]) -> Result<Option<Bytes>, FsError> {
-        let Some(value) = self.local.copies.row(ino, key) else { return self.fresh(key) };
-        self.note_seen(key, value.as_deref());
-        Ok(value)
+    /// A row of an inode that is copied. The rules count on it that all rows of one inode are of one moment: where this one was asked for
+    /// before the others came, or before this client changed them, it is asked for again.
+    fn copied(&mut self, ino: Ino, gained: Gained, key: &[u8]) -> Result<Option<Bytes>, FsError> {
+        if let Some(value) = self.local.copies.row(ino, key) {
+            self.note_seen(key, value.as_deref());
+            return Ok(value);
+        }
+        let directs = self.local.directs;
+        match &*self.mode {
+            Mode::Look(fresh) | Mode::Local(fresh) | Mode::Direct(fresh, _)
+                if fresh.is_before(gained) || fresh.is_behind(directs) =>
+            {
+                self.miss(Missed::Fresh(vec![Bytes::copy_from_slice(key)]))
+            }
+            _ => self.fresh(key),
+        }
     }
 
     /// A direct change is decided on this row of others.
@@ -253,7 +264,7 @@ impl<'v, 'a> View<'v, 'a> {
             let owned = standing == Standing::Own;
             let here = match &*self.mode {
                 Mode::Seal => true,
-                _ if let Standing::Copy(ino) = standing
+                _ if let Standing::Copy(ino, _) = standing
                     && self.local.copies.row(ino, &key).is_some() =>
                 {
                     true
@@ -342,7 +353,7 @@ impl Present for View<'_, '_> {
         }
         match self.standing(key)? {
             Standing::Own => self.row(key),
-            Standing::Copy(ino) => self.copied(ino, key),
+            Standing::Copy(ino, gained) => self.copied(ino, gained, key),
             Standing::Other => self.fresh(key),
         }
     }

@@ -328,7 +328,7 @@ fn nothing_is_changed_of_which_another_mount_may_still_answer() {
     let cluster = Cluster::new(&Contents::new());
     let (client, slow) = (cluster.client("one"), cluster.remote("slow"));
     let (tell, asked) = mpsc::channel();
-    slow.open_session("slow", Arc::new(Slow(Mutex::new(tell)))).unwrap();
+    let session = slow.open_session("slow", Arc::new(Slow(Mutex::new(tell)))).unwrap().session;
     let key = Bytes::copy_from_slice(&key::inode(Ino::ROOT));
     let root = || slow.get(&key, AsOf::Now).unwrap();
     let copied = || {
@@ -345,7 +345,7 @@ fn nothing_is_changed_of_which_another_mount_may_still_answer() {
         let (inos, done) = asked.recv_timeout(LONG).unwrap();
         assert_eq!(inos.as_deref(), Some(&[Ino::ROOT][..]));
         // Whatever had entered the log is applied by now.
-        slow.barrier().unwrap();
+        slow.grant_inos(session, 1).unwrap();
         assert_eq!(root(), before);
         assert!(slow.copy_all(&[key.clone()]).unwrap().1.inos.is_empty(), "it is about to change");
         done();
