@@ -35,11 +35,11 @@ mod load;
 /// Locks between programs on several mounts.
 mod locks;
 /// Addresses and lines.
-mod net;
+pub(crate) mod net;
 /// Registers and names.
 mod objects;
 /// Nodes and mounts.
-mod place;
+pub(crate) mod place;
 /// Who may not enter.
 mod refused;
 /// Mounts that sleep.
