@@ -129,6 +129,12 @@ fn a_mount_that_may_fail_ends_without_a_majority() {
         fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
     });
     assert!(mount.logged().contains("no majority"), "{}", mount.logged());
+    // It was taken, and is not lost.
+    let saved: Vec<_> = fs::read_dir(cluster.refused()).unwrap().flatten().collect();
+    let [file] = &saved[..] else { panic!("{saved:?}") };
+    let out = cluster.dir().join("out");
+    support::run(support::tsfs().arg("refused").arg(file.path()).arg("--extract").arg(&out));
+    assert_eq!(fs::read(out.join("before")).unwrap(), vec![1; 4 << 20]);
     drop(mount);
     has_kept(cluster);
 }
