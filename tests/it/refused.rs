@@ -209,6 +209,44 @@ fn of_a_damaged_file_the_rest_is_extracted() {
 }
 
 #[test]
+fn what_a_disk_cannot_hold_costs_nothing_else() {
+    let scratch = scratch();
+    let (path, out) = (scratch.path().join("a.refused"), scratch.path().join("out"));
+    let set = |number, size| {
+        let set = SetAttr { size: Some(size), ..SetAttr::default() };
+        Op::SetAttr { ino: ino(number), set, time: Time::default() }
+    };
+    let inline = |text: &'static str| vec![Piece::Inline(Bytes::from_static(text.as_bytes()))];
+    let ops = vec![
+        write_op(ino(30), 0, inline("one")),
+        set(30, u64::MAX),
+        write_op(ino(31), i64::MAX as u64 - 1, inline("nowhere")),
+        write_op(ino(32), 0, inline("two")),
+    ];
+    let head = Head {
+        store: String::new(),
+        session: SESSION,
+        client: String::new(),
+        source: String::new(),
+        opened: Stamp(SAVED),
+        saved: Stamp(SAVED),
+        why: String::new(),
+        applied: BatchSeq(0),
+    };
+    let mut writer = Writer::begin(fs::File::create(&path).unwrap(), &head).unwrap();
+    // A path that leads out of the directory is none.
+    let evil = Named { ino: ino(32), under: Ino::ROOT, path: Bytes::from_static(b"../../x") };
+    writer.names(&[evil]).unwrap();
+    writer.batch(BatchSeq(1), false, &batch(1, ops).encode()).unwrap();
+    writer.end().unwrap();
+    let output = tsfs().arg("refused").arg(&path).arg("--extract").arg(&out).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(said.matches("not extracted").count(), 2, "{said}");
+    assert_eq!(fs::read(out.join("inode-30")).unwrap(), b"one");
+    assert_eq!(fs::read(out.join("inode-32")).unwrap(), b"two");
+}
+
+#[test]
 fn the_files_of_a_directory_are_listed() {
     let scratch = scratch();
     let set = format!("mount.refused={}", scratch.path().join("none").display());

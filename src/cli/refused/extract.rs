@@ -130,7 +130,10 @@ impl Extract<'_> {
                 let lines = show::ops(sent, &batch, &mut self.names, &context.zone);
                 for (op, line) in batch.ops.iter().zip(lines) {
                     writeln!(self.list, "{}", line.line())?;
-                    self.apply(op)?;
+                    // A file that cannot be made so large, say, costs none of the others.
+                    if let Err(error) = self.apply(op) {
+                        self.damaged(format!("not extracted:{}: {error:#}", line.line()))?;
+                    }
                 }
             }
         }
