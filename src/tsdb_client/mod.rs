@@ -32,7 +32,7 @@ mod merge;
 mod names;
 mod orphans;
 mod overlay;
-mod own;
+pub mod own;
 mod past;
 mod paths;
 pub mod patience;

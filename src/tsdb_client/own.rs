@@ -14,7 +14,7 @@ use std::ops::Range;
 
 /// What a client may do with the rows of an inode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Right {
+pub enum Right {
     Owned,
     /// It is being given back: what rests on it is on its way, and then it is nobody's.
     Leaving,
@@ -26,18 +26,18 @@ pub(super) enum Right {
 
 /// What a `Yield` gives back.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Given {
-    pub(super) inos: Vec<Ino>,
-    pub(super) whole: bool,
+pub struct Given {
+    pub inos: Vec<Ino>,
+    pub whole: bool,
 }
 
 impl Given {
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.inos.is_empty() && !self.whole
     }
 }
 
-pub(super) struct Own {
+pub struct Own {
     /// The server is in this process: everything is owned, for ever, and nothing below is looked at.
     near: bool,
     /// Of the whole, which is every inode that there was when it was given: the first that was not.
@@ -61,7 +61,7 @@ const SOON: BatchSeq = BatchSeq(u64::MAX);
 
 impl Own {
     /// `near`: the server is in this process.
-    pub(super) fn new(near: bool, whole: Option<Whole>) -> Own {
+    pub fn new(near: bool, whole: Option<Whole>) -> Own {
         Own {
             near,
             whole: whole.map(|whole| whole.below),
@@ -74,11 +74,11 @@ impl Own {
         }
     }
 
-    pub(super) fn is_near(&self) -> bool {
+    pub fn is_near(&self) -> bool {
         self.near
     }
 
-    pub(super) fn right(&self, ino: Ino) -> Right {
+    pub fn right(&self, ino: Ino) -> Right {
         if self.near {
             return Right::Owned;
         }
@@ -98,17 +98,17 @@ impl Own {
     }
 
     /// The same; none as well where no batch says so yet.
-    pub(super) fn given_by(&self, ino: Ino) -> Option<BatchSeq> {
+    pub fn given_by(&self, ino: Ino) -> Option<BatchSeq> {
         self.giver(ino).filter(|seq| *seq != SOON)
     }
 
     /// Whether nobody else can have changed it: not even if the lease has run out, while the session is open.
-    pub(super) fn keeps(&self, ino: Ino) -> bool {
+    pub fn keeps(&self, ino: Ino) -> bool {
         matches!(self.right(ino), Right::Owned | Right::Busy)
     }
 
     /// Whether ops on it may still enter the open batch, if they come of what was done while it was owned.
-    pub(super) fn seals(&self, ino: Ino) -> bool {
+    pub fn seals(&self, ino: Ino) -> bool {
         match self.right(ino) {
             Right::Owned => true,
             Right::Leaving => self.given_by(ino).is_none(),
@@ -128,7 +128,7 @@ impl Own {
     /// Numbers that the session was given. False where it can use none of them: they are used in rising order, and two who ask at
     /// once may both be told of the last ones, or of the first ones last.
     #[must_use]
-    pub(super) fn add_range(&mut self, range: Range<u64>) -> bool {
+    pub fn add_range(&mut self, range: Range<u64>) -> bool {
         if self.ranges.last_key_value().is_some_and(|(_, end)| *end > range.start) {
             return false;
         }
@@ -142,7 +142,7 @@ impl Own {
 
     /// Somebody else wants these. What is to be given back for it: nothing where that is on its way already. What this
     /// client does not believe to own is given back like the rest, for the server knows better.
-    pub(super) fn recall(&mut self, what: &Recall) -> Given {
+    pub fn recall(&mut self, what: &Recall) -> Given {
         let mut back = Given::default();
         match what {
             Recall::Whole if self.whole_given.is_none_or(|seq| seq <= self.applied) => {
@@ -164,7 +164,7 @@ impl Own {
     }
 
     /// This batch gives it back.
-    pub(super) fn note_yield(&mut self, seq: BatchSeq, back: &Given) {
+    pub fn note_yield(&mut self, seq: BatchSeq, back: &Given) {
         for ino in &back.inos {
             self.given.insert(*ino, seq);
         }
@@ -174,7 +174,7 @@ impl Own {
     }
 
     /// Batches up to this one are applied.
-    pub(super) fn applied(&mut self, applied: BatchSeq) {
+    pub fn applied(&mut self, applied: BatchSeq) {
         let before = std::mem::replace(&mut self.applied, applied);
         if self.whole_given.is_some_and(|seq| before < seq && seq <= applied) {
             // What is not of its own making needs no mark any more.
@@ -186,7 +186,7 @@ impl Own {
 
     /// The session owns whatever no other owns, what it had given back before included. False where that is known, or over
     /// already.
-    pub(super) fn grant_whole(&mut self, whole: Whole) -> bool {
+    pub fn grant_whole(&mut self, whole: Whole) -> bool {
         if whole.epoch <= self.epoch {
             return false;
         }
@@ -201,7 +201,7 @@ impl Own {
     }
 
     /// The session is over: nothing is owned.
-    pub(super) fn end(&mut self) {
+    pub fn end(&mut self) {
         if !self.near {
             self.whole = None;
             self.whole_given = None;
@@ -211,17 +211,17 @@ impl Own {
     }
 
     /// A direct batch that changes these is on its way.
-    pub(super) fn set_busy(&mut self, inos: HashSet<Ino>) {
+    pub fn set_busy(&mut self, inos: HashSet<Ino>) {
         self.busy = inos;
     }
 
-    pub(super) fn clear_busy(&mut self) {
+    pub fn clear_busy(&mut self) {
         self.busy.clear();
     }
 }
 
 /// The inode that a row belongs to: every series' key begins with its kind and the inode.
-pub(super) fn inode_of(key: &[u8]) -> Option<Ino> {
+pub fn inode_of(key: &[u8]) -> Option<Ino> {
     let number: [u8; 8] = key.get(1..9)?.try_into().ok()?;
     Ino::new(u64::from_be_bytes(number))
 }

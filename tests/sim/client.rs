@@ -39,6 +39,8 @@ enum Stage {
 pub(crate) struct Client {
     events: Arc<Mutex<Vec<(u64, Event)>>>,
     stage: Stage,
+    /// It opens no session.
+    only_format: bool,
     /// Whom it talks to, and how often that member was started then.
     with: usize,
     starts: u64,
@@ -61,6 +63,7 @@ impl Client {
         Client {
             events: Arc::default(),
             stage: Stage::Format,
+            only_format: false,
             with: 0,
             starts: 0,
             stream: 0,
@@ -72,6 +75,11 @@ impl Client {
             stamp: (0, Stamp::ZERO),
             turned: 0,
         }
+    }
+
+    /// Somebody who makes the store and nothing else.
+    pub(crate) fn founder() -> Client {
+        Client { only_format: true, ..Client::new() }
     }
 
     /// All that it proposed is applied.
@@ -92,8 +100,8 @@ impl Client {
                     }
                 }
                 Event::Applied(0, Ok(_)) => {
-                    self.stage =
-                        if self.stage == Stage::Format { Stage::Open } else { Stage::Ready };
+                    let opens = self.stage == Stage::Format && !self.only_format;
+                    self.stage = if opens { Stage::Open } else { Stage::Ready };
                     self.broken = true;
                 }
                 Event::Applied(number, Ok(Outcome::Applied | Outcome::Repeated)) => {
@@ -122,7 +130,7 @@ impl Client {
         if self.broken {
             self.turn(now, members, chance);
         }
-        if self.broken || self.stage != Stage::Ready || !more {
+        if self.broken || self.stage != Stage::Ready || !more || self.only_format {
             return;
         }
         while self.waiting.len() < WINDOW && chance.once_in(3) {

@@ -1,7 +1,15 @@
 //! What goes wrong, and when: each kind by itself or together with others, and for a while.
 
+mod harm;
+
+pub(crate) use harm::Harm;
+
 use crate::chance::Chance;
+use crate::lines;
+use crate::lines::Lines;
+use crate::lines::Side;
 use crate::member::Member;
+use crate::mount::Mount;
 use crate::network::Network;
 use std::collections::BTreeMap;
 use tsfs::types::NodeId;
@@ -14,77 +22,156 @@ pub(crate) enum Fault {
     /// The power goes in the middle of a write, some operations later.
     PowerCutLater,
     FailedSync,
+    FailedReads,
+    BitFlip,
+    FullDisk,
+    SlowDisk,
     Pause,
     CutOff,
     CutOffOneWay,
     Halves,
     Mend,
     BadNetwork,
+    /// The wall clock is set.
+    ClockStep,
     Transfer,
     Members,
     Flush,
+    MountCrash,
+    /// Longer than its lease, or not.
+    MountPause,
+    MountCutOff,
+    LineBreak,
 }
 
-pub(crate) const ALL: [Fault; 13] = [
+pub(crate) const ALL: [Fault; 22] = [
     Fault::Kill,
     Fault::PowerCut,
     Fault::PowerCutLater,
     Fault::FailedSync,
+    Fault::FailedReads,
+    Fault::BitFlip,
+    Fault::FullDisk,
+    Fault::SlowDisk,
     Fault::Pause,
     Fault::CutOff,
     Fault::CutOffOneWay,
     Fault::Halves,
     Fault::Mend,
     Fault::BadNetwork,
+    Fault::ClockStep,
     Fault::Transfer,
     Fault::Members,
     Fault::Flush,
+    Fault::MountCrash,
+    Fault::MountPause,
+    Fault::MountCutOff,
+    Fault::LineBreak,
 ];
+/// Those that need mounts stand at the end.
+pub(crate) const OF_MEMBERS: usize = ALL.len() - 4;
 
 pub(crate) type Counts = BTreeMap<Fault, u64>;
 
+/// All that can be harmed.
+pub(crate) struct Scene<'a> {
+    pub(crate) now: u64,
+    pub(crate) members: &'a mut [Member],
+    pub(crate) mounts: &'a mut [Mount],
+    pub(crate) lines: &'a mut Lines,
+    pub(crate) network: &'a mut Network,
+    pub(crate) harm: &'a mut Harm,
+    pub(crate) chance: &'a mut Chance,
+}
+
 /// Lets one thing go wrong.
-pub(crate) fn strike(
-    now: u64,
-    members: &mut [Member],
-    network: &mut Network,
-    chance: &mut Chance,
-) -> Fault {
-    let fault = *chance.pick(&ALL).unwrap();
-    let nodes: Vec<NodeId> = members.iter().map(|member| member.node).collect();
-    let who = chance.below(members.len() as u64) as usize;
-    let leader = members.iter().position(|member| member.leads().is_some());
+pub(crate) fn strike(scene: &mut Scene<'_>) -> Fault {
+    let kinds = if scene.mounts.is_empty() { &ALL[..OF_MEMBERS] } else { &ALL };
+    let mut fault = *scene.chance.pick(kinds).unwrap();
+    // A network that is never whole shows little.
+    if scene.network.is_torn() && scene.chance.once_in(5) {
+        fault = Fault::Mend;
+    }
+    let leader = scene.members.iter().position(|member| member.leads().is_some());
+    let who = scene.chance.below(scene.members.len() as u64) as usize;
     // What happens to the leader is the most interesting.
-    let who = leader.filter(|_| chance.once_in(2)).unwrap_or(who);
-    let node = nodes[who];
+    let who = leader.filter(|_| scene.chance.once_in(2)).unwrap_or(who);
+    let until = match fault {
+        Fault::Kill | Fault::PowerCut | Fault::PowerCutLater | Fault::Pause => {
+            stop(fault, who, scene)
+        }
+        Fault::FailedSync
+        | Fault::FailedReads
+        | Fault::BitFlip
+        | Fault::FullDisk
+        | Fault::SlowDisk => scene.harm.disk(fault, who, scene.now, scene.members, scene.chance),
+        Fault::CutOff | Fault::CutOffOneWay | Fault::Halves | Fault::MountCutOff => {
+            cut(fault, who, scene);
+            u64::MAX
+        }
+        Fault::Mend => {
+            scene.network.mend();
+            scene.harm.mended();
+            scene.now + 200
+        }
+        Fault::BadNetwork => {
+            let Scene { network, chance, .. } = scene;
+            network.lost = chance.below(200);
+            network.doubled = chance.below(100);
+            network.broken = chance.below(60);
+            network.delay_max = chance.between(1, 60);
+            scene.now + 1000
+        }
+        Fault::ClockStep => {
+            let ahead = match scene.chance.below(4) {
+                // More than an hour is not believed.
+                0 => scene.chance.between(3_700_000, 9_000_000) as i64,
+                1 => scene.chance.between(1, 3_000_000) as i64,
+                2 => -(scene.chance.between(1, 90_000_000) as i64),
+                _ => 0,
+            };
+            scene.members[who].clock.set_ahead(ahead);
+            scene.now + 1000
+        }
+        Fault::Transfer | Fault::Members | Fault::Flush => {
+            ask(fault, who, leader, scene);
+            scene.now + 300
+        }
+        Fault::MountCrash | Fault::MountPause | Fault::LineBreak => strike_mount(fault, scene),
+    };
+    scene.harm.lasts(fault, until);
+    fault
+}
+
+fn stop(fault: Fault, who: usize, scene: &mut Scene<'_>) -> u64 {
+    let Scene { now, members, lines, chance, .. } = scene;
+    let member = &mut members[who];
     match fault {
+        Fault::PowerCutLater => {
+            member.disk.power_off_after(chance.below(12));
+            return *now + 300;
+        }
+        Fault::Pause => member.asleep_until = *now + chance.between(50, 1500),
         Fault::Kill => {
-            members[who].kill();
-            members[who].asleep_until = now + chance.between(1, 1500);
+            member.kill();
+            lines.gone(Side::Member, who, chance);
+            member.asleep_until = *now + chance.between(1, 1500);
         }
-        Fault::PowerCut => {
-            members[who].cut_power(chance.next());
-            members[who].asleep_until = now + chance.between(20, 2500);
+        _ => {
+            member.cut_power(chance.next());
+            lines.gone(Side::Member, who, chance);
+            member.asleep_until = *now + chance.between(20, 2500);
         }
-        Fault::PowerCutLater => members[who].disk.power_off_after(chance.below(12)),
-        Fault::FailedSync => {
-            members[who].disk.fail_sync("/log");
-            members[who].doubtful = true;
-        }
-        Fault::Pause => members[who].asleep_until = now + chance.between(50, 1500),
-        Fault::CutOff => {
-            for other in nodes {
-                network.cut(node, other);
-                network.cut(other, node);
-            }
-        }
-        Fault::CutOffOneWay => {
-            let hears = chance.once_in(2);
-            for other in nodes {
-                let (from, to) = if hears { (node, other) } else { (other, node) };
-                network.cut(from, to);
-            }
-        }
+    }
+    member.asleep_until
+}
+
+fn cut(fault: Fault, who: usize, scene: &mut Scene<'_>) {
+    let Scene { members, mounts, network, chance, .. } = scene;
+    let members: Vec<NodeId> = members.iter().map(|member| member.node).collect();
+    let mounts: Vec<NodeId> = mounts.iter().map(|mount| lines::address(mount.n)).collect();
+    let nodes: Vec<NodeId> = members.iter().chain(&mounts).copied().collect();
+    match fault {
         Fault::Halves => {
             let sides: Vec<bool> = nodes.iter().map(|_| chance.once_in(2)).collect();
             for (one, here) in nodes.iter().zip(&sides) {
@@ -95,26 +182,67 @@ pub(crate) fn strike(
                 }
             }
         }
-        Fault::Mend => network.mend(),
-        Fault::BadNetwork => {
-            network.lost = chance.below(200);
-            network.doubled = chance.below(100);
-            network.delay_max = chance.between(1, 60);
+        Fault::MountCutOff => {
+            let node = *chance.pick(&mounts).unwrap();
+            let both = chance.once_in(2);
+            for other in members {
+                network.cut(node, other);
+                if both {
+                    network.cut(other, node);
+                }
+            }
         }
+        _ => {
+            let node = members[who];
+            let hears = chance.once_in(2);
+            for other in nodes {
+                if fault == Fault::CutOff || hears {
+                    network.cut(node, other);
+                }
+                if fault == Fault::CutOff || !hears {
+                    network.cut(other, node);
+                }
+            }
+        }
+    }
+}
+
+fn ask(fault: Fault, who: usize, leader: Option<usize>, scene: &mut Scene<'_>) {
+    let Scene { members, chance, .. } = scene;
+    let node = members[who].node;
+    match fault {
         Fault::Transfer => {
             if let Some(running) = leader.and_then(|leader| members[leader].running.as_mut()) {
                 running.transfer_leader(node);
             }
         }
         Fault::Members => change_members(members, leader, chance),
-        Fault::Flush => {
+        _ => {
             if let Some(running) = members[who].running.as_mut() {
                 // A disk without power says so at the next write too.
                 let _ = running.flush();
             }
         }
     }
-    fault
+}
+
+fn strike_mount(fault: Fault, scene: &mut Scene<'_>) -> u64 {
+    let Scene { now, mounts, lines, chance, .. } = scene;
+    let who = chance.below(mounts.len() as u64) as usize;
+    let mount = &mut mounts[who];
+    match fault {
+        Fault::MountCrash => {
+            mount.crash();
+            lines.gone(Side::Mount, who, chance);
+            mount.asleep_until = *now + chance.between(1, 2000);
+        }
+        Fault::MountPause => mount.asleep_until = *now + chance.between(50, 4000),
+        _ => {
+            lines.break_one(chance);
+            return *now + 200;
+        }
+    }
+    mount.asleep_until
 }
 
 /// Asks the leader for some other members: one comes, goes, learns or votes, or two change places.

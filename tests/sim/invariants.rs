@@ -1,40 +1,135 @@
 //! What must hold after every step, one file for each.
 
 mod acknowledged;
+mod book;
+mod coherent;
 mod equal_rows;
+mod exactly_once;
 mod lease;
 mod log_matching;
+mod one_holder;
 mod one_leader;
+mod owned;
+mod past;
+mod prefix;
+mod same_outcome;
+mod sound;
 
+use crate::chance::Chance;
 use crate::member::Member;
+use crate::mount::Mount;
+use crate::mount::Report;
+use book::Book;
 use equal_rows::EqualRows;
 use one_leader::OneLeader;
+use past::Past;
+use same_outcome::SameOutcome;
+use tsfs::meta::op::Outcome;
+use tsfs::tsdb_log::entry::Entry;
+use tsfs::types::Ino;
 use tsfs::types::NodeId;
 
+/// Once in so many milliseconds, of what takes long to look at.
+const OWNERS_EVERY: u64 = 40;
+const PAST_EVERY: u64 = 250;
+const SOUND_EVERY: u64 = 700;
+
 /// What has been seen so far.
-#[derive(Default)]
 pub(crate) struct Invariants {
     one_leader: OneLeader,
     equal_rows: EqualRows,
-    /// Terms in which somebody led.
+    same_outcome: SameOutcome,
+    past: Past,
+    book: Book,
+    /// There are mounts.
+    mounted: bool,
+    /// What is looked at when: of its own, so that looking changes nothing.
+    chance: Chance,
+    /// Reads of the present that would have been answered.
     pub(crate) reads: u64,
 }
 
 impl Invariants {
+    pub(crate) fn new(seed: u64, mounted: bool) -> Invariants {
+        Invariants {
+            one_leader: OneLeader::default(),
+            equal_rows: EqualRows::default(),
+            same_outcome: SameOutcome::default(),
+            past: Past::default(),
+            book: Book::default(),
+            mounted,
+            chance: Chance::new(!seed),
+            reads: 0,
+        }
+    }
+
     /// After every step of the world. `promised` is the last number that anybody was told is durable.
-    pub(crate) fn check(&mut self, members: &[Member], promised: u64) {
+    pub(crate) fn check(&mut self, members: &[Member], mounts: &[Mount], promised: u64) {
         self.one_leader.check(members);
         lease::check(members);
         self.reads += acknowledged::check_reads(members, promised);
+        if mounts.is_empty() {
+            return;
+        }
+        let Invariants { book, chance, past, .. } = self;
+        prefix::check_reads(book, members);
+        let inos: Vec<Ino> = book.inos.iter().copied().collect();
+        match chance.once_in(OWNERS_EVERY) {
+            true => one_holder::check(book, members, mounts, inos.iter()),
+            false => one_holder::check(book, members, mounts, chance.pick(&inos).into_iter()),
+        }
+        if chance.once_in(OWNERS_EVERY) {
+            mounts.iter().for_each(|mount| coherent::check(book, members, mount));
+        }
+        let member = &members[chance.below(members.len() as u64) as usize];
+        if chance.once_in(PAST_EVERY) {
+            past.look(member, chance);
+        }
+        if chance.once_in(PAST_EVERY) {
+            past.look_again(member, chance);
+        }
+        if chance.once_in(SOUND_EVERY) {
+            sound::check(member);
+            prefix::check_ended(book);
+        }
+    }
+
+    pub(crate) fn heard(&mut self, report: Report) {
+        self.book.note(report);
+        for (at, key, row) in std::mem::take(&mut self.book.read) {
+            self.past.read(at, key, row);
+        }
+    }
+
+    /// Before `member` applies an entry.
+    pub(crate) fn applies(&mut self, member: &Member, entry: &Entry) {
+        if self.mounted && entry.index > self.book.furthest {
+            owned::check(&self.book, member, entry);
+        }
     }
 
     /// After `member` has applied an entry.
-    pub(crate) fn applied(&mut self, member: &Member) {
+    pub(crate) fn applied(&mut self, member: &Member, entry: &Entry, outcome: &Outcome) {
         self.equal_rows.check(member);
+        self.same_outcome.check(entry, outcome);
+        if self.mounted && entry.index > self.book.furthest {
+            self.book.furthest = entry.index;
+            exactly_once::follow(&mut self.book, member, entry, outcome);
+        }
+    }
+
+    /// There are mounts.
+    pub(crate) fn is_mounted(&self) -> bool {
+        self.mounted
     }
 
     pub(crate) fn reigns(&self) -> u64 {
         self.one_leader.reigns()
+    }
+
+    /// How often an instant was looked at again.
+    pub(crate) fn looked_again(&self) -> u64 {
+        self.past.again
     }
 
     /// When everything is well again.
@@ -43,5 +138,9 @@ impl Invariants {
         acknowledged::check_end(&part, promised);
         equal_rows::check_end(&part);
         log_matching::check(&part);
+        part.iter().for_each(|member| prefix::check_member(&self.book, member));
+        prefix::check_ended(&self.book);
+        self.past.check_end(&part);
+        part.iter().for_each(|member| sound::check(member));
     }
 }

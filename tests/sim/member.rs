@@ -1,14 +1,17 @@
 //! One member: its clocks, which go a little wrong, its disk and table, and the process while it runs.
 
 use crate::chance::Chance;
+use crate::door::Door;
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 use tsfs::env::Clock;
 use tsfs::meta::key::StateKey;
+use tsfs::meta::record::Horizon;
 use tsfs::meta::record::Record;
 use tsfs::meta::record::Session;
 use tsfs::series::Direction;
@@ -47,18 +50,37 @@ pub(crate) const SESSION: SessionId = SessionId(1);
 const LOG: log::Options = log::Options { segment_bytes: 32 << 10, spares_max: 2 };
 pub(crate) const TICK_MS: u64 = 20;
 
-/// The clocks of one machine. Rates differ by less than members are to count with.
+/// The clocks of one machine. Rates differ by less than members, and mounts, are to count with.
 pub(crate) struct Clocks {
     now_ms: Arc<AtomicU64>,
     /// Parts of a hundred thousand that it is fast.
     fast: u64,
-    ahead_ms: u64,
+    /// By how much the wall clock is wrong. It may be set.
+    ahead_ms: AtomicI64,
+}
+
+impl Clocks {
+    /// Rates differ by up to this many parts of a hundred thousand.
+    pub(crate) fn new(now_ms: Arc<AtomicU64>, differ: u64, chance: &mut Chance) -> Clocks {
+        let fast = match chance.below(4) {
+            0 => 0,
+            1 => differ,
+            _ => chance.below(differ + 1),
+        };
+        Clocks { now_ms, fast, ahead_ms: AtomicI64::new(chance.below(400) as i64) }
+    }
+
+    /// Somebody sets the wall clock.
+    pub(crate) fn set_ahead(&self, ahead_ms: i64) {
+        self.ahead_ms.store(ahead_ms, SeqCst);
+    }
 }
 
 impl Clock for Clocks {
     fn wall(&self) -> Stamp {
-        let since = Duration::from_millis(self.ahead_ms) + self.steady();
-        Stamp(1_700_000_000_000_000_000 + since.as_nanos() as u64)
+        let ahead_ns = self.ahead_ms.load(SeqCst) * 1_000_000;
+        let now_ns = 1_700_000_000_000_000_000 + self.steady().as_nanos() as i64;
+        Stamp((now_ns + ahead_ns) as u64)
     }
 
     fn steady(&self) -> Duration {
@@ -87,14 +109,20 @@ impl Outbound for Outbox {
 pub(crate) struct Member {
     pub(crate) node: NodeId,
     pub(crate) disk: SimulatedDisk,
-    table: Arc<MemoryTable>,
+    pub(crate) table: Arc<MemoryTable>,
     pub(crate) clock: Arc<Clocks>,
     outbox: Arc<Outbox>,
     pub(crate) running: Option<Stepped>,
+    /// What it answers to mounts, while it runs.
+    pub(crate) door: Option<Door>,
     /// How often it was started.
     pub(crate) starts: u64,
     /// A sync fails, or has failed.
     pub(crate) doubtful: bool,
+    /// Nothing can be read from its disk.
+    pub(crate) cannot_read: bool,
+    /// How long its disk takes for what it writes.
+    pub(crate) slow_ms: u64,
     /// When it ticks next, by its own clock.
     next_tick: Duration,
     /// Until when it does nothing at all, or is off.
@@ -102,27 +130,24 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    pub(crate) fn new(
-        node: NodeId,
-        founders: &Members,
-        now_ms: Arc<AtomicU64>,
-        chance: &mut Chance,
-    ) -> Member {
+    pub(crate) fn new(node: NodeId, founders: &Members, clock: Arc<Clocks>) -> Member {
         let disk = SimulatedDisk::new(256 << 20);
         for dir in ["/log", "/blocks"] {
             disk.make_dir(Path::new(dir)).unwrap();
         }
         Log::create(&disk, Path::new("/log"), STORE, founders).unwrap();
-        let (fast, ahead_ms) = (chance.below(1900), chance.below(400));
         let mut member = Member {
             node,
             disk,
             table: Arc::default(),
-            clock: Arc::new(Clocks { now_ms, fast, ahead_ms }),
+            clock,
             outbox: Arc::default(),
             running: None,
+            door: None,
             starts: 0,
             doubtful: false,
+            cannot_read: false,
+            slow_ms: 0,
             next_tick: Duration::ZERO,
             asleep_until: 0,
         };
@@ -161,7 +186,9 @@ impl Member {
             seed: self.node.0 * 1000 + self.starts,
             ..Options::default()
         };
-        self.running = Some(Stepped::open(parts, options)?);
+        let running = Stepped::open(parts, options)?;
+        self.door = Some(Door::new(&running, self.table.clone(), self.clock.clone()));
+        self.running = Some(running);
         self.next_tick = self.clock.steady();
         Ok(())
     }
@@ -169,7 +196,7 @@ impl Member {
     /// The process is gone, and what the table had in memory. After a failed sync a machine shows what is not on its disk, so
     /// there it is the whole machine that goes.
     pub(crate) fn kill(&mut self) {
-        self.running = None;
+        (self.running, self.door) = (None, None);
         self.table.lose_power();
         if self.doubtful {
             self.disk.crash(self.starts);
@@ -205,9 +232,21 @@ impl Member {
 
     /// The last batch of the session that was applied; `None` where the session is not open here.
     pub(crate) fn last_applied(&self) -> Option<u64> {
-        let key = StateKey::Session { session: SESSION }.encode();
+        Some(self.session(SESSION)?.last.0)
+    }
+
+    /// A session's row.
+    pub(crate) fn session(&self, session: SessionId) -> Option<Session> {
+        let key = StateKey::Session { session }.encode();
         let row = self.table.get(Family::State, &key).unwrap()?;
-        Some(Session::from_row(&key, &row).unwrap().last.0)
+        Some(Session::from_row(&key, &row).unwrap())
+    }
+
+    /// The oldest instant that can be read.
+    pub(crate) fn horizon(&self) -> Stamp {
+        let key = StateKey::Horizon.encode();
+        let row = self.table.get(Family::State, &key).unwrap();
+        row.map_or(Stamp::ZERO, |row| Horizon::from_row(&key, &row).unwrap().0)
     }
 
     /// A number that stands for all rows that members have in common.

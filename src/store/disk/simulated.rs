@@ -172,6 +172,11 @@ impl SimulatedDisk {
         self.state.lock().failing_reads.push(part.to_string());
     }
 
+    /// Reads are answered again.
+    pub fn mend_reads(&self) {
+        self.state.lock().failing_reads.clear();
+    }
+
     /// Turns one bit of a file on the disk.
     ///
     /// # Errors

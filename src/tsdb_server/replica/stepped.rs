@@ -3,8 +3,10 @@
 //! The same driver and the same applier as [`Replica`](crate::tsdb_server::replica::Replica), one step at a time. Not here:
 //! waiting, and what the threads do in the background but for the flush of the table.
 
+use crate::meta::op::Outcome;
 use crate::series::table::Table;
 use crate::tsdb_log::core::Follower;
+use crate::tsdb_log::entry::Entry;
 use crate::tsdb_log::entry::Members;
 use crate::tsdb_log::entry::Message;
 use crate::tsdb_log::header::Body;
@@ -22,6 +24,7 @@ use crate::tsdb_server::replica::inbox::Work;
 use crate::tsdb_server::replica::queue::Committed;
 use crate::tsdb_server::replica::standing::Leadership;
 use crate::tsdb_server::replica::standing::Standing;
+use crate::tsdb_server::turns::Turns;
 use crate::types::FsError;
 use crate::types::LogIndex;
 use crate::types::NodeId;
@@ -120,16 +123,22 @@ impl Stepped {
         result.map(|()| passed.leadership)
     }
 
-    /// Applies the next committed entry; false where there is none.
+    /// The next committed entry, which is not applied yet.
+    pub fn next(&self) -> Option<&Entry> {
+        self.committed.front().map(|committed| &committed.entry)
+    }
+
+    /// Applies the next committed entry: it, and what came of it. `None` where there is none.
     ///
     /// # Errors
     /// As for [`Stepped::pass`].
-    pub fn apply_one(&mut self) -> Result<bool, FsError> {
+    pub fn apply_one(&mut self) -> Result<Option<(Entry, Outcome)>, FsError> {
         let Some(Committed { entry, members, proposed }) = self.committed.pop_front() else {
-            return Ok(false);
+            return Ok(None);
         };
         let result = self.applier.apply(&entry, members.as_ref());
-        let done = result.as_ref().map(|_| true).map_err(Clone::clone);
+        let done = result.as_ref().map(|(outcome, _)| Some((entry, outcome.clone())));
+        let done = done.map_err(Clone::clone);
         if let Some(proposed) = proposed {
             (proposed.applied)(result);
         }
@@ -145,6 +154,16 @@ impl Stepped {
         self.table.flush()?;
         self.driver.purge(applied);
         self.driver.log().keeper().work()
+    }
+
+    /// As of [`Replica::owned`](crate::tsdb_server::replica::Replica::owned).
+    pub fn owned(&self) -> Arc<Turns> {
+        self.seen.owned.clone()
+    }
+
+    /// As of [`Replica::locked`](crate::tsdb_server::replica::Replica::locked).
+    pub fn locked(&self) -> Arc<Turns> {
+        self.seen.locked.clone()
     }
 
     pub fn leadership(&self) -> Leadership {
