@@ -159,6 +159,8 @@ pub(crate) struct Door {
     next_tick: Duration,
     /// Ops of the store's own that were proposed.
     pub(crate) proposed: Vec<&'static str>,
+    /// To whom rows of the present were shown, and of which inode.
+    pub(crate) shown: Vec<(SessionId, Ino)>,
 }
 
 fn not_leader(running: &Stepped) -> FsError {
@@ -182,6 +184,7 @@ impl Door {
             out: Outgoing::default(),
             next_tick: Duration::ZERO,
             proposed: Vec::new(),
+            shown: Vec::new(),
         }
     }
 
@@ -341,11 +344,13 @@ impl Door {
             Request::Get { session, keys, at } => {
                 let inos: Vec<Ino> = keys.iter().filter_map(|key| key::inode_of(key)).collect();
                 self.locks.touch(*session, &inos, Duration::ZERO)?;
+                self.shown.extend(inos.iter().map(|ino| (*session, *ino)));
                 Response::Rows(self.rows(keys, *at)?)
             }
             Request::Scan { session, range, at, direction, .. } => {
                 let inos: Vec<Ino> = key::inode_of(&range.start).into_iter().collect();
                 self.locks.touch(*session, &inos, Duration::ZERO)?;
+                self.shown.extend(inos.iter().map(|ino| (*session, *ino)));
                 let mut page = Page::default();
                 self.series().scan(range, *at, *direction, &mut |key, row| {
                     let row = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(row));

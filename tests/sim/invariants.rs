@@ -13,6 +13,7 @@ mod owned;
 mod past;
 mod prefix;
 mod same_outcome;
+mod shown;
 mod sound;
 
 use crate::chance::Chance;
@@ -28,6 +29,7 @@ use tsfs::meta::op::Outcome;
 use tsfs::tsdb_log::entry::Entry;
 use tsfs::types::Ino;
 use tsfs::types::NodeId;
+use tsfs::types::SessionId;
 
 /// Once in so many milliseconds, of what takes long to look at.
 const OWNERS_EVERY: u64 = 40;
@@ -99,6 +101,11 @@ impl Invariants {
         for (at, key, row) in std::mem::take(&mut self.book.read) {
             self.past.read(at, key, row);
         }
+    }
+
+    /// A member shows rows of an inode to a session.
+    pub(crate) fn shown(&self, mounts: &[Mount], session: SessionId, ino: Ino) {
+        shown::check(mounts, session, ino);
     }
 
     /// Before `member` applies an entry.

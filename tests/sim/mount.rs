@@ -53,7 +53,7 @@ const NUMBERS: u64 = 24;
 pub(crate) enum Report {
     /// A batch was closed. `direct`: it need not own what it touches.
     Made { session: SessionId, seq: u64, direct: bool, touched: BTreeSet<Ino>, bytes: Bytes },
-    /// Programs were told that everything up to this batch is durable.
+    /// Programs were told, or may have been, that everything up to this batch is applied.
     Promised { session: SessionId, seq: u64 },
     /// Something was done, as far as programs can tell.
     Done(Kind),
@@ -350,8 +350,7 @@ impl Mount {
     fn settle_syncs(&mut self) {
         let Some(life) = &mut self.life else { return };
         while life.syncs.front().is_some_and(|seq| *seq <= life.applied) {
-            let seq = life.syncs.pop_front().expect("there is one");
-            self.reports.push(Report::Promised { session: life.session, seq });
+            life.syncs.pop_front();
             self.reports.push(Report::Done(Kind::Sync));
         }
     }

@@ -337,8 +337,11 @@ impl World {
     }
 
     fn send_answers(&mut self, n: usize) {
-        let World { now, members, lines, network, chance, tally, harm, .. } = self;
+        let World { now, members, mounts, lines, network, chance, tally, harm, .. } = self;
         let Some(door) = &mut members[n].door else { return };
+        for (session, ino) in door.shown.drain(..) {
+            self.invariants.shown(mounts, session, ino);
+        }
         for (line, packet) in door.take_out() {
             lines.send(*now, (line, Side::Mount), &packet, network, chance);
         }

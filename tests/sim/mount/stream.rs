@@ -134,8 +134,11 @@ impl Mount {
             return self.over(around);
         }
         life.applied = life.applied.max(seq);
+        let applied_now = life.applied;
         life.own.applied(BatchSeq(life.applied));
         life.stamps.push(stamp);
+        // Whoever waits for a batch goes on: no leader may show less from here on.
+        self.reports.push(Report::Promised { session: life.session, seq: applied_now });
         // The table has it now: what is known here is forgotten.
         let (applied, before) = (life.applied, life.overlay.len());
         let cache = &mut life.cache;
