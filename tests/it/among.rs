@@ -335,7 +335,7 @@ fn nothing_is_changed_of_which_another_mount_may_still_answer() {
         until("it may keep the root", || {
             // Who comes to a leader that is new is asked for everything first.
             asked.try_iter().for_each(|(_, done): TakenBack| done());
-            slow.copy_all(&[key.clone()]).unwrap().1.inos == [Ino::ROOT]
+            slow.copy_all(std::slice::from_ref(&key)).unwrap().1.inos == [Ino::ROOT]
         });
         root()
     };
@@ -347,7 +347,10 @@ fn nothing_is_changed_of_which_another_mount_may_still_answer() {
         // Whatever had entered the log is applied by now.
         slow.grant_inos(session, 1).unwrap();
         assert_eq!(root(), before);
-        assert!(slow.copy_all(&[key.clone()]).unwrap().1.inos.is_empty(), "it is about to change");
+        assert!(
+            slow.copy_all(std::slice::from_ref(&key)).unwrap().1.inos.is_empty(),
+            "it is about to change"
+        );
         done();
         made.join().unwrap();
     });

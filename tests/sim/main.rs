@@ -4,7 +4,7 @@
 //! `make sim SEEDS=N` as many as asked for. Two loads: one proposer that fills the log, and mounts with sessions. As in
 //! production are the log and its driver, the disk's formats, applying, the rows, the role lock, what a mount owns, and all that
 //! is said, as bytes. Not here: the production client and its threads (`it/model` and `make chaos` have those), blocks on data
-//! nodes, TLS. `docs/decisions/0017-the-simulated-cluster.md` has the reasons and what was planted.
+//! nodes, TLS. `docs/decisions/0018-the-simulated-cluster.md` has the reasons and what was planted.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a run tells its figures and its seed")]

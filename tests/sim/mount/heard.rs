@@ -60,7 +60,8 @@ impl Mount {
             // What a renewal says counts.
             Told::Whole(_) => life.renew_at = Duration::ZERO,
             Told::Ended { .. } => self.over(around),
-            Told::Flush { .. } | Told::Unlocked { .. } => {}
+            // It asks for no copies.
+            Told::Flush { .. } | Told::Unlocked { .. } | Told::TakeBack { .. } => {}
         }
     }
 
