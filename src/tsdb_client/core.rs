@@ -4,7 +4,6 @@
 
 use crate::env::Clock;
 use crate::meta::apply::Rules;
-use crate::telemetry::counter::CLIENT_ROW_MISSES;
 use crate::tsdb_client::Caller;
 use crate::tsdb_client::OnInvalidate;
 use crate::tsdb_client::Options;
@@ -13,8 +12,6 @@ use crate::tsdb_client::ahead::Streams;
 use crate::tsdb_client::blocks::Blocks;
 use crate::tsdb_client::change::Change;
 use crate::tsdb_client::copies::Copies;
-use crate::tsdb_client::fresh::Answered;
-use crate::tsdb_client::fresh::Asked;
 use crate::tsdb_client::fresh::Fresh;
 use crate::tsdb_client::journal::Journal;
 use crate::tsdb_client::local::ClosedBatch;
@@ -31,7 +28,6 @@ use crate::tsdb_client::rows::Rows;
 use crate::tsdb_client::view::Fetch;
 use crate::tsdb_client::view::Missed;
 use crate::tsdb_client::view::Mode;
-use crate::types::AsOf;
 use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::Ino;
@@ -50,13 +46,6 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-
-/// Inode numbers asked for at a time, and how many are left when more are asked for.
-const INOS_ASKED: u64 = 32_768;
-pub(super) const INOS_LOW: u64 = 16_384;
-
-/// Rows of one answer that may be hints.
-const HINTED_ROWS_MAX: usize = 16;
 
 /// The share of copies of what is nobody's in the bytes that rows may take besides.
 const COPIES_SHARE: u64 = 2;
@@ -167,6 +156,11 @@ impl Core {
     /// Whether the caller may do what needs the owner of the mount.
     pub(super) fn is_owner(&self, caller: Caller) -> bool {
         caller.uid == 0 || caller.uid == self.options.owner
+    }
+
+    /// The lock, whatever has come since: not for looking at rows.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Local> {
+        self.local.lock()
     }
 
     /// The lock, with rows demoted as far as the server has come.
@@ -309,75 +303,6 @@ impl Core {
         }
     }
 
-    /// Gets what an attempt missed. `turn`, as it was then, tells whether a row that is owned may be cached: had a batch been
-    /// demoted since, the server's answer could be older than it.
-    pub(super) fn obtain(
-        &self,
-        missed: Missed,
-        turn: u64,
-        fresh: &mut Fresh,
-    ) -> Result<(), FsError> {
-        if !self.near {
-            may_wait()?;
-        }
-        match missed {
-            Missed::Rows(keys) => self.fetch_rows(keys, turn),
-            Missed::Fresh(keys) => {
-                let asked = self.asks();
-                let answered = fresh.ask(&*self.server, keys, asked)?;
-                self.keep(asked, answered);
-                Ok(())
-            }
-            Missed::Range(range) => fresh.ask_range(&*self.server, range, turn, self.asks()),
-            Missed::Direct => Ok(()),
-            Missed::Inos => self.ask_inos(),
-            Missed::Given(ino) => self.await_given(ino),
-            Missed::Busy => {
-                drop(self.one_direct()?);
-                Ok(())
-            }
-            Missed::Lease => self.await_lease(),
-        }
-    }
-
-    /// Asks for all rows of others that a call looked at anew, and for `more`.
-    pub(super) fn renew(&self, fresh: &mut Fresh, more: Option<Bytes>) -> Result<(), FsError> {
-        let asked = self.asks();
-        let answered = fresh.renew(self.ask()?, more, asked)?;
-        self.keep(asked, answered);
-        Ok(())
-    }
-
-    /// The leader is about to be asked for what is nobody's.
-    pub(super) fn asks(&self) -> Asked {
-        let mut local = self.local.lock();
-        Asked { directs: local.directs, question: local.copies.ask() }
-    }
-
-    /// Keeps what of an answer may be, and a hint of the rest.
-    pub(super) fn keep(&self, asked: Asked, (rows, copying): Answered) {
-        let now = self.clock.steady();
-        let mut local = self.local.lock();
-        // Listings are no hints.
-        if rows.len() <= HINTED_ROWS_MAX {
-            for (key, value) in &rows {
-                local.hints.note(key.clone(), value.clone(), now);
-            }
-        }
-        local.copies.follow(self.server.copying(false), now);
-        local.copies.keep(asked.question, &copying, rows.into_iter());
-    }
-
-    fn ask_inos(&self) -> Result<(), FsError> {
-        let first = self.server.grant_inos(self.session, INOS_ASKED)?;
-        let range = first..first + INOS_ASKED;
-        let mut local = self.local.lock();
-        if local.own.add_range(range.clone()) {
-            local.inos.push_back(range);
-        }
-        Ok(())
-    }
-
     /// The server, for a question that may have to wait for it.
     ///
     /// # Errors
@@ -437,40 +362,6 @@ impl Core {
             }
             self.journal.check()?;
             self.given.wait(&mut local);
-        }
-        Ok(())
-    }
-
-    /// Gets more inode numbers before they run out.
-    pub(super) fn refill_inos(&self) -> Result<(), FsError> {
-        let local = self.local.lock();
-        if local.inos_left() >= INOS_LOW || local.ended {
-            return Ok(());
-        }
-        drop(local);
-        self.ask_inos()
-    }
-
-    /// A row of the present that is owned and was not at hand when the lock was held, at `turn`.
-    pub(super) fn fetch_row(&self, key: Bytes, turn: u64) -> Result<Option<Bytes>, FsError> {
-        CLIENT_ROW_MISSES.add(1);
-        let value = self.server.get(&key, AsOf::Now)?;
-        let local = self.local.lock();
-        if local.turn == turn {
-            self.rows.put(key, value.clone());
-        }
-        Ok(value)
-    }
-
-    fn fetch_rows(&self, keys: Vec<Bytes>, turn: u64) -> Result<(), FsError> {
-        if let [key] = &keys[..] {
-            return self.fetch_row(key.clone(), turn).map(|_| ());
-        }
-        CLIENT_ROW_MISSES.add(keys.len() as u64);
-        let values = self.server.get_all(&keys)?;
-        let local = self.local.lock();
-        if local.turn == turn {
-            keys.into_iter().zip(values).for_each(|(key, value)| self.rows.put(key, value));
         }
         Ok(())
     }

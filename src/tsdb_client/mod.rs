@@ -30,6 +30,7 @@ mod local;
 mod locks;
 mod merge;
 mod names;
+mod obtain;
 mod orphans;
 mod overlay;
 pub mod own;

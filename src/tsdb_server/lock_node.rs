@@ -9,11 +9,15 @@
 pub(super) mod copies;
 mod office;
 mod rights;
+mod status;
 #[cfg(test)]
 mod tests;
 mod tick;
 mod wait;
 mod wishes;
+
+pub use status::Grants;
+pub use status::Standing;
 
 use crate::env::Clock;
 use crate::lease::Gone;
@@ -22,7 +26,6 @@ use crate::meta::key::StateKey;
 use crate::meta::op::Op;
 use crate::meta::record::Next;
 use crate::meta::record::Record;
-use crate::meta::record::Session;
 use crate::meta::record::Store;
 use crate::series::table::Family;
 use crate::series::table::Table;
@@ -34,14 +37,12 @@ use crate::tsdb_server::lock_node::wishes::Wishes;
 use crate::tsdb_server::node::Node;
 use crate::tsdb_server::task::Tasks;
 use crate::tsdb_server::turns::Turns;
-use crate::types::BatchSeq;
 use crate::types::FsError;
 use crate::types::SessionId;
 use crate::types::Stamp;
 use crate::types::Term;
 use crate::wire::Listener;
 use crate::wire::Welcome;
-use crate::wire::Whole;
 use crate::wire::message::Renewed;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
@@ -57,8 +58,6 @@ use std::time::Duration;
 
 /// A new leader is given so long to apply what was committed before it led.
 const CATCH_UP: Duration = Duration::from_secs(3);
-/// Inodes that were given back are counted up to here.
-const SHARED_SHOWN_MAX: usize = 100_000;
 
 /// What the role needs of its node.
 pub trait Log: Send + Sync {
@@ -87,32 +86,6 @@ pub trait Log: Send + Sync {
 
     /// The store's identity, for people and logs.
     fn store(&self) -> String;
-}
-
-/// A session as a status shows it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Standing {
-    pub session: SessionId,
-    pub client: String,
-    pub opened: Stamp,
-    /// The number of its last applied batch.
-    pub last: BatchSeq,
-    /// Somebody is there to be told something.
-    pub attended: bool,
-    /// None where it lives in this process.
-    pub lease_left: Option<Duration>,
-    pub has_whole: bool,
-    /// What it was asked to give back and has not.
-    pub recalls: usize,
-    pub ending: bool,
-}
-
-/// Who owns what, in figures.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Grants {
-    pub whole: Option<(SessionId, Whole)>,
-    /// Inodes that their owners gave back since. At most `SHARED_SHOWN_MAX`.
-    pub shared: usize,
 }
 
 /// See the module's text.
@@ -401,43 +374,6 @@ impl LockNode {
             let why = "an operator has ended it";
             office.leases.evict(session, why).map_err(|Gone| FsError::Fenced)
         })
-    }
-
-    // Status.
-
-    /// The sessions, in the order in which they were opened.
-    ///
-    /// # Errors
-    /// `NotLeader`, `Damaged`, `Io`.
-    pub fn clients(&self) -> Result<Vec<Standing>, FsError> {
-        self.in_office(|office, rights, now| {
-            let mut clients = Vec::new();
-            for standing in office.leases.standing(now) {
-                let session = standing.session;
-                let row = self.record::<Session>(&StateKey::Session { session })?;
-                let Some(Session { client, opened, last, .. }) = row else { continue };
-                clients.push(Standing {
-                    session,
-                    client,
-                    opened,
-                    last,
-                    attended: standing.attended,
-                    lease_left: standing.left,
-                    has_whole: rights.grant.as_ref().is_some_and(|grant| grant.session == session),
-                    recalls: standing.recalls,
-                    ending: standing.ending,
-                });
-            }
-            Ok(clients)
-        })
-    }
-
-    /// # Errors
-    /// `Damaged`, `Io`.
-    pub fn grants(&self) -> Result<Grants, FsError> {
-        let rights = self.rights()?;
-        let whole = rights.grant.clone().map(|grant| (grant.session, Whole::from(grant)));
-        Ok(Grants { whole, shared: rights.shared(&*self.rows, SHARED_SHOWN_MAX)? })
     }
 
     fn record<R: Record>(&self, key: &StateKey) -> Result<Option<R>, FsError> {

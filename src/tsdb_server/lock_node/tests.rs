@@ -4,7 +4,6 @@
 //! what they are told. Not here: what of a batch is applied (`tests/it/model/sessions.rs`), all interleavings (`lease::tests`).
 
 mod copies;
-
 use crate::env::Clock;
 use crate::lease;
 use crate::meta::key;
