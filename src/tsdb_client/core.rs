@@ -29,6 +29,7 @@ use crate::tsdb_client::view::Fetch;
 use crate::tsdb_client::view::Missed;
 use crate::tsdb_client::view::Mode;
 use crate::types::BatchSeq;
+use crate::types::Era;
 use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::SessionId;
@@ -171,11 +172,17 @@ impl Core {
         local
     }
 
+    /// In which era copies count, and until when: never past the lease, for an ended session is asked for none.
+    pub(super) fn copying(&self, used: bool) -> (Era, Duration) {
+        let (era, until) = self.server.copying(used);
+        (era, until.min(self.server.lease()))
+    }
+
     /// Uses no copy that does not count any more.
     fn follow(&self, local: &mut Local) {
         if !local.copies.is_empty() {
             let used = local.copies.take_used();
-            local.copies.follow(self.server.copying(used), self.clock.steady());
+            local.copies.follow(self.copying(used), self.clock.steady());
         }
     }
 
@@ -326,7 +333,7 @@ impl Core {
         let local = self.local.lock();
         match local.own.right(ino) {
             Right::Owned => of(self.server.lease()),
-            Right::Nothing if local.copies.gained(ino).is_some() => of(self.server.copying(true).1),
+            Right::Nothing if local.copies.gained(ino).is_some() => of(self.copying(true).1),
             Right::Busy | Right::Leaving | Right::Nothing => Duration::ZERO,
         }
     }

@@ -75,7 +75,7 @@ impl Core {
                 local.hints.note(key.clone(), value.clone(), now);
             }
         }
-        local.copies.follow(self.server.copying(false), now);
+        local.copies.follow(self.copying(false), now);
         local.copies.keep(asked.question, &copying, rows.into_iter());
     }
 

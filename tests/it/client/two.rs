@@ -159,6 +159,21 @@ fn what_both_look_at_is_asked_for_once_and_again_after_a_change() {
 }
 
 #[test]
+fn copies_count_no_longer_than_the_lease() {
+    let leader = Leader::new();
+    let ((a, _), (b, seat)) = (join(&leader), join(&leader));
+    let ino = file(&a, ROOT, "f");
+    b.getattr(ino, NOW).unwrap();
+    let before = leader.asked("get");
+    b.getattr(ino, NOW).unwrap();
+    assert_eq!(leader.asked("get"), before);
+    // Whoever ends it asks for no copies back.
+    seat.set_lease(SystemClock.steady());
+    b.getattr(ino, NOW).unwrap();
+    assert_eq!(leader.asked("get"), before + 1);
+}
+
+#[test]
 fn what_is_still_being_written_is_seen_as_well() {
     let (_leader, a, b) = two();
     let ino = file(&a, ROOT, "f");
