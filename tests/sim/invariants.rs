@@ -43,6 +43,8 @@ pub(crate) struct Invariants {
     same_outcome: SameOutcome,
     past: Past,
     book: Book,
+    /// Why the entry that is being applied may not be.
+    obstacle: Option<String>,
     /// There are mounts.
     mounted: bool,
     /// What is looked at when: of its own, so that looking changes nothing.
@@ -59,6 +61,7 @@ impl Invariants {
             same_outcome: SameOutcome::default(),
             past: Past::default(),
             book: Book::default(),
+            obstacle: None,
             mounted,
             chance: Chance::new(!seed),
             reads: 0,
@@ -111,7 +114,7 @@ impl Invariants {
     /// Before `member` applies an entry.
     pub(crate) fn applies(&mut self, member: &Member, entry: &Entry) {
         if self.mounted && entry.index > self.book.furthest {
-            owned::check(&self.book, member, entry);
+            self.obstacle = owned::check(&self.book, member, entry);
         }
     }
 
@@ -121,6 +124,10 @@ impl Invariants {
         self.same_outcome.check(entry, outcome);
         if self.mounted && entry.index > self.book.furthest {
             self.book.furthest = entry.index;
+            // Said again, a direct batch is answered as it was then.
+            let again = exactly_once::is_again(&self.book, entry);
+            let obstacle = self.obstacle.take().filter(|_| !again);
+            owned::check_applied(entry, obstacle, outcome);
             exactly_once::follow(&mut self.book, member, entry, outcome);
         }
     }

@@ -13,8 +13,9 @@ use tsfs::wire::packet::Decoder;
 use tsfs::wire::packet::META_BYTES_MAX;
 use tsfs::wire::packet::Packet;
 
-/// Whoever hears nothing for so long because it is cut off takes the connection for gone.
-const STUCK_MS: u64 = 900;
+/// What is stuck for so long because one end is cut off does not arrive any more. Longer than a lease: so a member hears batches
+/// of a session that has ended since.
+const STUCK_MS: u64 = 5000;
 /// A piece that is lost is sent again.
 const AGAIN_MS: u64 = 120;
 

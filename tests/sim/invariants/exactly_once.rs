@@ -10,6 +10,15 @@ use tsfs::tsdb_log::entry::Entry;
 use tsfs::types::FsError;
 use tsfs::types::SessionId;
 
+/// Whether an entry holds a batch that was applied before.
+pub(crate) fn is_again(book: &Book, entry: &Entry) -> bool {
+    let known = batch(entry).and_then(|(_, batch)| {
+        let session = book.sessions.get(&batch.session)?;
+        Some(batch.seq.0 <= session.last)
+    });
+    known.unwrap_or(false)
+}
+
 /// An entry was applied for the first time anywhere.
 pub(crate) fn follow(book: &mut Book, member: &Member, entry: &Entry, outcome: &Outcome) {
     let Some((_, batch)) = batch(entry) else { return };
