@@ -7,6 +7,7 @@ mod error;
 pub mod frame;
 mod id;
 pub mod instant;
+pub mod placement;
 mod range;
 mod role;
 mod time;
