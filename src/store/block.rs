@@ -10,6 +10,7 @@
 //! [`Changes`]: crate::series::table::Changes
 
 mod adopt;
+mod elsewhere;
 mod index;
 mod listed;
 mod named;
@@ -29,6 +30,7 @@ pub use scrub::Scrub;
 pub use scrub::Scrubbed;
 
 use crate::series::table::Table;
+use crate::store::block::elsewhere::Placing;
 use crate::store::disk::Disk;
 use crate::store::disk::File;
 use crate::store::segment;
@@ -125,6 +127,7 @@ struct State {
     scrubbed_unsaved: bool,
     retiring: Retiring,
     syncing: Syncing,
+    placing: Placing,
 }
 
 /// Whose turn it is to write to the segment that is appended to.
@@ -299,7 +302,7 @@ impl BlockStore {
         parts: [&[u8]; 2],
         checksum: u32,
     ) -> Result<bool, FsError> {
-        if self.locate(block)?.is_some() {
+        if self.locate(block)?.is_some() || self.is_elsewhere(block)? {
             return Ok(false);
         }
         // Only now: had the driver listed it before the put was noted, the row would say so.
@@ -516,6 +519,9 @@ impl BlockStore {
         match self.locate(block)? {
             Some(place) => Ok(place),
             None if self.is_listed(block)? => Err(self.absent(block)),
+            None if self.is_elsewhere(block)? => Err(FsError::Damaged(format!(
+                "block {block} is not kept here, and on no other node"
+            ))),
             None => Err(FsError::Stale),
         }
     }

@@ -19,6 +19,7 @@ use crate::tsdb_server::open::LOG;
 use crate::tsdb_server::open::TABLE;
 use crate::tsdb_server::replica;
 use crate::types::FsError;
+use crate::types::NodeId;
 use crate::wire::message;
 use crate::wire::message::Request;
 use crate::wire::message::Response;
@@ -92,13 +93,14 @@ pub fn receive(disk: &Arc<dyn Disk>, dir: &Path, connection: &Connection) -> Res
     Ok(())
 }
 
-/// Takes over what was received, if anything was; for every start of a node, before its store is opened.
+/// Takes over what was received, if anything was; for every start of node `here`, before its store is opened.
 ///
 /// # Errors
 /// As for [`adopt::resume`] and [`Log::install`].
 pub fn take_over(
     disk: &Arc<dyn Disk>,
     dir: &Path,
+    here: NodeId,
     options: &table::Options,
 ) -> Result<(), FsError> {
     let behind = dir.join(BEHIND);
@@ -106,7 +108,7 @@ pub fn take_over(
         return Ok(());
     }
     let Some(label) = Label::read(&**disk, dir)? else { return Ok(()) };
-    if let Some(adopted) = adopt::resume(disk, dir, label.store, options)? {
+    if let Some(adopted) = adopt::resume(disk, dir, label.store, here, options)? {
         tracing::info!(
             here = adopted.here,
             listed = adopted.listed,

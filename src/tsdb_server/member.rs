@@ -26,7 +26,7 @@ use crate::tsdb_server::cluster::clients::ByLeases;
 use crate::tsdb_server::cluster::clients::ByRows;
 use crate::tsdb_server::cluster::disk::Identity;
 use crate::tsdb_server::cluster::init::Described;
-use crate::tsdb_server::cluster::promote::Promoter;
+use crate::tsdb_server::cluster::monitor::Monitor;
 use crate::tsdb_server::cluster::renew::Renewer;
 use crate::tsdb_server::cluster::rows;
 use crate::tsdb_server::cluster::socket::Asked;
@@ -139,8 +139,8 @@ impl Member {
         on_end: impl Fn() + Send + Sync + 'static,
     ) -> Result<Member, FsError> {
         let Options { dir, listen, networks, nodes, store } = options;
-        catch_up::take_over(&disk, &dir, &store.table)?;
         let (here, identity) = identify(&*disk, &dir)?;
+        catch_up::take_over(&disk, &dir, here, &store.table)?;
         let identity = identity.start(&*disk, &dir)?;
         let credentials = Credentials::load(clock.clone(), &dir.join(cluster::disk::CERTIFICATE))?;
         let net = Net::start(clock.clone(), Bounds::default())?;
@@ -167,7 +167,8 @@ impl Member {
         let mut tasks = Tasks::new(clock);
         let (weak_node, weak_peers) = (Arc::downgrade(&node), Arc::downgrade(&peers));
         tasks.start(Roster { node: weak_node, peers: weak_peers, known: nodes })?;
-        tasks.start(Promoter(Arc::downgrade(&cluster)))?;
+        tasks.start(Monitor(Arc::downgrade(&cluster)))?;
+        tasks.start(node.letting_go(hands::is_at_home(&peers, &cluster)))?;
         let renewed = Arc::downgrade(&cluster);
         tasks.start(Renewer {
             cluster: renewed,
@@ -345,7 +346,7 @@ fn cluster_of(
         pause: pause.clone(),
     };
     let hands = Arc::new(Hands { here, node: node.clone(), peers: peers.clone() });
-    Arc::new(Cluster {
+    Arc::new(Cluster::new(cluster::Parts {
         here,
         server: node.clone(),
         members: hands.clone(),
@@ -354,7 +355,7 @@ fn cluster_of(
         others: hands,
         clock: clock.clone(),
         pause: pause.clone(),
-    })
+    }))
 }
 
 /// What the parts tell each other.

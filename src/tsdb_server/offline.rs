@@ -351,9 +351,13 @@ impl Pass<'_> {
             Ok(())
         })?;
         self.summary.blocks = held.len() as u64;
+        let mut elsewhere = HashSet::new();
+        blocks.each_elsewhere(|block| {
+            elsewhere.insert(block);
+        })?;
         let mut missing = Vec::new();
         let counted = check::segment_blocks(&**table, &mut |block| {
-            if !held.remove(&block) {
+            if !held.remove(&block) && !elsewhere.remove(&block) {
                 missing.push(block);
             }
         });

@@ -19,6 +19,7 @@ pub mod stepped;
 mod tests;
 
 pub use apply::Progress;
+pub(in crate::tsdb_server) use apply::placement;
 pub use apply::received;
 pub use peers::Outbound;
 pub use standing::CLOCK_DRIFT_PARTS;
@@ -61,6 +62,7 @@ use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::types::Stamp;
+use crate::types::placement::Placement;
 use crate::wire::Applied;
 use crate::wire::Durable;
 use crate::wire::Proposal;
@@ -332,8 +334,14 @@ impl Replica {
         *self.shared.seen.progress.lock()
     }
 
+    /// Which nodes keep which blocks, as of what is applied.
+    pub fn placement(&self) -> Arc<Placement> {
+        self.shared.seen.placement.read().clone()
+    }
+
     /// Which instants can be read. To be asked after a snapshot of the table was taken: then nothing is shown that purge has
     /// begun to take.
+
     pub fn readable(&self) -> Arc<Readable> {
         self.shared.seen.readable.read().clone()
     }
@@ -467,7 +475,7 @@ impl Opened {
             standing: standing.clone(),
             outbound,
         });
-        let mut applier = Applier::new(table, blocks, room, seen.clone());
+        let mut applier = Applier::new(table, blocks, room, seen.clone(), options.node);
         replay(&mut driver, &mut applier, &seen).map_err(|error| match error {
             FsError::NoSpace => FsError::Io(TOO_FULL.to_owned()),
             other => other,

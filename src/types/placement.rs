@@ -34,14 +34,41 @@ pub struct Layout {
 }
 
 /// Where blocks are at home, and where they are going.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Placement {
     /// Raised with each change.
     pub number: u64,
+    /// Copies of a block that are wanted, where there are as many nodes that keep blocks.
+    pub copies: u8,
     /// `None`: every node keeps every block.
     pub now: Option<Layout>,
     /// What is to be: its nodes fetch what they lack, and when they have it, it takes the place of `now`.
     pub next: Option<Layout>,
+}
+
+impl Default for Placement {
+    /// As it is where nobody has said anything: three copies, and every node keeps every block.
+    fn default() -> Placement {
+        Placement { number: 0, copies: 3, now: None, next: None }
+    }
+}
+
+impl Placement {
+    /// Whether this is one, where it came from elsewhere.
+    pub fn is_sound(&self) -> bool {
+        (1..=COPIES_MAX).contains(&self.copies)
+            && self.now.iter().chain(&self.next).all(Layout::is_sound)
+    }
+
+    /// Whether every node has to have every block, and nothing is to change.
+    pub fn is_everywhere(&self) -> bool {
+        self.now.is_none() && self.next.is_none()
+    }
+
+    /// Whether a node is, or is going to be, home to some blocks by name.
+    pub fn names(&self, node: NodeId) -> bool {
+        self.now.iter().chain(&self.next).any(|layout| layout.has(node))
+    }
 }
 
 /// The homes of all groups, computed.

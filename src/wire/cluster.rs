@@ -41,6 +41,10 @@ pub enum Ask {
     Locks { limit: u32 },
     /// What a node says of itself when it has started: [`Answer::Done`]. Only of the node itself.
     Announce(Box<Announced>),
+    /// Which nodes keep how much: [`Answer::Placement`].
+    Placement,
+    /// So many copies of each block are wanted: [`Answer::Done`].
+    Copies { copies: u8 },
 }
 
 /// A node that has started.
@@ -77,6 +81,7 @@ pub enum Answer {
     },
     /// What was done, in a sentence.
     Done(String),
+    Placement(PlacementState),
 }
 
 /// How far something long is.
@@ -130,6 +135,28 @@ pub struct NodeState {
     pub lag: Option<u64>,
     /// Blocks that it has yet to fetch.
     pub lacks: Option<u64>,
+}
+
+/// Where blocks are kept.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PlacementState {
+    /// Copies of each block that are wanted.
+    pub copies: u8,
+    /// Every node keeps every block.
+    pub everywhere: bool,
+    /// Nodes that are home to blocks by name, or are going to be.
+    pub homes: Vec<HomeState>,
+    /// Blocks are on their way.
+    pub moving: bool,
+}
+
+/// How much of everything a node keeps, in thousandths of all blocks.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HomeState {
+    pub node: u64,
+    pub now: u16,
+    /// When all is where it is to be.
+    pub then: u16,
 }
 
 /// A mount.

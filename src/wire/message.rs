@@ -19,6 +19,7 @@ use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::types::Stamp;
 use crate::types::Term;
+use crate::types::placement::Placement;
 use crate::wire::Copying;
 use crate::wire::Page;
 use crate::wire::Recall;
@@ -80,6 +81,30 @@ pub struct View {
     pub nodes: Vec<NodeAt>,
     /// Those that decide, while that changes the ones before as well. What a majority of them has on disk is durable.
     pub voters: Vec<NodeId>,
+}
+
+/// What a node says of itself to the one that leads.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Standing {
+    /// The feature level that it knows.
+    pub features: u32,
+    /// It has applied the log up to here.
+    pub applied: LogIndex,
+    /// Its rows are of this placement; `None` while they are made so.
+    pub placed: Option<u64>,
+    /// Blocks that it should have and has not.
+    pub lacks: u64,
+    /// Bytes of the disk that its store is on.
+    pub disk_total: u64,
+    pub disk_free: u64,
+}
+
+impl Standing {
+    /// Blocks that the node should have by this placement and has not; `None` where it does not know yet.
+    pub fn lacks_by(&self, placement: &Placement) -> Option<u64> {
+        let knows = placement.is_everywhere() || self.placed == Some(placement.number);
+        knows.then_some(self.lacks)
+    }
 }
 
 /// How long a session's rights last from when they were asked for, and what it owns besides what it made.
@@ -217,6 +242,15 @@ pub enum Request {
         session: SessionId,
         number: u64,
     },
+    /// Of a node. Answered with `Standing`.
+    Standing,
+    /// Of a node, which has blocks that it need not have: whether all that the log names up to this entry is at home. Answered
+    /// with `MayLetGo`.
+    MayLetGo {
+        /// Of the placement that it knows.
+        number: u64,
+        named: LogIndex,
+    },
 }
 
 /// What is asked of anybody.
@@ -272,6 +306,8 @@ pub enum Response {
         copying: Copying,
     },
     Copying(Copying),
+    Standing(Standing),
+    MayLetGo(bool),
 }
 
 /// What a node tells a session unasked.

@@ -11,6 +11,8 @@ use crate::cli::when;
 use crate::meta::record::Invited;
 use crate::tsdb_server::cluster::work::Pause;
 use crate::types::NodeId;
+use crate::types::Role;
+use crate::types::Roles;
 use crate::types::Stamp;
 use crate::wire::cluster::Answer;
 use crate::wire::cluster::Ask;
@@ -132,15 +134,27 @@ pub(super) fn add(args: &Add, context: &Context) -> anyhow::Result<Exit> {
         let new =
             now.nodes.iter().find(|node| before.nodes.iter().all(|old| old.node != node.node));
         if let Some(node) = new
-            && matches!(node.part, Part::Votes | Part::Leads)
+            && let Some(done) = done(node)
         {
             out.clear();
             out.object(node)?;
-            out.say(format_args!("node {} ({}) votes", node.node, node.name))?;
+            out.say(format_args!("node {} ({}) {done}", node.node, node.name))?;
             return Ok(Exit::Done);
         }
         out.progress(&progress(new));
         pause.rest(LOOK_EVERY)?;
+    }
+}
+
+/// What a new node does, when it does all that it is to do.
+fn done(node: &NodeState) -> Option<&'static str> {
+    let decides = node.roles.parse().is_ok_and(|roles: Roles| roles.has(Role::Ts));
+    match node.part {
+        Part::Votes | Part::Leads => Some("votes"),
+        Part::Learns if !decides && node.lag == Some(0) && node.lacks == Some(0) => {
+            Some("takes part, and does not vote")
+        }
+        Part::Learns | Part::Outside => None,
     }
 }
 

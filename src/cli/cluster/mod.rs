@@ -58,6 +58,26 @@ enum Command {
     Replace(grow::Replace),
     /// Make it so that a node may be stopped: it leads nothing, and the others can do without it
     Drain(One),
+    Copies(Copies),
+}
+
+const COPIES_EXAMPLES: &str = "\
+Examples:
+  tsfs cluster copies 5 /srv/store     where there are five nodes or more, two may be lost at once
+
+Blocks are copied in the background; 'tsfs cluster status' shows how far it is.";
+
+/// Say how many copies of each block are kept
+///
+/// An odd number from 3. With no more nodes than that, every node keeps every block.
+#[derive(clap::Args)]
+#[command(after_help = COPIES_EXAMPLES)]
+struct Copies {
+    /// How many
+    copies: u8,
+    /// The directory that a node on this machine serves
+    #[arg(default_value = ".")]
+    store: PathBuf,
 }
 
 #[derive(clap::Args)]
@@ -79,6 +99,10 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
         Command::Remove(one) => on_one(one, context, |node| Ask::Remove { node }),
         Command::Replace(args) => grow::replace(args, context),
         Command::Drain(one) => on_one(one, context, |node| Ask::Drain { node }),
+        Command::Copies(args) => {
+            let ask = Ask::Copies { copies: args.copies };
+            Local::open(&args.store)?.have_done(&ask, context)
+        }
     }
 }
 

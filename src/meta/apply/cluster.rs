@@ -19,6 +19,8 @@ use crate::types::FsError;
 use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::types::Stamp;
+use crate::types::placement::Layout;
+use crate::types::placement::Placement;
 use bytes::Bytes;
 use std::ops::ControlFlow;
 
@@ -42,6 +44,9 @@ const USED_INVITE: FsError = FsError::Invalid(
 const EXPIRED_INVITE: FsError =
     FsError::Invalid("the token has expired: make a new one with 'tsfs cluster invite'");
 const UNKNOWN_NODE: FsError = FsError::Invalid("the cluster has no such node");
+const STILL_A_HOME: FsError = FsError::Invalid(
+    "the node is home to blocks: have these moved away first ('tsfs cluster remove' does)",
+);
 const OTHER_DISK: FsError = FsError::Invalid("the node has another disk than this one");
 
 /// A node as an op describes it.
@@ -91,12 +96,41 @@ impl Apply<'_> {
             ClusterOp::RemoveNode { node } => {
                 let key = ClusterKey::Node { node: *node };
                 self.in_cluster::<Node>(key)?.ok_or(UNKNOWN_NODE)?;
+                if self.placement()?.names(*node) {
+                    return Err(STILL_A_HOME);
+                }
                 self.remove_state(&StateKey::Cluster(key));
                 Ok(())
             }
             ClusterOp::Invite { digest, expires, to } => self.invite(*digest, *expires, to, now),
             ClusterOp::UseInvite { digest, by } => self.use_invite(*digest, by, now),
+            ClusterOp::Place { placement } => self.place(placement),
         }
+    }
+
+    fn placement(&mut self) -> Result<Placement, FsError> {
+        Ok(self.in_cluster(ClusterKey::Placement)?.unwrap_or_default())
+    }
+
+    /// What counts for a block changes only to what its homes were told before: so whoever is one change behind, a client or a
+    /// node, is still right.
+    fn place(&mut self, new: &Placement) -> Result<(), FsError> {
+        let known = self.placement()?;
+        if !new.is_sound() {
+            return Err(FsError::Invalid("this is no placement"));
+        }
+        if new.number != known.number + 1 {
+            return Err(FsError::Invalid("another placement came first: look again"));
+        }
+        let arrives = known.next.is_some() && new.now == known.next && new.next.is_none();
+        if new.now != known.now && !arrives {
+            return Err(FsError::Invalid("blocks count where they do, or where they were to be"));
+        }
+        for node in new.next.iter().flat_map(Layout::nodes) {
+            self.in_cluster::<Node>(ClusterKey::Node { node })?.ok_or(UNKNOWN_NODE)?;
+        }
+        self.put_cluster(ClusterKey::Placement, new);
+        Ok(())
     }
 
     fn set_authority(&mut self, authority: &Bytes) -> Result<(), FsError> {

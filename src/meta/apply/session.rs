@@ -26,8 +26,8 @@ use std::ops::ControlFlow;
 
 /// What rows and ops may contain, as this program knows them.
 ///
-/// 1: the first. 2: several sessions, direct batches.
-pub const FEATURES: u32 = 2;
+/// 1: the first. 2: several sessions, direct batches. 3: placements.
+pub const FEATURES: u32 = 3;
 /// Longest name of a client and longest note of a mark, in bytes.
 const TEXT_BYTES_MAX: usize = 1000;
 /// Most inode numbers given out at once.

@@ -9,6 +9,7 @@ const NEXT: u8 = b'#';
 const AUTHORITY: u8 = b'a';
 const INVITE: u8 = b'i';
 const NODE: u8 = b'n';
+const PLACEMENT: u8 = b'p';
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ClusterKey {
@@ -16,6 +17,7 @@ pub enum ClusterKey {
     Authority,
     Invite { digest: [u8; 32] },
     Node { node: NodeId },
+    Placement,
 }
 
 impl ClusterKey {
@@ -34,6 +36,7 @@ impl ClusterKey {
                 key.push(NODE);
                 key.extend(node.0.to_be_bytes());
             }
+            ClusterKey::Placement => key.push(PLACEMENT),
         }
     }
 
@@ -43,6 +46,7 @@ impl ClusterKey {
             AUTHORITY => ClusterKey::Authority,
             INVITE => ClusterKey::Invite { digest: parts.take(32)?.try_into().ok()? },
             NODE => ClusterKey::Node { node: NodeId(parts.u64()?) },
+            PLACEMENT => ClusterKey::Placement,
             _ => return None,
         })
     }

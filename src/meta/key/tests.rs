@@ -66,6 +66,7 @@ fn states() -> Vec<StateKey> {
         StateKey::Cluster(ClusterKey::Authority),
         StateKey::Cluster(ClusterKey::Invite { digest: [7; 32] }),
         StateKey::Cluster(ClusterKey::Node { node: NodeId(3) }),
+        StateKey::Cluster(ClusterKey::Placement),
     ]
 }
 
@@ -93,7 +94,7 @@ fn no_key_begins_another() {
         assert!(!b.starts_with(a), "{a:?} begins {b:?}");
     }
     let kinds: std::collections::HashSet<u8> = states().iter().map(|key| key.encode()[0]).collect();
-    let shared = 1 + 3;
+    let shared = 1 + 4;
     assert_eq!(
         kinds.len(),
         states().len() - shared,

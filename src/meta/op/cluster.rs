@@ -13,6 +13,7 @@ use crate::types::NodeId;
 use crate::types::Roles;
 use crate::types::SessionId;
 use crate::types::Stamp;
+use crate::types::placement::Placement;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::Serialize;
@@ -53,6 +54,10 @@ pub enum ClusterOp {
     UseInvite {
         digest: [u8; 32],
         by: String,
+    },
+    /// Which nodes keep which blocks from now on. Since feature level 3.
+    Place {
+        placement: Placement,
     },
 }
 

@@ -4,6 +4,7 @@ use crate::meta::record::Record;
 use crate::types::NodeId;
 use crate::types::Roles;
 use crate::types::Stamp;
+use crate::types::placement::Placement;
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use serde::Deserialize;
@@ -86,3 +87,4 @@ impl Record for Node {}
 impl Record for Authority {}
 impl Record for Invite {}
 impl Record for NextNode {}
+impl Record for Placement {}

@@ -28,6 +28,8 @@ use crate::store::segment::UNIT_BYTES;
 use crate::store::segment::Walk;
 use crate::types::BlockId;
 use crate::types::FsError;
+use crate::types::NodeId;
+use crate::types::placement::Placed;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::io::IoSlice;
@@ -53,7 +55,8 @@ pub struct Adopted {
 
 /// Makes `table`, which came from another node, the table of the node whose segments are in `dir`. Of the rows of
 /// `Family::Local`, `keep` stay as they are. `old` is the node's own last table, if it can be read: it knows which blocks are
-/// durable and not yet named; without it, all that were ever put and that `table` does not name are taken for such.
+/// durable and not yet named; without it, all that were ever put and that `table` does not name are taken for such. By the
+/// placement in `table`, node `here` is to have what `keeps` says.
 ///
 /// # Errors
 /// `Damaged` where a table cannot be read; `NoSpace`, `Io`. Begin again then.
@@ -64,6 +67,7 @@ pub fn adopt(
     table: &dyn Table,
     old: Option<Arc<dyn Table>>,
     keep: &[&[u8]],
+    (here, placed): (NodeId, &Placed),
 ) -> Result<Adopted, FsError> {
     disk.make_dir(dir)?;
     let pending = match old {
@@ -77,7 +81,7 @@ pub fn adopt(
     };
     let ours = table.get(Family::Local, ADOPTING_KEY)?.is_some_and(|row| *row == OURS);
     if !ours {
-        disown(table, keep)?;
+        disown(table, keep, (here, placed))?;
         let mut changes = Changes::default();
         changes.put(Family::Local, ADOPTING_KEY, OURS.to_vec());
         table.write(&changes)?;
@@ -90,6 +94,9 @@ pub fn adopt(
     }
     let mut changes = Changes::default();
     changes.delete(Family::Local, ADOPTING_KEY);
+    if placed.number() > 0 {
+        index::put_placed(placed.number(), &mut changes);
+    }
     table.write(&changes)?;
     table.flush()?;
     count(table)
@@ -101,8 +108,12 @@ fn block_of(kind: Kind, key: &[u8]) -> Option<BlockId> {
     (*first == kind as u8).then(|| BlockId::from_bytes(block)).flatten()
 }
 
-/// Lists all named blocks, and drops what else is the other node's own.
-fn disown(table: &dyn Table, keep: &[&[u8]]) -> Result<(), FsError> {
+/// Lists all named blocks that are to be here, and drops what else is the other node's own.
+fn disown(
+    table: &dyn Table,
+    keep: &[&[u8]],
+    (here, placed): (NodeId, &Placed),
+) -> Result<(), FsError> {
     let mut range = KeyRange { start: Vec::new(), end: Vec::new() };
     loop {
         let mut changes = Changes::default();
@@ -113,14 +124,21 @@ fn disown(table: &dyn Table, keep: &[&[u8]]) -> Result<(), FsError> {
                 return ControlFlow::Break(());
             }
             last = Some(key.to_vec());
-            if keep.contains(&key) || block_of(Kind::Listed, key).is_some() {
+            let named = [Kind::Named, Kind::Listed, Kind::Elsewhere]
+                .into_iter()
+                .find_map(|kind| block_of(kind, key));
+            if keep.contains(&key) {
                 return ControlFlow::Continue(());
             }
-            if let Some(block) = block_of(Kind::Named, key) {
-                let row = index::listed_row();
-                changes.put(Family::Local, block_key(Kind::Listed, block), row);
-            }
+            // First, for what is put may be the same row.
             changes.delete(Family::Local, key);
+            if let Some(block) = named {
+                let (kind, row) = match placed.keeps(here, block) {
+                    true => (Kind::Listed, index::listed_row()),
+                    false => (Kind::Elsewhere, index::elsewhere_row()),
+                };
+                changes.put(Family::Local, block_key(kind, block), row);
+            }
             ControlFlow::Continue(())
         })?;
         table.write(&changes)?;
@@ -179,6 +197,7 @@ impl Adoption<'_> {
                 live += place.units();
                 changes.put(Family::Local, block_key(kind, block), index::encode_place(place));
                 changes.delete(Family::Local, block_key(Kind::Listed, block));
+                changes.delete(Family::Local, block_key(Kind::Elsewhere, block));
             }
         }
         if segment::check_segment_header(&*file, id, &self.store).is_err() {
@@ -209,7 +228,8 @@ impl Adoption<'_> {
         let has = |kind| -> Result<bool, FsError> {
             Ok(self.table.get(Family::Local, &block_key(kind, block))?.is_some())
         };
-        if has(Kind::Listed)? {
+        // One that need not be here is one more copy: it is let go of when all others are known to be there.
+        if has(Kind::Listed)? || has(Kind::Elsewhere)? {
             return Ok(Some(Kind::Named));
         }
         // It lies in a segment before as well.

@@ -5,7 +5,9 @@
 //! | `B` block 16 | version, segment, unit, frame bytes | named block |
 //! | `P` block 16 | the same | pending block that was synced when a batch was applied |
 //! | `L` block 16 | version | named block that is listed for repair: it is not here, or, with `B`, damaged |
+//! | `E` block 16 | version | named block that other nodes keep, and this one does not |
 //! | `G` segment 8 | version, rowed, live, retired | segment |
+//! | `placed` | version, number | store: which placement its rows are of |
 //! | `scrubbed` | version, how far scrubbing in the background is | store |
 
 use crate::series::Direction;
@@ -37,6 +39,7 @@ pub(super) enum Kind {
     Named = b'B',
     Pending = b'P',
     Listed = b'L',
+    Elsewhere = b'E',
     Segment = b'G',
 }
 
@@ -137,20 +140,47 @@ pub(super) fn listed_row() -> Vec<u8> {
     vec![VERSION]
 }
 
+/// What the row of a block holds that is elsewhere.
+pub(super) fn elsewhere_row() -> Vec<u8> {
+    vec![VERSION]
+}
+
 /// Visits the blocks that are listed for repair, in order, from behind `after`.
 pub(super) fn each_listed(
     rows: &dyn Rows,
     after: Option<BlockId>,
+    visit: impl FnMut(BlockId) -> ControlFlow<()>,
+) -> Result<(), FsError> {
+    each_key(rows, Kind::Listed, after, visit)
+}
+
+/// Visits the blocks that have a row of this kind, in order, from behind `after`.
+pub(super) fn each_key(
+    rows: &dyn Rows,
+    kind: Kind,
+    after: Option<BlockId>,
     mut visit: impl FnMut(BlockId) -> ControlFlow<()>,
 ) -> Result<(), FsError> {
-    let mut range = KeyRange::prefix(&[Kind::Listed as u8]);
+    let mut range = KeyRange::prefix(&[kind as u8]);
     if let Some(after) = after {
-        range.start = [&block_key(Kind::Listed, after)[..], &[0]].concat();
+        range.start = [&block_key(kind, after)[..], &[0]].concat();
     }
     rows.scan(Family::Local, &range, Direction::Forward, &mut |key, _| {
         // The table's own rows may share the first byte, but not the length.
         BlockId::from_bytes(&key[1..]).map_or(ControlFlow::Continue(()), &mut visit)
     })
+}
+
+/// Which placement the rows are of.
+const PLACED_KEY: &[u8] = b"placed";
+
+pub(super) fn placed(rows: &dyn Rows) -> Result<Option<u64>, FsError> {
+    let row = rows.get(Family::Local, PLACED_KEY)?;
+    row.map(|row| decode(&row, "the placement of blocks")).transpose()
+}
+
+pub(super) fn put_placed(number: u64, changes: &mut Changes) {
+    changes.put(Family::Local, PLACED_KEY, encode(&number));
 }
 
 /// How far scrubbing in the background is.
@@ -255,6 +285,11 @@ impl<'a> Writing<'a> {
             counter::DAMAGE_FOUND.add(1);
             tracing::error!(%block, "the log names a block that is not in the store");
         }
+        self.expect(block);
+    }
+
+    /// The block is to be repaired, and nothing of it is here: what is being put may be.
+    pub(super) fn expect(&mut self, block: BlockId) {
         self.list(block);
         if let Some(putting) = self.state.putting.get_mut(&block)
             && putting.fate == Fate::Pending

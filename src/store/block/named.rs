@@ -14,8 +14,9 @@ use crate::types::SessionId;
 use std::collections::BTreeSet;
 
 impl BlockStore {
-    /// Applied ops name these blocks from now on. One that is not durable here is listed for repair, and the rest goes on:
-    /// where other nodes have the blocks too, its client did not wait for this one; alone, it has been lost. The driver's.
+    /// Applied ops name these blocks from now on. One that is to be here and is not durable here is listed for repair, and the rest
+    /// goes on: where other nodes have the blocks too, its client did not wait for this one; alone, it has been lost. The
+    /// driver's.
     ///
     /// # Errors
     /// `Damaged` where a block that nobody else has was never synced, or the index cannot be read; `Io`.
@@ -30,6 +31,13 @@ impl BlockStore {
         state.working()?;
         let mut writing = Writing::new(state, changes);
         for (block, settled) in blocks.iter().zip(settled) {
+            if !writing.state.placing.keeps(*block) {
+                // One that was listed under the placement before is looked at by upkeep.
+                if !settled {
+                    writing.leave_elsewhere(*block);
+                }
+                continue;
+            }
             let Some(pending) = writing.state.pending.get(block).copied() else {
                 if !settled {
                     writing.miss(*block, shared);
@@ -66,6 +74,9 @@ impl BlockStore {
         state.working()?;
         let mut writing = Writing::new(state, changes);
         for (block, (place, listed)) in blocks.iter().zip(known) {
+            if writing.state.placing.is_shared_out() {
+                writing.delete(Kind::Elsewhere, *block);
+            }
             if listed {
                 writing.unlist(*block);
                 // What comes for it now comes too late.
@@ -127,5 +138,6 @@ impl BlockStore {
         state.unsaved.clear();
         state.unsaved_list.clear();
         state.retiring.unflushed.append(&mut state.retiring.unsaved);
+        state.placing.written();
     }
 }

@@ -114,6 +114,7 @@ impl Opening<'_> {
             }
         }
         self.listed()?;
+        self.state.placing.rows_of = index::placed(self.rows)?;
         if self.access == Access::Read {
             let error = FsError::Io("the store was opened for reading only".to_string());
             self.state.failed = Some(error);
@@ -266,6 +267,8 @@ impl Opening<'_> {
                     }
                     from
                 }
+                // Other nodes keep it: this is what was dropped or let go of.
+                None if row(Kind::Elsewhere)?.is_some() => None,
                 None if origin == Origin::Put => {
                     self.state.pending.insert(block, Pending { place, rowed: false });
                     self.state.unrowed.push(block);

@@ -76,6 +76,7 @@ pub fn rebuild(
         changes.put(Family::Local, index::block_key(Kind::Named, *block), row);
         if found.contains_key(block) {
             changes.delete(Family::Local, index::block_key(Kind::Listed, *block));
+            changes.delete(Family::Local, index::block_key(Kind::Elsewhere, *block));
         }
     }
     for (id, row) in segments {
@@ -98,11 +99,11 @@ fn drop_others(
     segments: &BTreeMap<SegmentId, SegmentRow>,
     changes: &mut Changes,
 ) -> Result<(), FsError> {
-    for kind in [Kind::Named, Kind::Pending, Kind::Segment] {
+    for kind in [Kind::Named, Kind::Pending, Kind::Elsewhere, Kind::Segment] {
         let range = KeyRange::prefix(&[kind as u8]);
         rows.scan(Family::Local, &range, Direction::Forward, &mut |key, row| {
             let keeps = match (kind, BlockId::from_bytes(&key[1..])) {
-                (Kind::Named, Some(block)) => named.contains(&block),
+                (Kind::Named | Kind::Elsewhere, Some(block)) => named.contains(&block),
                 (Kind::Pending, Some(_)) => false,
                 (Kind::Segment, _) => {
                     index::segment_of(key).is_none_or(|id| segments.contains_key(&id))

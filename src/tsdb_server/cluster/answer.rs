@@ -87,6 +87,8 @@ impl Cluster {
                 let said = format!("node {} may be stopped: the others do without it", node.0);
                 self.change(ask, |facts| plan::drain(facts, *node), said, watch)
             }
+            Ask::Placement => Ok(Answer::Placement(self.placement_state()?)),
+            Ask::Copies { copies } => self.want_copies(*copies),
             Ask::Clients => Ok(Answer::Clients(self.clients.clients()?)),
             Ask::Evict { session } => {
                 self.clients.evict(*session)?;
@@ -188,7 +190,7 @@ impl Cluster {
                     false => follower.map(|follower| follower.answers),
                 },
                 lag: follower.map(|follower| follower.lag),
-                lacks: self.copies.lacks(node),
+                lacks: self.lacks(node),
             }
         };
         let nodes: Vec<NodeState> = nodes.into_iter().map(state).collect();

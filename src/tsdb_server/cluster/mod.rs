@@ -13,8 +13,9 @@ pub mod disk;
 pub mod init;
 pub mod join;
 pub mod metrics;
+pub mod monitor;
+pub mod place;
 pub mod plan;
-pub mod promote;
 pub mod renew;
 pub mod rows;
 pub mod seams;
@@ -22,6 +23,7 @@ pub mod socket;
 pub mod work;
 
 use crate::env::Clock;
+use crate::tsdb_server::cluster::monitor::Heard;
 use crate::tsdb_server::cluster::seams::Clients;
 use crate::tsdb_server::cluster::seams::Copies;
 use crate::tsdb_server::cluster::seams::Membership;
@@ -30,6 +32,9 @@ use crate::tsdb_server::cluster::work::Pause;
 use crate::types::FsError;
 use crate::types::NodeId;
 use crate::wire::Server;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -47,9 +52,31 @@ pub struct Cluster {
     pub clock: Arc<dyn Clock>,
     /// How whatever waits here is ended.
     pub pause: Arc<Pause>,
+    /// What is known of the others, where this node leads.
+    heard: Mutex<Heard>,
+    /// Nodes that are being taken out.
+    leaving: Mutex<BTreeSet<NodeId>>,
+}
+
+/// What a cluster is made of.
+pub struct Parts {
+    pub here: NodeId,
+    pub server: Arc<dyn Server>,
+    pub members: Arc<dyn Membership>,
+    pub copies: Arc<dyn Copies>,
+    pub clients: Arc<dyn Clients>,
+    pub others: Arc<dyn Others>,
+    pub clock: Arc<dyn Clock>,
+    pub pause: Arc<Pause>,
 }
 
 impl Cluster {
+    pub fn new(parts: Parts) -> Cluster {
+        let Parts { here, server, members, copies, clients, others, clock, pause } = parts;
+        let (heard, leaving) = Default::default();
+        Cluster { here, server, members, copies, clients, others, clock, pause, heard, leaving }
+    }
+
     /// Has another node lead, where this one does and another can: before it is stopped.
     pub fn step_down(&self) {
         let successor = match self.facts() {
@@ -72,15 +99,15 @@ impl Cluster {
         if leader != Some(self.here) {
             return Err(FsError::NotLeader { leader });
         }
-        let nodes = rows::nodes(&*self.server)?;
-        let lacks =
-            nodes.iter().filter_map(|(node, _)| Some((*node, self.copies.lacks(*node)?))).collect();
+        let nodes: BTreeMap<_, _> = rows::nodes(&*self.server)?.into_iter().collect();
+        let standing = |node: &NodeId| Some((*node, self.copies.standing(*node)?));
         Ok(plan::Facts {
             leader: self.here,
-            names: nodes.into_iter().map(|(node, row)| (node, row.name)).collect(),
+            standings: nodes.keys().filter_map(standing).collect(),
+            nodes,
             members: self.members.members(),
             followers: self.members.followers(),
-            lacks,
+            placement: rows::placement(&*self.server)?,
         })
     }
 }

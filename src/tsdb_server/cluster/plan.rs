@@ -3,9 +3,14 @@
 //! What a plan must not do: leave nodes to decide of which no majority answers, or take away the last copy of a block.
 //! Not here: carrying it out (`work`).
 
+use crate::meta::record::Node;
 use crate::tsdb_log::entry::Members;
+use crate::tsdb_server::cluster::place;
 use crate::tsdb_server::cluster::seams::Follower;
 use crate::types::NodeId;
+use crate::types::Role;
+use crate::types::placement::Placement;
+use crate::wire::message::Standing;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -16,12 +21,13 @@ pub const LAG_MAX: u64 = 1024;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Facts {
     pub leader: NodeId,
-    /// Of every node that belongs to the cluster.
-    pub names: BTreeMap<NodeId, String>,
+    /// Every node that belongs to the cluster.
+    pub nodes: BTreeMap<NodeId, Node>,
     pub members: Members,
     pub followers: Vec<Follower>,
-    /// Blocks that a node has yet to fetch. Of those that are not here nobody knows.
-    pub lacks: BTreeMap<NodeId, u64>,
+    /// What nodes say of themselves. Of those that are not here nobody knows.
+    pub standings: BTreeMap<NodeId, Standing>,
+    pub placement: Placement,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,6 +38,8 @@ pub enum Step {
     AwaitLog(NodeId),
     /// Waits until a node has every block.
     AwaitBlocks(NodeId),
+    /// Waits until others have what a node keeps, and count for it.
+    MoveAway(NodeId),
     /// These are all voters and all learners from now on.
     Members { voters: Vec<NodeId>, learners: Vec<NodeId> },
     /// The node does not belong to the cluster any more.
@@ -44,6 +52,7 @@ impl fmt::Display for Step {
             Step::HandOver(node) => write!(f, "hand the lead to node {}", node.0),
             Step::AwaitLog(node) => write!(f, "wait until node {} has the log", node.0),
             Step::AwaitBlocks(node) => write!(f, "wait until node {} has every block", node.0),
+            Step::MoveAway(node) => write!(f, "have others keep what node {} keeps", node.0),
             Step::Members { voters, learners } if learners.is_empty() => {
                 write!(f, "have {} decide", list(voters))
             }
@@ -77,16 +86,46 @@ impl Facts {
         node == self.leader || self.follower(node).is_some_and(|follower| follower.answers)
     }
 
+    /// Blocks that a node has yet to fetch, where it is known.
+    fn lacks(&self, node: NodeId) -> Option<u64> {
+        self.standings.get(&node)?.lacks_by(&self.placement)
+    }
+
     fn has_every_block(&self, node: NodeId) -> bool {
-        self.lacks.get(&node) == Some(&0)
+        self.lacks(node) == Some(0)
+    }
+
+    /// Whether a node has the log, but for what came in the last seconds.
+    pub fn follows(&self, node: NodeId) -> bool {
+        let follows = |follower: &Follower| follower.answers && follower.lag <= LAG_MAX;
+        node == self.leader || self.follower(node).is_some_and(follows)
+    }
+
+    fn has_role(&self, node: NodeId, role: Role) -> bool {
+        self.nodes.get(&node).is_some_and(|row| row.roles.has(role))
+    }
+
+    /// That nothing is lost with a node that is home to blocks: it is there itself, or each of them has another home that has it.
+    fn others_have(&self, node: NodeId) -> Result<(), String> {
+        let Some(now) = self.placement.now.as_ref().filter(|now| now.has(node)) else {
+            return Ok(());
+        };
+        let whole = |home: &NodeId| *home != node && self.has_every_block(*home);
+        if self.answers(node) || place::any_among(now, &now.nodes().filter(whole).collect()) {
+            return Ok(());
+        }
+        Err(format!(
+            "node {} does not answer and may have the last copy of some blocks; bring it up first, or nodes that keep blocks and do not answer either",
+            node.0
+        ))
     }
 
     /// A node that belongs to the cluster.
     fn known(&self, node: NodeId) -> Result<(), String> {
-        if self.names.contains_key(&node) {
+        if self.nodes.contains_key(&node) {
             return Ok(());
         }
-        let all: Vec<NodeId> = self.names.keys().copied().collect();
+        let all: Vec<NodeId> = self.nodes.keys().copied().collect();
         Err(format!("the cluster has no node {}; it has {}", node.0, list(&all)))
     }
 
@@ -128,18 +167,48 @@ impl Facts {
         })
     }
 
+    /// Steps after which all blocks can be read and put while a node is away.
+    ///
+    /// # Errors
+    /// Some could not.
+    fn homes_do_without(&self, node: NodeId) -> Result<Plan, String> {
+        let others = |homes: Vec<NodeId>| -> Vec<NodeId> {
+            homes.into_iter().filter(|home| *home != node && self.answers(*home)).collect()
+        };
+        let left = match &self.placement.now {
+            None => others(self.members.voters.clone()),
+            Some(now) => {
+                let left = others(now.nodes().collect());
+                if !place::majority_among(now, &left.iter().copied().collect()) {
+                    return Err(format!(
+                        "without node {} some blocks would have no majority of their copies on nodes that answer: nobody could write \
+                         there until it is back; bring up others first",
+                        node.0
+                    ));
+                }
+                left
+            }
+        };
+        let lack = left.into_iter().filter(|other| !self.has_every_block(*other));
+        Ok(lack.map(Step::AwaitBlocks).collect())
+    }
+
     /// Steps after which a majority of `voters` has every block, `without` one that goes.
     ///
     /// # Errors
     /// Nobody would have every block.
     fn keep_blocks(&self, voters: &[NodeId], without: NodeId) -> Result<Plan, String> {
+        // Not the voters' business where blocks are at home by name.
+        if !self.placement.is_everywhere() {
+            return Ok(Plan::new());
+        }
         let (have, mut lack): (Vec<NodeId>, Vec<NodeId>) =
             voters.iter().copied().partition(|node| self.has_every_block(*node));
         let missing = (voters.len() / 2 + 1).saturating_sub(have.len());
         if have.is_empty() && !self.answers(without) {
             let known = |node: &NodeId| {
-                let lacks = self.lacks.get(node);
-                let count = lacks.map_or("an unknown number".to_owned(), u64::to_string);
+                let lacks = self.lacks(*node);
+                let count = lacks.map_or("an unknown number".to_owned(), |lacks| lacks.to_string());
                 format!("node {} lacks {count}", node.0)
             };
             let each: Vec<String> = voters.iter().map(known).collect();
@@ -151,7 +220,7 @@ impl Facts {
         }
         // Those that are nearest to it, of those that answer.
         lack.retain(|node| self.answers(*node));
-        lack.sort_by_key(|node| self.lacks.get(node).copied().unwrap_or(u64::MAX));
+        lack.sort_by_key(|node| self.lacks(*node).unwrap_or(u64::MAX));
         if lack.len() < missing {
             return Err(format!(
                 "a majority of {} must have every block first, and of those that lack some only {} answer",
@@ -183,6 +252,10 @@ pub fn remove(facts: &Facts, node: NodeId) -> Result<Plan, String> {
     if left.len() < voters.len() {
         facts.can_decide(&left)?;
         plan = facts.keep_blocks(&left, node)?;
+    }
+    if facts.placement.names(node) {
+        facts.others_have(node)?;
+        plan.push(Step::MoveAway(node));
     }
     if left.len() + learn.len() < voters.len() + learners.len() {
         plan.push(Step::Members { voters: left, learners: learn });
@@ -220,10 +293,14 @@ pub fn replace(facts: &Facts, node: NodeId, by: NodeId) -> Result<Plan, String> 
     facts.can_decide(&left)?;
     let mut plan = vec![Step::AwaitLog(by)];
     let blocks = facts.keep_blocks(&left, node)?;
-    if !facts.has_every_block(by) {
+    if facts.placement.is_everywhere() && !facts.has_every_block(by) {
         plan.push(Step::AwaitBlocks(by));
     }
     plan.extend(blocks.into_iter().filter(|step| *step != Step::AwaitBlocks(by)));
+    if facts.placement.names(node) {
+        facts.others_have(node)?;
+        plan.push(Step::MoveAway(node));
+    }
     plan.push(Step::Members { voters: left, learners: without(learners, by) });
     plan.push(Step::Forget(node));
     Ok(plan)
@@ -236,7 +313,10 @@ pub fn replace(facts: &Facts, node: NodeId, by: NodeId) -> Result<Plan, String> 
 pub fn drain(facts: &Facts, node: NodeId) -> Result<Plan, String> {
     facts.known(node)?;
     if !facts.members.voters.contains(&node) {
-        return Ok(Plan::new());
+        return match facts.placement.names(node) {
+            true => facts.homes_do_without(node),
+            false => Ok(Plan::new()),
+        };
     }
     let others = without(&facts.members.voters, node);
     let needed = facts.members.voters.len() / 2 + 1;
@@ -255,24 +335,34 @@ pub fn drain(facts: &Facts, node: NodeId) -> Result<Plan, String> {
         return Ok(vec![Step::HandOver(facts.successor(node)?)]);
     }
     // A majority without it has the log already where that of all answers; blocks have to be fetched.
-    let lack = answering.iter().filter(|other| !facts.has_every_block(**other));
-    Ok(lack.map(|other| Step::AwaitBlocks(*other)).collect())
+    facts.homes_do_without(node)
 }
 
-/// Has the first learner vote that has everything. None: there is no such one.
+/// Has the first learner vote that has everything and is to decide. None: there is no such one.
 pub fn promote(facts: &Facts) -> Option<Plan> {
     let Members { voters, learners, .. } = &facts.members;
     let ready = learners.iter().copied().find(|node| {
-        let lag = facts.follower(*node).filter(|follower| follower.answers);
-        lag.is_some_and(|follower| follower.lag <= LAG_MAX)
-            && facts.has_every_block(*node)
-            && facts.names.contains_key(node)
+        facts.follows(*node) && facts.has_every_block(*node) && facts.has_role(*node, Role::Ts)
     })?;
     let mut all = voters.clone();
     all.push(ready);
     all.sort_unstable();
     facts.can_decide(&all).ok()?;
     Some(vec![Step::Members { voters: all, learners: without(learners, ready) }])
+}
+
+/// Has another node lead where the one that does is not to keep sessions and locks, or not to watch the others: both are the
+/// leader's work. None: it is fit, or nobody else is who has the log.
+pub fn better_leader(facts: &Facts) -> Option<Plan> {
+    let fit = |node: NodeId| {
+        [Role::Lock, Role::Monitor].into_iter().all(|role| facts.has_role(node, role))
+    };
+    // A node that has just joined has no row yet.
+    if fit(facts.leader) || !facts.nodes.contains_key(&facts.leader) {
+        return None;
+    }
+    let follows = |node: &&NodeId| **node != facts.leader && facts.follows(**node) && fit(**node);
+    facts.members.voters.iter().find(follows).map(|node| vec![Step::HandOver(*node)])
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::net;
 use crate::series::KeyRange;
 use crate::types::FsError;
 use crate::types::NodeId;
+use crate::types::placement::Placement;
 use crate::wire::Server;
 use crate::wire::message::NodeAt;
 use bytes::Bytes;
@@ -71,6 +72,15 @@ pub fn node(server: &dyn Server, node: NodeId) -> Result<Option<Node>, FsError> 
 pub fn addresses(server: &dyn Server) -> Result<Vec<NodeAt>, FsError> {
     let at = |(node, row): (NodeId, Node)| NodeAt { node, address: row.address };
     Ok(nodes(server)?.into_iter().map(at).collect())
+}
+
+/// Which nodes keep which blocks.
+///
+/// # Errors
+/// `Damaged`, `Io`.
+pub fn placement(server: &dyn Server) -> Result<Placement, FsError> {
+    let row = one(server, &StateKey::Cluster(ClusterKey::Placement))?;
+    Ok(row.unwrap_or_default())
 }
 
 /// # Errors

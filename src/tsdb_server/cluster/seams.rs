@@ -9,6 +9,7 @@ use crate::wire::cluster::Ask;
 use crate::wire::cluster::Client;
 use crate::wire::cluster::Lock;
 use crate::wire::cluster::Progress;
+use crate::wire::message::Standing;
 use std::ops::ControlFlow;
 
 /// Another member, as the one that leads sees it.
@@ -48,8 +49,8 @@ pub trait Membership: Send + Sync {
 
 /// Where blocks are.
 pub trait Copies: Send + Sync {
-    /// Blocks that a node should have and has not; `None` where it is not known.
-    fn lacks(&self, node: NodeId) -> Option<u64>;
+    /// How a node stands; `None` where it does not say.
+    fn standing(&self, node: NodeId) -> Option<Standing>;
 }
 
 /// Who uses the file system.
@@ -115,8 +116,8 @@ impl Membership for Alone {
 }
 
 impl Copies for Alone {
-    fn lacks(&self, node: NodeId) -> Option<u64> {
-        (node == self.0).then_some(0)
+    fn standing(&self, _: NodeId) -> Option<Standing> {
+        None
     }
 }
 

@@ -78,6 +78,10 @@ impl Asked {
         Arc::new(Asked { cluster, pool: Pool::new("cluster", THREADS_MAX, COMMANDS_MAX) })
     }
 
+    pub(in crate::tsdb_server) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
     /// Answers later. `passed_on`: by another node, which goes on looking where this one does not lead.
     pub fn serve(&self, ask: Ask, passed_on: bool, reply: Reply) {
         if let Ask::Announce(announced) = &ask {

@@ -2,9 +2,11 @@
 //! commands through the socket.
 
 mod joining;
+mod monitor;
 
 use super::*;
 use crate::env::SystemClock;
+use crate::meta::apply::FEATURES;
 use crate::meta::op::ClusterOp;
 use crate::meta::op::Op;
 use crate::meta::record::Invited;
@@ -37,6 +39,7 @@ use crate::tsdb_server::cluster::work::Worked;
 use crate::tsdb_server::node::Fresh;
 use crate::tsdb_server::node::Node;
 use crate::tsdb_server::open;
+use crate::types::LogIndex;
 use crate::types::Roles;
 use crate::types::SessionId;
 use crate::wire::cluster::Answer;
@@ -47,6 +50,7 @@ use crate::wire::cluster::Part;
 use crate::wire::cluster::Progress;
 use crate::wire::greeting::Refusal;
 use crate::wire::greeting::Why;
+use crate::wire::message::Standing;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -63,6 +67,9 @@ struct Made {
     followers: Mutex<Vec<Follower>>,
     /// What a node lacks; one block less each time it is asked.
     lacks: Mutex<BTreeMap<NodeId, u64>>,
+    /// What all have applied, and which placement their rows are of.
+    applied: Mutex<u64>,
+    placed: Mutex<u64>,
     asked: Mutex<Vec<(NodeId, Ask)>>,
 }
 
@@ -96,11 +103,18 @@ impl Membership for Made {
 }
 
 impl Copies for Made {
-    fn lacks(&self, node: NodeId) -> Option<u64> {
+    fn standing(&self, node: NodeId) -> Option<Standing> {
         let mut lacks = self.lacks.lock();
         let left = lacks.get_mut(&node)?;
         *left = left.saturating_sub(1);
-        Some(*left)
+        Some(Standing {
+            features: FEATURES,
+            applied: LogIndex(*self.applied.lock()),
+            placed: Some(*self.placed.lock()),
+            lacks: *left,
+            disk_total: 1 << 40,
+            disk_free: 1 << 39,
+        })
     }
 }
 
@@ -162,7 +176,7 @@ impl World {
         *made.leader.lock() = Some(NodeId(1));
         made.lacks.lock().insert(NodeId(1), 0);
         let clock = SystemClock::shared();
-        let cluster = Arc::new(Cluster {
+        let cluster = Arc::new(Cluster::new(Parts {
             here: NodeId(1),
             server: node.clone(),
             members: made.clone(),
@@ -171,7 +185,7 @@ impl World {
             others: made.clone(),
             clock: clock.clone(),
             pause: Arc::default(),
-        });
+        }));
         let net = Net::start(clock, Bounds::default()).unwrap();
         let mut world = World { _scratch: scratch, dir, node, made, net, cluster, listener: None };
         world.listen();
@@ -353,22 +367,6 @@ fn a_socket_may_lie_deep() {
         Local::bind(&world.net, &deep, Asked::new(world.cluster.clone()), world.store()).unwrap();
     let way = Way::open(&world.net, &deep).unwrap();
     assert!(way.ask(&Ask::Clients, &mut |_| {}).is_ok());
-}
-
-#[test]
-fn a_learner_with_everything_is_made_a_voter() {
-    use crate::tsdb_server::task::Task as _;
-    let world = World::new();
-    world.add(2);
-    let mut members = Members::alone(NodeId(1));
-    members.learners.push(NodeId(2));
-    *world.made.members.lock() = members;
-    world.made.lacks.lock().insert(NodeId(2), 2);
-    let mut promoter = promote::Promoter(Arc::downgrade(&world.cluster));
-    promoter.work().unwrap();
-    assert_eq!(world.made.members.lock().voters, [NodeId(1)]);
-    promoter.work().unwrap();
-    assert_eq!(world.made.members.lock().voters, [NodeId(1), NodeId(2)]);
 }
 
 /// A mount that hears nothing.

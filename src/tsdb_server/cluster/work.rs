@@ -8,14 +8,17 @@ use crate::env::Clock;
 use crate::meta::op::ClusterOp;
 use crate::meta::op::Op;
 use crate::tsdb_server::cluster::Cluster;
+use crate::tsdb_server::cluster::monitor::Leaving;
 use crate::tsdb_server::cluster::plan::LAG_MAX;
 use crate::tsdb_server::cluster::plan::Plan;
 use crate::tsdb_server::cluster::plan::Step;
+use crate::tsdb_server::cluster::rows;
 use crate::types::FsError;
 use crate::types::NodeId;
 use crate::wire::cluster::Progress;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -69,6 +72,7 @@ impl Cluster {
     /// What a step met; `NotLeader` where another node leads meanwhile; `Closing`; `Refused` where nothing moves, or it
     /// is not wanted any more.
     pub fn carry_out(&self, plan: &Plan, watch: Watch<'_>) -> Result<Worked, FsError> {
+        let mut leaving = Leaving { cluster: self, nodes: BTreeSet::new() };
         for step in plan {
             tracing::info!(%step, "the cluster is changed");
             match step {
@@ -89,7 +93,13 @@ impl Cluster {
                 }
                 Step::AwaitBlocks(node) => {
                     let doing = format!("node {} fetches blocks", node.0);
-                    self.wait(&doing, "blocks", 0, || self.copies.lacks(*node), watch)?;
+                    self.wait(&doing, "blocks", 0, || self.lacks(*node), watch)?;
+                }
+                Step::MoveAway(node) => {
+                    leaving.add(*node);
+                    let doing = format!("others fetch what node {} keeps", node.0);
+                    let left = || self.left_with(*node);
+                    self.wait(&doing, "blocks", 0, left, watch)?;
                 }
                 Step::Members { voters, learners } => {
                     self.members.change(voters.clone(), learners.clone())?;
@@ -105,6 +115,24 @@ impl Cluster {
             }
         }
         Ok(Worked::Done)
+    }
+
+    /// Blocks that a node should have and has not; `None` where it is not known.
+    pub(super) fn lacks(&self, node: NodeId) -> Option<u64> {
+        let placement = rows::placement(&*self.server).ok()?;
+        self.copies.standing(node)?.lacks_by(&placement)
+    }
+
+    /// Nothing when a node is not, and is not going to be, home to blocks by name; until then one more than what its heirs
+    /// have yet to fetch.
+    fn left_with(&self, node: NodeId) -> Option<u64> {
+        let placement = rows::placement(&*self.server).ok()?;
+        if !placement.names(node) && placement.now.is_some() {
+            return Some(0);
+        }
+        let heirs = placement.next.as_ref().filter(|next| !next.has(node))?;
+        let lack = |heir| self.copies.standing(heir)?.lacks_by(&placement);
+        heirs.nodes().map(lack).sum::<Option<u64>>().map(|left| left + 1)
     }
 
     /// Waits until `left` is no more than `enough`.

@@ -19,7 +19,10 @@ use crate::store::table::RocksTable;
 use crate::tsdb_server::data::stream;
 use crate::tsdb_server::open::BLOCKS;
 use crate::tsdb_server::open::TABLE;
+use crate::tsdb_server::replica;
 use crate::types::FsError;
+use crate::types::NodeId;
+use crate::types::placement::Placed;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,12 +47,13 @@ pub fn resume(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     store: [u8; 16],
+    here: NodeId,
     options: &table::Options,
 ) -> Result<Option<Adopted>, FsError> {
     let (incoming, table) = (incoming(dir), dir.join(TABLE));
     let mut adopted = None;
     if disk.exists(&incoming.join(stream::COMPLETE))? {
-        adopted = Some(make_ours(disk, dir, store, options)?);
+        adopted = Some(make_ours(disk, dir, store, here, options)?);
         disk.rename(&incoming.join(stream::COMPLETE), &incoming.join(ADOPTED))?;
         disk.sync_dir(&incoming)?;
     }
@@ -69,6 +73,7 @@ fn make_ours(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     store: [u8; 16],
+    here: NodeId,
     options: &table::Options,
 ) -> Result<Adopted, FsError> {
     let options = table::Options { create: false, ..options.clone() };
@@ -81,7 +86,9 @@ fn make_ours(
         }
     };
     let table = RocksTable::open(&incoming(dir), &options)?;
-    let adopted = block::adopt(disk, &dir.join(BLOCKS), store, &table, old, &KEEP)?;
+    let placed = Placed::new(&replica::placement(&table)?);
+    let (blocks, here) = (dir.join(BLOCKS), (here, &placed));
+    let adopted = block::adopt(disk, &blocks, store, &table, old, &KEEP, here)?;
     let Adopted { here, listed } = adopted;
     tracing::info!(
         here,

@@ -1,4 +1,4 @@
-//! The data role of a node among others: every node keeps every block, and what one lacks it has from the others.
+//! The data role of a node among others: it keeps the blocks that it is to keep, and what it lacks it has from the others.
 //!
 //! A read of a block that is missing or damaged here is answered with another node's copy, which is kept. Not here: how
 //! other nodes are asked ([`Peers`] is the seam), and what an op names.
@@ -8,6 +8,7 @@ pub mod lend;
 pub mod repair;
 pub mod scrub;
 pub mod stream;
+pub mod surplus;
 
 use crate::series::table::Family;
 use crate::series::table::Table;

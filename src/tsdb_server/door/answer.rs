@@ -93,7 +93,11 @@ impl Door {
                 return Ok((Response::Frame, self.node.own_block(block)?));
             }
             Request::Block { block } => return Ok((Response::Frame, self.node.block(block)?)),
-            Request::Lacks if from_node => Response::First(self.node.lacks()),
+            Request::Lacks if from_node => Response::First(self.node.standing().lacks),
+            Request::Standing if from_node => Response::Standing(self.node.standing()),
+            Request::MayLetGo { number, named } if from_node => {
+                Response::MayLetGo(self.asked.cluster().is_at_home(number, named)?)
+            }
             Request::LendTable if from_node => {
                 self.node.lend_table(node.ok_or(FsError::Invalid("nobody asks"))?)?
             }

@@ -5,6 +5,7 @@
 use crate::net::NetError;
 use crate::net::Wait;
 use crate::tsdb_log::entry::Members;
+use crate::tsdb_server::cluster::Cluster;
 use crate::tsdb_server::cluster::seams::Copies;
 use crate::tsdb_server::cluster::seams::Follower;
 use crate::tsdb_server::cluster::seams::Membership;
@@ -12,6 +13,7 @@ use crate::tsdb_server::cluster::seams::Others;
 use crate::tsdb_server::node::Node;
 use crate::tsdb_server::peers::Peers;
 use crate::types::FsError;
+use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::wire::cluster::Answer;
 use crate::wire::cluster::Ask;
@@ -19,6 +21,7 @@ use crate::wire::cluster::Progress;
 use crate::wire::message;
 use crate::wire::message::Request;
 use crate::wire::message::Response;
+use crate::wire::message::Standing;
 use bytes::Bytes;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -69,15 +72,15 @@ impl Membership for Hands {
 }
 
 impl Copies for Hands {
-    fn lacks(&self, node: NodeId) -> Option<u64> {
+    fn standing(&self, node: NodeId) -> Option<Standing> {
         if node == self.here {
-            return Some(self.node.lacks());
+            return Some(self.node.standing());
         }
         let pair = self.peers.pair(node)?;
-        let request = message::encode(&Request::Lacks);
+        let request = message::encode(&Request::Standing);
         let answer = pair.control.call(message::REQUEST, request, Bytes::new(), AT_ONCE).ok()?;
         match message::decode(&answer.meta).ok()? {
-            Response::First(lacks) => Some(lacks),
+            Response::Standing(standing) => Some(standing),
             _ => None,
         }
     }
@@ -115,5 +118,29 @@ impl Others for Hands {
                 other => return Err(FsError::Io(format!("another answer: {other:?}"))),
             }
         }
+    }
+}
+
+/// Asks the node that leads whether blocks that this one need not have are where they are to be.
+pub(super) fn is_at_home(
+    peers: &Arc<Peers>,
+    cluster: &Arc<Cluster>,
+) -> impl Fn(u64, LogIndex) -> Result<bool, FsError> + Send + use<> {
+    let (peers, cluster) = (Arc::downgrade(peers), Arc::downgrade(cluster));
+    move |number, named| {
+        let cluster = cluster.upgrade().ok_or(FsError::Closing)?;
+        let leader = match cluster.is_at_home(number, named) {
+            Err(FsError::NotLeader { leader: Some(leader) }) => leader,
+            Err(FsError::NotLeader { leader: None }) => return Ok(false),
+            here => return here,
+        };
+        let pair = peers.upgrade().ok_or(FsError::Closing)?.pair(leader);
+        let request = message::encode(&Request::MayLetGo { number, named });
+        // Whoever does not answer does not say yes.
+        let answer = pair.and_then(|pair| {
+            pair.control.call(message::REQUEST, request, Bytes::new(), AT_ONCE).ok()
+        });
+        let answer = answer.and_then(|answer| message::decode(&answer.meta).ok());
+        Ok(matches!(answer, Some(Response::MayLetGo(true))))
     }
 }

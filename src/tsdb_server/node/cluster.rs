@@ -2,6 +2,7 @@
 //!
 //! Not here: how others are reached (`peers`), what they ask (`door`).
 
+use crate::meta::apply::FEATURES;
 use crate::meta::key::StateKey;
 use crate::meta::op::Op;
 use crate::meta::record::Store;
@@ -17,6 +18,8 @@ use crate::tsdb_server::data::repair::Repair;
 use crate::tsdb_server::data::scrub;
 use crate::tsdb_server::data::scrub::Scrubber;
 use crate::tsdb_server::data::stream::Chunk;
+use crate::tsdb_server::data::surplus;
+use crate::tsdb_server::data::surplus::Surplus;
 use crate::tsdb_server::lock_node;
 use crate::tsdb_server::member::greeting::LogEnd;
 use crate::tsdb_server::node::Among;
@@ -29,11 +32,13 @@ use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::types::Stamp;
 use crate::types::Term;
+use crate::types::placement::Placement;
 use crate::wire::Applied;
 use crate::wire::Proposal;
 use crate::wire::Server;
 use crate::wire::message::NodeAt;
 use crate::wire::message::Response;
+use crate::wire::message::Standing;
 use crate::wire::message::View;
 use bytes::Bytes;
 use std::path::Path;
@@ -248,9 +253,25 @@ impl Node {
         (self.replica.term(), self.replica.last())
     }
 
-    /// Blocks that are to be here and are not.
-    pub fn lacks(&self) -> u64 {
-        self.blocks.listed()
+    /// What this node says of itself to the one that leads.
+    pub fn standing(&self) -> Standing {
+        // In this order: what it lacks is of what it has applied, or of more.
+        let applied = self.replica.progress().index;
+        let placed = self.blocks.placed();
+        let space = self.reserve.space();
+        Standing {
+            features: FEATURES,
+            applied,
+            placed,
+            lacks: self.blocks.listed(),
+            disk_total: space.total,
+            disk_free: space.free,
+        }
+    }
+
+    /// Which nodes keep which blocks, as far as this one has applied the log.
+    pub fn placement(&self) -> Arc<Placement> {
+        self.replica.placement()
     }
 
     pub fn dir(&self) -> &Path {
@@ -290,6 +311,26 @@ impl Node {
         if let Some(lender) = &self.lender {
             lender.done(LentId(lent));
         }
+    }
+
+    /// The task that lets go of blocks that this node need not have, where whoever leads says that they are at home.
+    pub(in crate::tsdb_server) fn letting_go(
+        self: &Arc<Node>,
+        is_at_home: impl Fn(u64, LogIndex) -> Result<bool, FsError> + Send + 'static,
+    ) -> Surplus {
+        let (for_applied, for_rows) = (Arc::downgrade(self), Arc::downgrade(self));
+        Surplus::new(surplus::Parts {
+            blocks: self.blocks.clone(),
+            clock: self.clock.clone(),
+            applied: Box::new(move || {
+                let node = for_applied.upgrade().ok_or(FsError::Closing)?;
+                // In this order: the placement is as old as the entry, or older.
+                let placement = node.placement();
+                Ok((placement, node.replica.progress().index))
+            }),
+            is_at_home: Box::new(is_at_home),
+            upkeep: Box::new(move || for_rows.upgrade().ok_or(FsError::Closing)?.replica.upkeep()),
+        })
     }
 
     pub(super) fn start_repair(self: &Arc<Node>, among: Among) -> Result<(), FsError> {

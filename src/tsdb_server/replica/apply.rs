@@ -5,8 +5,10 @@
 
 use crate::meta::apply::Rules;
 use crate::meta::key;
+use crate::meta::key::ClusterKey;
 use crate::meta::key::StateKey;
 use crate::meta::op::Batch;
+use crate::meta::op::ClusterOp;
 use crate::meta::op::Op;
 use crate::meta::op::Outcome;
 use crate::meta::record::Horizon;
@@ -32,14 +34,18 @@ use crate::tsdb_server::room::Room;
 use crate::tsdb_server::turns::Turns;
 use crate::types::FsError;
 use crate::types::LogIndex;
+use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::types::Stamp;
 use crate::types::Term;
+use crate::types::placement::Placed;
+use crate::types::placement::Placement;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
 use serde::Deserialize;
 use serde::Serialize;
+use std::mem;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -129,6 +135,8 @@ pub(super) struct Seen {
     pub(super) moved: Condvar,
     /// Which instants can be read.
     pub(super) readable: RwLock<Arc<Readable>>,
+    /// Which nodes keep which blocks.
+    pub(super) placement: RwLock<Arc<Placement>>,
     /// Raised when something was applied that bears on who owns what.
     pub(super) owned: Arc<Turns>,
     /// Raised when a lock on a file may have gone.
@@ -141,9 +149,26 @@ impl Seen {
             progress: Mutex::new(Progress::read(rows)?),
             moved: Condvar::new(),
             readable: RwLock::new(Arc::new(readable(rows)?)),
+            placement: RwLock::new(Arc::new(placement(rows)?)),
             owned: Arc::default(),
             locked: Arc::default(),
         })
+    }
+}
+
+/// Which nodes keep which blocks, as the table says.
+///
+/// # Errors
+/// `Damaged`, `Io`.
+pub(in crate::tsdb_server) fn placement(rows: &dyn Rows) -> Result<Placement, FsError> {
+    let key = ClusterKey::Placement.encode();
+    let row = rows.get(Family::State, &key)?;
+    let placement = row.map_or(Ok(Placement::default()), |row| Placement::from_row(&key, &row))?;
+    match placement.is_sound() {
+        true => Ok(placement),
+        false => {
+            Err(FsError::Damaged("the row of where blocks are kept makes no sense".to_owned()))
+        }
     }
 }
 
@@ -188,12 +213,15 @@ pub(super) struct Applier {
     blocks: Arc<BlockStore>,
     room: Arc<Room>,
     seen: Arc<Seen>,
+    here: NodeId,
     /// None until the store is made.
     rules: Option<Rules>,
     /// The entry that is being applied bears on who owns what.
     turned: bool,
     /// It may have taken locks away.
     unlocked: bool,
+    /// It says anew which nodes keep which blocks.
+    places: bool,
 }
 
 impl Applier {
@@ -202,8 +230,21 @@ impl Applier {
         blocks: Arc<BlockStore>,
         room: Arc<Room>,
         seen: Arc<Seen>,
+        here: NodeId,
     ) -> Applier {
-        Applier { table, blocks, room, seen, rules: None, turned: false, unlocked: false }
+        let placed = Placed::new(&seen.placement.read());
+        blocks.keep_by(here, Arc::new(placed));
+        Applier {
+            table,
+            blocks,
+            room,
+            seen,
+            here,
+            rules: None,
+            turned: false,
+            unlocked: false,
+            places: false,
+        }
     }
 
     /// Applies the next entry of the log: what came of it, and the stamp of its last step. `members` take part from it on,
@@ -242,17 +283,23 @@ impl Applier {
             .rows
             .iter()
             .any(|(family, key, _)| *family == Family::State && bears_on_readable(key));
+        let places = mem::take(&mut self.places);
         progress.put(&mut changes);
         self.write(changes)?;
         if readable_changes {
             *self.seen.readable.write() = Arc::new(readable(&*self.table)?);
         }
+        if places {
+            let placement = placement(&*self.table)?;
+            self.blocks.keep_by(self.here, Arc::new(Placed::new(&placement)));
+            *self.seen.placement.write() = Arc::new(placement);
+        }
         *self.seen.progress.lock() = progress;
         self.seen.moved.notify_all();
-        if std::mem::take(&mut self.turned) {
+        if mem::take(&mut self.turned) {
             self.seen.owned.turn();
         }
-        if std::mem::take(&mut self.unlocked) {
+        if mem::take(&mut self.unlocked) {
             self.seen.locked.turn();
         }
         Ok(outcome)
@@ -284,6 +331,8 @@ impl Applier {
         self.turned = batch.ops.iter().any(bears_on_owners);
         let unlocks = |op: &Op| matches!(op, Op::SetLocks { .. } | Op::EndSession { .. });
         self.unlocked = batch.ops.iter().any(unlocks);
+        let places = |op: &Op| matches!(op, Op::Cluster(ClusterOp::Place { .. }));
+        self.places = batch.ops.iter().any(places);
         counter::APPLY_BATCHES.add(1);
         counter::APPLY_OPS.add(batch.ops.len() as u64);
         counter::APPLY_ROWS.add(changes.rows.len() as u64);

@@ -35,7 +35,10 @@ fn nodes_alike_keep_alike_and_others_by_their_weight() {
         let mean = f64::from(GROUPS) * 3.0 / nodes as f64;
         for (node, groups) in counts(&even(3, 1..=nodes)) {
             let off = f64::from(groups) / mean;
-            assert!((0.85..1.15).contains(&off), "{nodes} nodes: node {node} has {off:.2} of the mean");
+            assert!(
+                (0.85..1.15).contains(&off),
+                "{nodes} nodes: node {node} has {off:.2} of the mean"
+            );
         }
     }
     let uneven = counts(&layout(2, &[(1, 4), (2, 4), (3, 4), (4, 8), (5, 4), (6, 4)]));
@@ -73,7 +76,8 @@ fn a_placement_says_who_counts_and_who_is_to_have_it() {
     let everywhere = Placed::new(&Placement::default());
     assert!(everywhere.is_everywhere() && everywhere.keeps(NodeId(99), block));
     let (now, next) = (even(2, 1..=4), even(2, 3..=9));
-    let placement = Placement { number: 7, now: Some(now.clone()), next: Some(next.clone()) };
+    let placement =
+        Placement { number: 7, copies: 2, now: Some(now.clone()), next: Some(next.clone()) };
     let placed = Placed::new(&placement);
     assert_eq!(placed.number(), 7);
     let group = group_of(block);

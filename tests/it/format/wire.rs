@@ -30,6 +30,7 @@ use tsfs::types::BlockId;
 use tsfs::types::Era;
 use tsfs::types::FsError;
 use tsfs::types::Ino;
+use tsfs::types::LogIndex;
 use tsfs::types::NodeId;
 use tsfs::types::Roles;
 use tsfs::types::SessionId;
@@ -46,6 +47,7 @@ use tsfs::wire::cluster::Announced;
 use tsfs::wire::cluster::Answer;
 use tsfs::wire::cluster::Ask;
 use tsfs::wire::cluster::Client;
+use tsfs::wire::cluster::HomeState;
 use tsfs::wire::cluster::Join;
 use tsfs::wire::cluster::Joined;
 use tsfs::wire::cluster::Joiner;
@@ -53,6 +55,7 @@ use tsfs::wire::cluster::Lock;
 use tsfs::wire::cluster::NodeState;
 use tsfs::wire::cluster::Overview;
 use tsfs::wire::cluster::Part;
+use tsfs::wire::cluster::PlacementState;
 use tsfs::wire::cluster::Progress;
 use tsfs::wire::greeting::VERSIONS;
 use tsfs::wire::message;
@@ -61,6 +64,7 @@ use tsfs::wire::message::NodeAt;
 use tsfs::wire::message::Renewed;
 use tsfs::wire::message::Request;
 use tsfs::wire::message::Response;
+use tsfs::wire::message::Standing;
 use tsfs::wire::message::Told;
 use tsfs::wire::message::View;
 
@@ -138,6 +142,8 @@ fn request_name(request: &Request) -> &'static str {
         Request::CopyPage { .. } => "copy page",
         Request::KeepCopies { .. } => "keep copies",
         Request::GivenBack { .. } => "given back",
+        Request::Standing => "standing",
+        Request::MayLetGo { .. } => "may let go",
     }
 }
 
@@ -182,6 +188,8 @@ fn requests() -> Vec<Request> {
         Request::CopyPage { session, range: range(), direction: Direction::Backward, limit },
         Request::KeepCopies { session },
         Request::GivenBack { session, number: 7 },
+        Request::Standing,
+        Request::MayLetGo { number: 3, named: LogIndex(70_000) },
         Request::LastKnown(LastKnown::Rows { keys }),
         Request::LastKnown(LastKnown::Page {
             range: range(),
@@ -208,6 +216,8 @@ fn requests() -> Vec<Request> {
         Ask::Evict { session },
         Ask::Locks { limit: 1000 },
         Ask::Announce(Box::new(announced)),
+        Ask::Placement,
+        Ask::Copies { copies: 5 },
     ];
     requests.extend(asks.map(Request::Cluster));
     requests
@@ -236,6 +246,8 @@ fn response_name(response: &Response) -> &'static str {
         Response::Copied { .. } => "copied",
         Response::CopiedPage { .. } => "copied page",
         Response::Copying(_) => "copying",
+        Response::Standing(_) => "standing",
+        Response::MayLetGo(_) => "may let go",
     }
 }
 
@@ -283,6 +295,15 @@ fn responses() -> Vec<Response> {
             copying: copying(),
         },
         Response::Copying(copying()),
+        Response::Standing(Standing {
+            features: 3,
+            applied: LogIndex(70_000),
+            placed: Some(4),
+            lacks: 9,
+            disk_total: 1 << 40,
+            disk_free: 1 << 39,
+        }),
+        Response::MayLetGo(true),
     ];
     let refused = Outcome::Refused { op: 2, error: FsError::Exists };
     let (held, applied, repeated) = (Outcome::Held(ino()), Outcome::Applied, Outcome::Repeated);
@@ -326,6 +347,12 @@ fn responses() -> Vec<Response> {
         }]),
         Answer::Locks { locks: vec![held], more: false },
         Answer::Done(text),
+        Answer::Placement(PlacementState {
+            copies: 3,
+            everywhere: false,
+            homes: vec![HomeState { node: 2, now: 1000, then: 600 }],
+            moving: true,
+        }),
     ];
     responses.extend(answers.map(Response::Cluster));
     responses

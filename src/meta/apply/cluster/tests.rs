@@ -13,6 +13,7 @@ use crate::series::Replica;
 use crate::series::Visit;
 use crate::types::BatchSeq;
 use crate::types::Roles;
+use crate::types::placement::Share;
 use std::collections::BTreeMap;
 
 /// Rows of state, and what time it is.
@@ -220,4 +221,42 @@ fn there_is_one_authority_and_no_session_changes_anything() {
     let op = Op::Cluster(invite(1, 9_000));
     let refused = Rules::new([0; 16]).apply(&mut rows, SessionId(3), &op);
     assert!(matches!(refused, Err(FsError::NotPermitted(_))), "{refused:?}");
+}
+
+#[test]
+fn what_counts_for_a_block_changes_only_to_what_was_to_be() {
+    let mut rows = Rows::new();
+    rows.batch((1..=5).map(|n| set_node(None, n, &format!("a:{n}"))).collect()).unwrap();
+    let layout = |nodes: &[u64]| {
+        let share = |node: &u64| Share { node: NodeId(*node), weight: 8 };
+        Layout::new(3, nodes.iter().map(share).collect())
+    };
+    let place = |number, now, next| ClusterOp::Place {
+        placement: Placement { number, copies: 3, now, next },
+    };
+    let [some, all, others] = [layout(&[1, 2, 3]), layout(&[1, 2, 3, 4, 5]), layout(&[3, 4, 5])];
+    let refused = |rows: &mut Rows, op: ClusterOp, why: &str| {
+        let error = rows.batch(vec![op]).unwrap_err();
+        assert!(error.contains(why), "{error}");
+    };
+    refused(&mut rows, place(2, None, some.clone()), "came first");
+    refused(&mut rows, place(1, some.clone(), None), "where they do");
+    refused(&mut rows, place(1, None, layout(&[1, 9])), "no such node");
+    let none = Placement { number: 1, copies: 0, now: None, next: None };
+    refused(&mut rows, ClusterOp::Place { placement: none }, "no placement");
+    rows.batch(vec![place(1, None, some.clone())]).unwrap();
+    refused(&mut rows, place(2, all.clone(), None), "where they do");
+    refused(&mut rows, place(2, some.clone(), all.clone()), "where they do");
+    rows.batch(vec![place(2, some.clone(), None)]).unwrap();
+    refused(&mut rows, place(3, None, None), "where they do");
+    // What is to be may change as often as it likes.
+    rows.batch(vec![place(3, some.clone(), all.clone())]).unwrap();
+    rows.batch(vec![place(4, some.clone(), others.clone())]).unwrap();
+    refused(&mut rows, place(5, all, None), "where they do");
+    refused(&mut rows, ClusterOp::RemoveNode { node: NodeId(1) }, "home to blocks");
+    refused(&mut rows, ClusterOp::RemoveNode { node: NodeId(4) }, "home to blocks");
+    rows.batch(vec![place(5, others.clone(), None)]).unwrap();
+    rows.batch(vec![ClusterOp::RemoveNode { node: NodeId(1) }]).unwrap();
+    let kept: Placement = rows.row(ClusterKey::Placement).unwrap();
+    assert_eq!((kept.number, kept.now), (5, others));
 }

@@ -4,6 +4,8 @@
 use super::*;
 use crate::series::table::Family;
 use crate::series::table::Rows;
+use crate::types::NodeId;
+use crate::types::placement::Placed;
 use index::Kind;
 
 const KEEP: [&[u8]; 2] = [b"format", b"applied"];
@@ -57,7 +59,15 @@ fn ours() -> World {
 
 fn adopt_into(world: &World, table: &Arc<MemoryTable>, old: bool) -> Result<Adopted, FsError> {
     let old = old.then(|| world.table.clone() as Arc<dyn Table>);
-    adopt(&world.disk.shared(), Path::new("/blocks"), STORE, &**table, old, &KEEP)
+    adopt(
+        &world.disk.shared(),
+        Path::new("/blocks"),
+        STORE,
+        &**table,
+        old,
+        &KEEP,
+        (NodeId(1), &Placed::default()),
+    )
 }
 
 fn has(table: &MemoryTable, kind: Kind, number: u64) -> bool {

@@ -1,6 +1,30 @@
 //! Plans for clusters in every state that matters: what is done in which order, and what is refused.
 
 use super::*;
+use crate::meta::record::Incarnation;
+use crate::types::LogIndex;
+use crate::types::Roles;
+use crate::types::Stamp;
+use crate::types::placement::Layout;
+use crate::types::placement::Share;
+
+fn row(roles: Roles) -> Node {
+    let (name, address) = ("a host".to_owned(), "a host:1".to_owned());
+    let (added, incarnation) = (Stamp(1), Incarnation([1; 16]));
+    Node { name, address, roles, added, incarnation, starts: 1, boot: 1 }
+}
+
+/// How a node stands that lacks so many blocks, and has rows of placement 4.
+fn lacking(blocks: u64) -> Standing {
+    Standing {
+        features: 3,
+        applied: LogIndex(100),
+        placed: Some(4),
+        lacks: blocks,
+        disk_total: 1 << 40,
+        disk_free: 1 << 39,
+    }
+}
 
 /// Nodes 1 to `n`, all voting and well; node 1 leads.
 fn cluster(n: u64) -> Facts {
@@ -8,9 +32,10 @@ fn cluster(n: u64) -> Facts {
     let follower = |node: &NodeId| Follower { node: *node, answers: true, lag: 0 };
     Facts {
         leader: NodeId(1),
-        names: nodes.iter().map(|node| (*node, format!("host{}", node.0))).collect(),
+        nodes: nodes.iter().map(|node| (*node, row(Roles::ALL))).collect(),
         followers: nodes[1..].iter().map(follower).collect(),
-        lacks: nodes.iter().map(|node| (*node, 0)).collect(),
+        standings: nodes.iter().map(|node| (*node, lacking(0))).collect(),
+        placement: Placement::default(),
         members: Members { voters: nodes, ..Members::default() },
     }
 }
@@ -19,18 +44,31 @@ impl Facts {
     fn silent(mut self, node: u64) -> Facts {
         let follower = self.followers.iter_mut().find(|follower| follower.node.0 == node);
         follower.expect("it follows").answers = false;
-        self.lacks.remove(&NodeId(node));
+        self.standings.remove(&NodeId(node));
         self
     }
 
     fn lacking(mut self, node: u64, blocks: u64) -> Facts {
-        self.lacks.insert(NodeId(node), blocks);
+        self.standings.insert(NodeId(node), lacking(blocks));
+        self
+    }
+
+    /// Blocks have homes by name: three of the nodes each, of these.
+    fn placed(mut self, nodes: &[u64]) -> Facts {
+        let share = |node: &u64| Share { node: NodeId(*node), weight: 8 };
+        let now = Layout::new(3, nodes.iter().map(share).collect());
+        self.placement = Placement { number: 4, copies: 3, now, next: None };
+        self
+    }
+
+    fn with_roles(mut self, node: u64, roles: &str) -> Facts {
+        self.nodes.insert(NodeId(node), row(roles.parse().unwrap()));
         self
     }
 
     fn learner(mut self, node: u64, lag: u64, lacks: u64) -> Facts {
         let id = NodeId(node);
-        self.names.insert(id, "new".to_owned());
+        self.nodes.insert(id, row(Roles::ALL));
         self.members.voters.retain(|voter| *voter != id);
         self.members.learners.push(id);
         self.followers.retain(|follower| follower.node != id);
@@ -96,7 +134,7 @@ fn the_last_copy_is_not_taken_away() {
     let plan = remove(&facts, NodeId(3)).unwrap();
     assert_eq!(plan[..2], [Step::AwaitBlocks(NodeId(1)), Step::AwaitBlocks(NodeId(2))]);
     let mut unknown = cluster(3);
-    unknown.lacks.clear();
+    unknown.standings.clear();
     refused(remove(&unknown.silent(3), NodeId(3)), "an unknown number");
 }
 
@@ -123,7 +161,7 @@ fn a_node_takes_the_place_of_another_in_one_step() {
         "does not answer",
     );
     let mut away = cluster(3);
-    away.names.insert(NodeId(4), "new".to_owned());
+    away.nodes.insert(NodeId(4), row(Roles::ALL));
     refused(replace(&away, NodeId(3), NodeId(4)), "does not take part yet");
 }
 
@@ -138,7 +176,7 @@ fn a_learner_votes_when_it_has_everything() {
     assert_eq!(promote(&cluster(3).silent(3).learner(4, 0, 0)), Some(vec![members(&[1, 2, 3, 4])]));
     assert_eq!(promote(&cluster(2).silent(2).learner(3, 0, 0)), Some(vec![members(&[1, 2, 3])]));
     let mut removed = cluster(1).learner(2, 0, 0);
-    removed.names.remove(&NodeId(2));
+    removed.nodes.remove(&NodeId(2));
     assert_eq!(promote(&removed), None);
 }
 
@@ -155,4 +193,57 @@ fn steps_are_sentences() {
             "forget node 2"
         ]
     );
+}
+
+#[test]
+fn what_a_node_keeps_is_moved_away_before_it_goes() {
+    let facts = cluster(5).placed(&[1, 2, 3, 4, 5]);
+    let away = Step::MoveAway(NodeId(5));
+    let plan = remove(&facts, NodeId(5)).unwrap();
+    assert_eq!(plan, [away.clone(), members(&[1, 2, 3, 4]), Step::Forget(NodeId(5))]);
+    // One that is home to nothing just goes.
+    let plan = remove(&cluster(5).placed(&[1, 2, 3, 4]), NodeId(5)).unwrap();
+    assert_eq!(plan, [members(&[1, 2, 3, 4]), Step::Forget(NodeId(5))]);
+    // A dead one: others have what it kept, unless too many of them do not answer either.
+    let plan = remove(&facts.clone().silent(5), NodeId(5)).unwrap();
+    assert_eq!(plan[0], away);
+    let five = || cluster(5).placed(&[1, 2, 3, 4, 5]).silent(5);
+    refused(remove(&five().lacking(4, 1).lacking(3, 1), NodeId(5)), "last copy");
+    // Whose rows are of an older placement says nothing of this one.
+    let mut old = five().lacking(4, 1);
+    old.standings.get_mut(&NodeId(3)).unwrap().placed = Some(3);
+    refused(remove(&old, NodeId(5)), "last copy");
+}
+
+#[test]
+fn a_node_takes_the_place_of_a_home() {
+    let facts = cluster(4).placed(&[1, 2, 3, 4]).learner(5, 0, 0);
+    let plan = replace(&facts, NodeId(4), NodeId(5)).unwrap();
+    let [log, away] = [Step::AwaitLog(NodeId(5)), Step::MoveAway(NodeId(4))];
+    assert_eq!(plan, [log, away, members(&[1, 2, 3, 5]), Step::Forget(NodeId(4))]);
+}
+
+#[test]
+fn a_home_is_drained_where_each_block_keeps_a_majority() {
+    let facts = cluster(5).placed(&[1, 2, 3, 4, 5]);
+    assert_eq!(drain(&facts, NodeId(5)).unwrap(), []);
+    let plan = drain(&facts.clone().lacking(2, 7), NodeId(5)).unwrap();
+    assert_eq!(plan, [Step::AwaitBlocks(NodeId(2))]);
+    refused(drain(&facts.silent(4), NodeId(5)), "no majority of their copies");
+    // A node that does not decide may keep blocks too.
+    let learner = cluster(3).placed(&[2, 3, 4]).learner(4, 0, 0).lacking(3, 1);
+    assert_eq!(drain(&learner, NodeId(4)).unwrap(), [Step::AwaitBlocks(NodeId(3))]);
+}
+
+#[test]
+fn roles_say_who_decides_and_who_leads() {
+    let learner = || cluster(3).learner(4, 0, 0);
+    assert_eq!(promote(&learner()), Some(vec![members(&[1, 2, 3, 4])]));
+    assert_eq!(promote(&learner().with_roles(4, "data")), None);
+    let facts = cluster(3);
+    assert_eq!(better_leader(&facts), None);
+    let unfit = facts.with_roles(1, "ts,data,monitor").with_roles(2, "ts,data");
+    assert_eq!(better_leader(&unfit), Some(vec![Step::HandOver(NodeId(3))]));
+    assert_eq!(better_leader(&unfit.clone().silent(3)), None, "better than nobody");
+    assert_eq!(better_leader(&unfit.with_roles(3, "ts,lock")), None);
 }

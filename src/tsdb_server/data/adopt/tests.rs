@@ -87,7 +87,7 @@ fn send(from: &Node, to: &Path) {
 }
 
 fn resume_in(dir: &Path) -> Option<Adopted> {
-    resume(&RealDisk::shared(), dir, STORE, &table::Options::default()).unwrap()
+    resume(&RealDisk::shared(), dir, STORE, NodeId(1), &table::Options::default()).unwrap()
 }
 
 #[test]
@@ -131,9 +131,13 @@ fn every_step_may_be_cut_off() {
     let (incoming, table) = (incoming(dir.path()), dir.path().join(TABLE));
     // The rows are ours, and the directory does not say so yet.
     let disk = RealDisk::shared();
-    let adopted = make_ours(&disk, dir.path(), STORE, &table::Options::default()).unwrap();
+    let adopted =
+        make_ours(&disk, dir.path(), STORE, NodeId(1), &table::Options::default()).unwrap();
     assert_eq!(adopted, Adopted { here: 2, listed: 3 });
-    assert_eq!(make_ours(&disk, dir.path(), STORE, &table::Options::default()), Ok(adopted));
+    assert_eq!(
+        make_ours(&disk, dir.path(), STORE, NodeId(1), &table::Options::default()),
+        Ok(adopted)
+    );
     // It says so; the old table is half gone.
     std::fs::rename(incoming.join(stream::COMPLETE), incoming.join(ADOPTED)).unwrap();
     std::fs::remove_file(table.join("CURRENT")).unwrap();

@@ -9,6 +9,7 @@ use crate::series::KeyRange;
 use crate::series::table::Rows;
 use crate::store::block::adopt;
 use crate::types::NodeId;
+use crate::types::placement::Placed;
 use crate::wire::quorum::Boot;
 use crate::wire::quorum::PutNo;
 use crate::wire::quorum::Quorum;
@@ -226,7 +227,16 @@ impl Cluster {
         node.table.lose_power();
         let dir = Path::new("/blocks");
         let old = Some(node.table.clone() as Arc<dyn Table>);
-        adopt(&node.disk.shared(), dir, STORE, &*table, old, &[APPLIED]).unwrap();
+        adopt(
+            &node.disk.shared(),
+            dir,
+            STORE,
+            &*table,
+            old,
+            &[APPLIED],
+            (NodeId(1), &Placed::default()),
+        )
+        .unwrap();
         table.lose_power();
         node.table = table;
         node.store = open(&node.disk, &node.table);
