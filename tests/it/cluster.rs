@@ -34,6 +34,8 @@ mod lines;
 mod load;
 /// Locks between programs on several mounts.
 mod locks;
+/// More nodes than copies.
+mod homes;
 /// Addresses and lines.
 pub(crate) mod net;
 /// Registers and names.

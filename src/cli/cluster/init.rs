@@ -50,11 +50,19 @@ pub(in crate::cli) struct Given {
     /// What people call it [default: this host's name]
     #[arg(long, value_name = "NAME")]
     pub(in crate::cli) name: Option<String>,
+    /// What it does, of ts, data, lock, monitor [default: all]
+    #[arg(long, value_name = "ROLES")]
+    pub(in crate::cli) roles: Option<String>,
 }
 
 impl Given {
     fn pairs(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let pairs = [("address", &self.address), ("listen", &self.listen), ("name", &self.name)];
+        let pairs = [
+            ("address", &self.address),
+            ("listen", &self.listen),
+            ("name", &self.name),
+            ("roles", &self.roles),
+        ];
         pairs.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)))
     }
 

@@ -229,7 +229,8 @@ impl Cluster {
         self.listen(&facts);
         self.raise(&facts)?;
         self.place(&facts)?;
-        match plan::promote(&facts).or_else(|| plan::better_leader(&facts)) {
+        let plans = [plan::promote, plan::better_leader, plan::demote];
+        match plans.iter().find_map(|plan| plan(&facts)) {
             Some(plan) => self.try_to(&plan),
             None => Ok(()),
         }

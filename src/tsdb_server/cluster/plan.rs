@@ -351,11 +351,28 @@ pub fn promote(facts: &Facts) -> Option<Plan> {
     Some(vec![Step::Members { voters: all, learners: without(learners, ready) }])
 }
 
-/// Has another node lead where the one that does is not to keep sessions and locks, or not to watch the others: both are the
-/// leader's work. None: it is fit, or nobody else is who has the log.
+/// Has a voter learn that is not to decide any more, where the others can do without it. None: there is no such one.
+pub fn demote(facts: &Facts) -> Option<Plan> {
+    let Members { voters, learners, .. } = &facts.members;
+    let unfit = |node: &&NodeId| {
+        **node != facts.leader && facts.nodes.contains_key(*node) && !facts.has_role(**node, Role::Ts)
+    };
+    let node = *voters.iter().find(unfit)?;
+    let left = without(voters, node);
+    facts.can_decide(&left).ok()?;
+    let mut plan = facts.keep_blocks(&left, node).ok()?;
+    let mut learn = learners.clone();
+    learn.push(node);
+    learn.sort_unstable();
+    plan.push(Step::Members { voters: left, learners: learn });
+    Some(plan)
+}
+
+/// Has another node lead where the one that does is not to decide, not to keep sessions and locks, or not to watch the others:
+/// all of this is the leader's work. None: it is fit, or nobody else is who has the log.
 pub fn better_leader(facts: &Facts) -> Option<Plan> {
     let fit = |node: NodeId| {
-        [Role::Lock, Role::Monitor].into_iter().all(|role| facts.has_role(node, role))
+        [Role::Ts, Role::Lock, Role::Monitor].into_iter().all(|role| facts.has_role(node, role))
     };
     // A node that has just joined has no row yet.
     if fit(facts.leader) || !facts.nodes.contains_key(&facts.leader) {

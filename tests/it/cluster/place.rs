@@ -131,6 +131,20 @@ impl Cluster {
         self.spawn(node, &arguments);
     }
 
+    /// The same, with roles of its own.
+    pub(crate) fn join_as(&mut self, node: usize, token: &str, roles: &str) {
+        let known_as = self.known_as(node);
+        let mut arguments = vec!["--join", token, "--roles", roles];
+        arguments.extend(known_as.iter().map(String::as_str));
+        self.spawn(node, &arguments);
+    }
+
+    /// One more node, which is not started yet.
+    pub(crate) fn add(&mut self, store: PathBuf) {
+        let log = self.dir.join(format!("node{}.log", self.nodes.len() + 1));
+        self.nodes.push(Node { store, log, server: None });
+    }
+
     /// Starts a node that belongs to the cluster.
     pub(crate) fn start(&mut self, node: usize) {
         self.spawn(node, &[]);
@@ -219,7 +233,7 @@ impl Cluster {
     }
 
     /// What `tsfs cluster status` says, asked of that node; nothing where it does not answer soon.
-    fn status(&self, node: usize) -> Option<Value> {
+    pub(crate) fn status(&self, node: usize) -> Option<Value> {
         let mut command = self.net.command(node, OsStr::new("timeout"));
         command.args(["5", env!("CARGO_BIN_EXE_tsfs"), "cluster", "status", "--json"]);
         command.arg(&self.nodes[node].store).stderr(Stdio::null());

@@ -240,6 +240,11 @@ fn roles_say_who_decides_and_who_leads() {
     let learner = || cluster(3).learner(4, 0, 0);
     assert_eq!(promote(&learner()), Some(vec![members(&[1, 2, 3, 4])]));
     assert_eq!(promote(&learner().with_roles(4, "data")), None);
+    let other = cluster(4).with_roles(4, "data");
+    let learns = Step::Members { voters: [1, 2, 3].map(NodeId).into(), learners: vec![NodeId(4)] };
+    assert_eq!(demote(&other), Some(vec![learns]));
+    assert_eq!(demote(&other.silent(2).silent(3)), None, "the others could not decide");
+    assert_eq!(demote(&cluster(3).with_roles(1, "data")), None, "it leads: another one is to, first");
     let facts = cluster(3);
     assert_eq!(better_leader(&facts), None);
     let unfit = facts.with_roles(1, "ts,data,monitor").with_roles(2, "ts,data");

@@ -1,0 +1,133 @@
+//! More nodes than copies: blocks are kept on some of the nodes, and moved when nodes come, go, or keep none.
+//!
+//! Not here: how that is decided (`cluster::place` in the source), and what a node's rows say (`store::block`).
+
+use super::net::Net;
+use super::place::Cluster;
+use crate::support;
+use crate::support::Random;
+use serde_json::Value;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+/// Every mount has to have heard of a placement before it counts; blocks are copied, and the others let go of.
+const MOVED_LIMIT: Duration = Duration::from_secs(180);
+/// Of one file: some dozens of blocks.
+const FILE_BYTES: usize = 24 << 20;
+
+/// Bytes that a node's segments take.
+fn segments(cluster: &Cluster, node: usize) -> u64 {
+    let entries = std::fs::read_dir(cluster.store(node).join("blocks")).unwrap();
+    entries.map(|entry| entry.unwrap().metadata().map_or(0, |file| file.len())).sum()
+}
+
+/// How many thousandths of all blocks each node keeps, once none is on its way; nothing while some are.
+fn homes(status: &Value) -> Option<Vec<(u64, u64)>> {
+    let placement = &status["placement"];
+    if placement["moving"] != false || placement["everywhere"] != false {
+        return None;
+    }
+    let home = |home: &Value| (home["node"].as_u64().unwrap(), home["now"].as_u64().unwrap());
+    Some(placement["homes"].as_array()?.iter().map(home).collect())
+}
+
+/// Waits until these nodes and no others are home to blocks, and all blocks are there.
+fn await_homes(cluster: &Cluster, nodes: &[u64]) {
+    support::wait_until(MOVED_LIMIT, "blocks to be where they are to be", || {
+        let Some(status) = cluster.status(0) else { return false };
+        let lacks = |node: &Value| node["lacks"] != 0 && node["answers"] != false;
+        let at_home = !status["nodes"].as_array().unwrap().iter().any(lacks);
+        homes(&status).is_some_and(|homes| homes.iter().map(|home| home.0).eq(nodes.to_vec())) && at_home
+    });
+}
+
+fn sum(dir: &Path) -> String {
+    support::sh(dir, "find . -type f | sort | xargs sha256sum")
+}
+
+fn write(dir: &Path, name: &str, seed: u64) {
+    std::fs::write(dir.join(name), Random::new(seed).noise(FILE_BYTES)).unwrap();
+    std::fs::File::open(dir.join(name)).unwrap().sync_all().unwrap();
+}
+
+#[test]
+fn more_nodes_than_copies_share_the_blocks() {
+    let scratch = support::scratch();
+    let stores: Vec<_> = (1..=4).map(|n| scratch.path().join(format!("store{n}"))).collect();
+    let mut cluster = Cluster::on(Net::loopback(), stores, scratch.path());
+    let mount = cluster.mount();
+    write(mount.dir(), "early", 1);
+    await_homes(&cluster, &[1, 2, 3, 4]);
+    let all: u64 = homes(&cluster.status(0).unwrap()).unwrap().iter().map(|home| home.1).sum();
+    assert!((2980..=3000).contains(&all), "three copies of everything: {all}");
+
+    // What is written now is on three nodes each.
+    let before: u64 = (0..4).map(|node| segments(&cluster, node)).sum();
+    write(mount.dir(), "late", 2);
+    let grown = (0..4).map(|node| segments(&cluster, node)).sum::<u64>() - before;
+    let copies = grown as f64 / FILE_BYTES as f64;
+    assert!((2.9..3.4).contains(&copies), "{copies:.2} copies were written");
+    let expected = sum(mount.dir());
+
+    // One dies: everything is there, and can be written.
+    cluster.kill(1);
+    let late = cluster.mount();
+    assert_eq!(sum(late.dir()), expected);
+    write(late.dir(), "later", 3);
+    let expected = sum(mount.dir());
+    cluster.start(1);
+    cluster.settle();
+
+    // One goes for good: the others have what it kept.
+    support::run(cluster.tsfs(0).args(["cluster", "remove", "4"]).arg(cluster.store(0)));
+    await_homes(&cluster, &[1, 2, 3]);
+    cluster.kill(3);
+    late.close();
+    let last = cluster.mount();
+    assert_eq!(sum(last.dir()), expected);
+    last.close();
+    mount.close();
+    cluster.nodes.truncate(3);
+    cluster.settle();
+    cluster.close();
+}
+
+#[test]
+fn a_node_does_what_its_roles_say() {
+    let scratch = support::scratch();
+    let stores: Vec<_> = (1..=3).map(|n| scratch.path().join(format!("store{n}"))).collect();
+    let mut cluster = Cluster::on(Net::loopback(), stores[..1].to_vec(), scratch.path());
+    // Two more: one that decides and keeps nothing, one that keeps blocks and does not decide.
+    for (n, roles) in [(1, "ts,lock,monitor"), (2, "data")] {
+        cluster.add(stores[n].clone());
+        let token = cluster.invite();
+        cluster.join_as(n, &token, roles);
+        cluster.count(n + 1);
+    }
+    await_homes(&cluster, &[1, 3]);
+    let part = |status: &Value, node: u64| {
+        let nodes = status["nodes"].as_array().unwrap().iter();
+        let mut nodes = nodes.filter(|known| known["node"] == node);
+        nodes.next().unwrap()["part"].as_str().unwrap().to_owned()
+    };
+    support::wait_until(MOVED_LIMIT, "the second to vote", || {
+        cluster.status(0).is_some_and(|status| part(&status, 2) == "votes")
+    });
+    assert_eq!(part(&cluster.status(0).unwrap(), 3), "learns");
+    let mount = cluster.mount();
+    let before = [0, 1, 2].map(|node| segments(&cluster, node));
+    write(mount.dir(), "file", 1);
+    let grown: Vec<u64> =
+        before.iter().zip(0..3).map(|(before, node)| segments(&cluster, node) - before).collect();
+    let file = FILE_BYTES as u64;
+    assert!(grown[0] >= file && grown[1] == 0 && grown[2] >= file, "{grown:?}");
+    let expected = sum(mount.dir());
+    mount.close();
+    // Read where the one that keeps nothing leads.
+    support::run(cluster.tsfs(0).args(["cluster", "drain", "1"]).arg(cluster.store(0)).stderr(Stdio::null()));
+    let other = cluster.mount();
+    assert_eq!(sum(other.dir()), expected);
+    other.close();
+    cluster.close();
+}
