@@ -64,6 +64,7 @@ use crate::types::SessionId;
 use crate::types::Stamp;
 use crate::types::Time;
 use crate::types::frame::Frame;
+use crate::types::placement::Placement;
 use crate::wire::Applied;
 use crate::wire::Durable;
 use crate::wire::Listener;
@@ -142,6 +143,8 @@ pub struct Node {
     lender: Option<Arc<Lender>>,
     /// Who the nodes are.
     nodes: RwLock<Vec<NodeAt>>,
+    /// Which of them keep which blocks.
+    placement: RwLock<Arc<Placement>>,
     /// Held by whoever grants inode numbers.
     granting: Mutex<()>,
     /// When this node, whose disk was full, last had another lead.
@@ -231,6 +234,7 @@ impl Node {
             repair: OnceLock::new(),
             lender,
             nodes: RwLock::default(),
+            placement: RwLock::default(),
             granting: Mutex::default(),
             passed_on: Mutex::default(),
             faults: parts.faults,

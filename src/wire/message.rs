@@ -19,6 +19,7 @@ use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::types::Stamp;
 use crate::types::Term;
+use crate::types::placement::Placement;
 use crate::wire::Copying;
 use crate::wire::Page;
 use crate::wire::Recall;
@@ -80,6 +81,8 @@ pub struct View {
     pub nodes: Vec<NodeAt>,
     /// Those that decide, while that changes the ones before as well. What a majority of them has on disk is durable.
     pub voters: Vec<NodeId>,
+    /// Where there is one, whose disks count for which block.
+    pub placement: Placement,
 }
 
 /// How long a session's rights last from when they were asked for, and what it owns besides what it made.

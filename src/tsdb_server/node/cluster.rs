@@ -29,6 +29,7 @@ use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::types::Stamp;
 use crate::types::Term;
+use crate::types::placement::Placement;
 use crate::wire::Applied;
 use crate::wire::Proposal;
 use crate::wire::Server;
@@ -217,6 +218,16 @@ impl Node {
         *self.nodes.write() = nodes;
     }
 
+    /// Blocks are kept so from now on, for whoever asks.
+    pub fn set_placement(&self, placement: Placement) {
+        *self.placement.write() = Arc::new(placement);
+    }
+
+    /// Which nodes keep which blocks, as far as this one knows.
+    pub fn placement(&self) -> Arc<Placement> {
+        self.placement.read().clone()
+    }
+
     /// The cluster as this node sees it.
     pub fn view(&self) -> View {
         let Leadership { leader, term, .. } = self.replica.leadership();
@@ -224,7 +235,8 @@ impl Node {
         voters.extend(outgoing);
         voters.sort_unstable();
         voters.dedup();
-        View { leader, term: term.0, nodes: self.nodes.read().clone(), voters }
+        let (nodes, placement) = (self.nodes.read().clone(), (*self.placement()).clone());
+        View { leader, term: term.0, nodes, voters, placement }
     }
 
     /// A block that lies here; no other node is asked.
