@@ -44,10 +44,17 @@ use tsfs::tsdb_server::member;
 use tsfs::tsdb_server::member::Ended;
 use tsfs::tsdb_server::member::Member;
 use tsfs::types::AsOf;
+use tsfs::types::BlockId;
 use tsfs::types::FileKind;
 use tsfs::types::FsError;
 use tsfs::types::Ino;
+use tsfs::types::NodeId;
 use tsfs::types::Roles;
+use tsfs::types::SessionId;
+use tsfs::types::frame::Frame;
+use tsfs::types::placement::Layout;
+use tsfs::types::placement::Placement;
+use tsfs::types::placement::Share;
 use tsfs::wire::Listener;
 use tsfs::wire::Recall;
 use tsfs::wire::Server;
@@ -361,4 +368,58 @@ fn nothing_is_changed_of_which_another_mount_may_still_answer() {
     assert!(slow.copying(false).1 <= SystemClock.steady());
     assert_ne!(root(), before);
     client.close().unwrap();
+}
+
+/// Which nodes have these blocks of a session themselves.
+fn kept(cluster: &Cluster, session: SessionId, numbers: std::ops::Range<u64>) -> Vec<usize> {
+    let has = |n: &usize| {
+        let node = cluster.nodes[n - 1].as_ref().unwrap().node();
+        numbers.clone().all(|number| node.own_block(BlockId { session, number }).is_ok())
+    };
+    (1..=3).filter(has).collect()
+}
+
+#[test]
+fn blocks_are_put_where_the_leader_says_and_read_from_there() {
+    let cluster = Cluster::new(&Contents::new());
+    let layout = |copies, nodes: &[u64]| {
+        let share = |node: &u64| Share { node: NodeId(*node), weight: 1 };
+        Layout::new(copies, nodes.iter().map(share).collect())
+    };
+    let place = |number, now, next| {
+        let placement = Placement { now, next, ..Placement { number, ..Placement::default() } };
+        for node in cluster.nodes.iter().flatten() {
+            node.node().set_placement(placement.clone());
+        }
+    };
+    place(1, layout(1, &[2]), None);
+    let remote = cluster.remote("one");
+    let (tell, _told) = mpsc::channel();
+    let session = remote.open_session("one", Arc::new(Slow(Mutex::new(tell)))).unwrap().session;
+    let frame = |number| Frame::pack(&Bytes::from(noise(number, 10_000)), 1);
+    let put = |number| {
+        remote.put_block(BlockId { session, number }, frame(number)).unwrap();
+        remote.sync_blocks().unwrap();
+    };
+    (0..4).for_each(put);
+    assert_eq!(kept(&cluster, session, 0..4), [2]);
+    // It hears of the next ones with its lease, and sends to both before it counts by them.
+    place(2, layout(1, &[2]), layout(1, &[3]));
+    let mut number = 4;
+    until("it sends to both", || {
+        put(number);
+        number += 1;
+        kept(&cluster, session, number - 1..number) == [2, 3]
+    });
+    place(3, layout(1, &[3]), None);
+    until("it counts by the others", || {
+        put(number);
+        number += 1;
+        kept(&cluster, session, number - 1..number) == [3]
+    });
+    for number in [0, 3, number - 1] {
+        let read = remote.block(BlockId { session, number }).unwrap();
+        assert_eq!(read, frame(number).to_bytes(), "block {number}");
+    }
+    remote.abandon();
 }
