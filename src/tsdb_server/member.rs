@@ -166,7 +166,7 @@ impl Member {
         peers.meet(&nodes)?;
         let mut tasks = Tasks::new(clock);
         let (weak_node, weak_peers) = (Arc::downgrade(&node), Arc::downgrade(&peers));
-        tasks.start(Roster { node: weak_node, peers: weak_peers, known: nodes })?;
+        tasks.start(Roster { node: weak_node, peers: weak_peers, known: nodes, placed: 0 })?;
         tasks.start(Monitor(Arc::downgrade(&cluster)))?;
         tasks.start(node.letting_go(hands::is_at_home(&peers, &cluster)))?;
         let renewed = Arc::downgrade(&cluster);

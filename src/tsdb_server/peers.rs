@@ -20,6 +20,7 @@ use crate::types::BlockId;
 use crate::types::FsError;
 use crate::types::NodeId;
 use crate::types::frame;
+use crate::types::placement::Placed;
 use crate::wire::message;
 use crate::wire::message::NodeAt;
 use crate::wire::message::Request;
@@ -49,6 +50,8 @@ pub struct Peers {
     here: NodeId,
     greeting: Arc<Greeting>,
     nodes: RwLock<BTreeMap<NodeId, Keep>>,
+    /// Whom to ask first for which block.
+    placed: RwLock<Arc<Placed>>,
     on_broken: Arc<OnceLock<OnBroken>>,
 }
 
@@ -66,6 +69,7 @@ impl Peers {
             here,
             greeting,
             nodes: RwLock::default(),
+            placed: RwLock::default(),
             on_broken: Arc::default(),
         })
     }
@@ -102,6 +106,19 @@ impl Peers {
         // Their ends are told, which may ask for the list.
         drop(gone);
         Ok(())
+    }
+
+    /// Blocks are kept so: who is home to one is asked for it first.
+    pub fn place(&self, placed: Arc<Placed>) {
+        *self.placed.write() = placed;
+    }
+
+    /// The other nodes, in the order in which they are asked for a block: all, as any may have it.
+    fn in_order(&self, block: BlockId) -> Vec<NodeId> {
+        let mut nodes: Vec<NodeId> = self.nodes.read().keys().copied().collect();
+        let placed = self.placed.read().clone();
+        nodes.sort_by_key(|node| placed.rank(*node, block));
+        nodes
     }
 
     /// Nobody is kept a connection to any more.
@@ -148,7 +165,7 @@ impl Peers {
 
 impl data::Peers for Peers {
     fn fetch(&self, block: BlockId, _payload_row: bool) -> Result<Option<Bytes>, FsError> {
-        let nodes: Vec<NodeId> = self.nodes.read().keys().copied().collect();
+        let nodes = self.in_order(block);
         let meta = message::encode(&Request::Block { block });
         let mut unasked = None;
         for node in nodes {

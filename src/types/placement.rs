@@ -10,6 +10,8 @@ use crate::types::BlockId;
 use crate::types::NodeId;
 use serde::Deserialize;
 use serde::Serialize;
+use std::hash::Hash;
+use std::hash::Hasher;
 
 /// Groups. Named in stored rows by nobody; but a change would move every block.
 pub const GROUPS: u16 = 1024;
@@ -202,6 +204,23 @@ impl Placed {
     /// Whether every node has to have every block.
     pub fn is_everywhere(&self) -> bool {
         self.now.is_none()
+    }
+
+    /// In which order nodes are asked for a block: its homes first, then those that are going to be, then the others.
+    pub fn rank(&self, node: NodeId, block: BlockId) -> u8 {
+        match self.homes(block) {
+            None => 0,
+            Some(homes) if homes.contains(&node) => 0,
+            Some(_) if self.next_homes(block).contains(&node) => 1,
+            Some(_) => 2,
+        }
+    }
+}
+
+/// By its number, which is another one with each change: the homes themselves are many.
+impl Hash for Placed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.number.hash(state);
     }
 }
 

@@ -81,6 +81,8 @@ pub struct View {
     pub nodes: Vec<NodeAt>,
     /// Those that decide, while that changes the ones before as well. What a majority of them has on disk is durable.
     pub voters: Vec<NodeId>,
+    /// Where there is one, whose disks count for which block.
+    pub placement: Placement,
 }
 
 /// What a node says of itself to the one that leads.

@@ -1,16 +1,22 @@
 //! Which blocks are durable on a majority of the data nodes, as a client keeps account of it.
 //!
-//! Every block is put to every node. A node first writes it and, asked to sync, makes durable what it had written; when
-//! its process ends in between, that is void. A client may name a block in an op once a majority has it durable; the
-//! other nodes are sent it meanwhile, as long as a bounded backlog allows: what they miss they fetch from each other.
+//! Every block is put to every node or, where there is a placement, to its homes and to those that are going to be. A node
+//! first writes it and, asked to sync, makes durable what it had written; when its process ends in between, that is void. A
+//! client may name a block in an op once a majority of those that count has it durable: of the voters or, where there is a
+//! placement, of its homes. The other nodes are sent it meanwhile, as long as a bounded backlog allows: what they miss they
+//! fetch from each other.
 //!
 //! A state machine: told what was sent and answered, it says what is to be sent and what holds. Not here: connections,
 //! frames (the caller keeps each until it is [released](Quorum::take_released)), when to sync.
 
+mod reform;
+
 use crate::types::BlockId;
 use crate::types::NodeId;
+use crate::types::placement::Placed;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Which run of a node's process: another one has lost what this one had not made durable.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -54,6 +60,16 @@ enum At {
     Refused,
     /// Not sent any more: a majority has it, and the backlog was too long.
     LeftOut,
+    /// Not sent: the node is not home to the block, nor going to be.
+    NotHome,
+}
+
+/// A node, as one put has to do with it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Seat {
+    at: At,
+    /// Its disk is one of those of which a majority is needed.
+    counts: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -61,18 +77,42 @@ struct Put {
     block: BlockId,
     bytes: u64,
     /// In the order of the nodes.
-    at: Vec<At>,
+    seats: Vec<Seat>,
+    /// So many disks count. More than seats that do, where a home is not among the nodes.
+    disks: usize,
+}
+
+impl Put {
+    fn majority(&self) -> usize {
+        self.disks / 2 + 1
+    }
+
+    /// So many of the disks that count are of nodes that are so far.
+    fn count(&self, is_so_far: impl Fn(At) -> bool) -> usize {
+        self.seats.iter().filter(|seat| seat.counts && is_so_far(seat.at)).count()
+    }
+
+    fn has_majority(&self) -> bool {
+        self.count(|at| at == At::Durable) >= self.majority()
+    }
+
+    /// Nobody is sent it any more, as far as is known.
+    fn is_settled(&self) -> bool {
+        let settled = |at: At| matches!(at, At::Durable | At::Refused | At::LeftOut | At::NotHome);
+        self.seats.iter().all(|seat| settled(seat.at))
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Node {
     id: NodeId,
-    /// One that does not is sent everything, and counts for nothing.
+    /// Without a placement, one that does not is sent everything, and counts for nothing.
     votes: bool,
     /// None before the first connection.
     boot: Option<Boot>,
     connected: bool,
-    /// Raised when what was written is void.
+    /// Another one when what was written is void. No two are alike, of any nodes at any time: a node that goes and comes back
+    /// is not taken for what it was.
     era: u64,
     /// Writes acknowledged in this era.
     writes: u64,
@@ -88,8 +128,9 @@ impl Node {
     }
 
     /// What was written and not made durable is void. An answer to an older sync, heard late, covers nothing any more.
-    fn begin_era(&mut self) {
-        self.era += 1;
+    fn begin_era(&mut self, eras: &mut u64) {
+        *eras += 1;
+        self.era = *eras;
         (self.writes, self.marked) = (0, 0);
     }
 }
@@ -98,6 +139,9 @@ impl Node {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Quorum {
     nodes: Vec<Node>,
+    placed: Arc<Placed>,
+    /// Eras that began so far.
+    eras: u64,
     /// Those of which something is still to be told. All that is not here is durable.
     puts: BTreeMap<PutNo, Put>,
     last: PutNo,
@@ -116,6 +160,8 @@ impl Quorum {
         assert!(!nodes.is_empty(), "blocks are put somewhere");
         Quorum {
             nodes: nodes.iter().map(|id| Node::new(*id)).collect(),
+            placed: Arc::default(),
+            eras: 0,
             puts: BTreeMap::new(),
             last: PutNo(0),
             through: PutNo(0),
@@ -125,23 +171,40 @@ impl Quorum {
         }
     }
 
-    fn majority(&self) -> usize {
-        self.nodes.iter().filter(|node| node.votes).count() / 2 + 1
-    }
-
     fn place(&self, node: NodeId) -> Option<usize> {
         self.nodes.iter().position(|known| known.id == node)
     }
 
-    /// A block of `bytes` bytes is to be put everywhere.
+    /// A block of `bytes` bytes is to be put to everybody who is to have it.
     pub fn put(&mut self, block: BlockId, bytes: u64) -> PutNo {
         self.last.0 += 1;
-        let at = vec![At::Owed; self.nodes.len()];
-        self.puts.insert(self.last, Put { block, bytes, at });
-        for node in &mut self.nodes {
-            node.owed.insert(self.last);
+        let (seats, disks) = self.seats(block);
+        for (node, seat) in self.nodes.iter_mut().zip(&seats) {
+            if seat.at == At::Owed {
+                node.owed.insert(self.last);
+            }
         }
+        self.puts.insert(self.last, Put { block, bytes, seats, disks });
         self.last
+    }
+
+    /// Whom a block is to be sent to, whose disks count for it, and how many these are.
+    fn seats(&self, block: BlockId) -> (Vec<Seat>, usize) {
+        let Some(homes) = self.placed.homes(block) else {
+            let seat = |node: &Node| Seat { at: At::Owed, counts: node.votes };
+            let voters = self.nodes.iter().filter(|node| node.votes).count();
+            return (self.nodes.iter().map(seat).collect(), voters);
+        };
+        let next = self.placed.next_homes(block);
+        let seat = |node: &Node| {
+            let counts = homes.contains(&node.id);
+            let at = match counts || next.contains(&node.id) {
+                true => At::Owed,
+                false => At::NotHome,
+            };
+            Seat { at, counts }
+        };
+        (self.nodes.iter().map(seat).collect(), homes.len())
     }
 
     /// The next put to be sent to a node, and which block it is; `None` where there is none or the node is away. Oldest first.
@@ -153,7 +216,7 @@ impl Quorum {
         }
         let no = node.owed.pop_first()?;
         let put = self.puts.get_mut(&no).expect("a put is known while it is owed");
-        put.at[place] = At::Sent;
+        put.seats[place].at = At::Sent;
         Some((no, put.block))
     }
 
@@ -167,10 +230,10 @@ impl Quorum {
         self.owe(place, |at| match at {
             At::Sent | At::Refused => true,
             At::Written(_) => !same,
-            At::Owed | At::Durable | At::LeftOut => false,
+            At::Owed | At::Durable | At::LeftOut | At::NotHome => false,
         });
         if !same {
-            self.nodes[place].begin_era();
+            self.nodes[place].begin_era(&mut self.eras);
         }
     }
 
@@ -186,14 +249,14 @@ impl Quorum {
     pub fn failed(&mut self, node: NodeId) {
         let Some(place) = self.place(node) else { return };
         self.nodes[place].connected = false;
-        self.nodes[place].begin_era();
+        self.nodes[place].begin_era(&mut self.eras);
         self.owe(place, |at| matches!(at, At::Sent | At::Written(_)));
     }
 
     fn owe(&mut self, place: usize, is_void: impl Fn(At) -> bool) {
         for (no, put) in &mut self.puts {
-            if is_void(put.at[place]) {
-                put.at[place] = At::Owed;
+            if is_void(put.seats[place].at) {
+                put.seats[place].at = At::Owed;
                 self.nodes[place].owed.insert(*no);
             }
         }
@@ -205,11 +268,11 @@ impl Quorum {
         let (node, put) = (&mut self.nodes[place], self.puts.get_mut(&no));
         if let Some(put) = put
             && node.boot == Some(boot)
-            && matches!(put.at[place], At::Sent | At::Owed | At::Refused)
+            && matches!(put.seats[place].at, At::Sent | At::Owed | At::Refused)
         {
             node.writes += 1;
             node.owed.remove(&no);
-            put.at[place] = At::Written(node.writes);
+            put.seats[place].at = At::Written(node.writes);
         }
     }
 
@@ -219,9 +282,9 @@ impl Quorum {
         let (node, put) = (&mut self.nodes[place], self.puts.get_mut(&no));
         if let Some(put) = put
             && node.boot == Some(boot)
-            && put.at[place] == At::Sent
+            && put.seats[place].at == At::Sent
         {
-            put.at[place] = At::Refused;
+            put.seats[place].at = At::Refused;
         }
     }
 
@@ -252,17 +315,17 @@ impl Quorum {
         if self.nodes[place].era != mark.era {
             return;
         }
-        let (majority, votes) = (self.majority(), self.nodes[place].votes);
         let mut done = Vec::new();
         for (no, put) in &mut self.puts {
-            let covered = matches!(put.at[place], At::Written(write) if write <= mark.writes);
-            if covered {
-                put.at[place] = At::Durable;
-                let nodes = durable_at(put, &self.nodes);
-                if votes && nodes == majority {
+            let Seat { at, counts } = put.seats[place];
+            if matches!(at, At::Written(write) if write <= mark.writes) {
+                put.seats[place].at = At::Durable;
+                let nodes = put.count(|at| at == At::Durable);
+                // What was durable before the nodes were others is in the backlog already.
+                if counts && nodes == put.majority() && *no > self.through {
                     self.backlog_bytes += put.bytes;
                 }
-                if nodes >= majority {
+                if nodes >= put.majority() || *no <= self.through {
                     done.push(*no);
                 }
             }
@@ -270,16 +333,19 @@ impl Quorum {
         for no in done {
             self.let_go(no);
         }
-        while self.through < self.last && self.is_durable(PutNo(self.through.0 + 1)) {
-            self.through.0 += 1;
-        }
+        self.advance();
         self.shorten_backlog();
     }
 
-    /// Forgets a put that a majority has, unless it is to be sent to others still.
+    fn advance(&mut self) {
+        while self.through < self.last && self.is_durable(PutNo(self.through.0 + 1)) {
+            self.through.0 += 1;
+        }
+    }
+
+    /// Forgets a put that is durable, unless it is to be sent to others still.
     fn let_go(&mut self, no: PutNo) {
-        let settled = |at: &At| matches!(at, At::Durable | At::Refused | At::LeftOut);
-        if self.puts[&no].at.iter().all(settled) {
+        if self.puts[&no].is_settled() {
             let put = self.puts.remove(&no).expect("it has just been looked at");
             self.backlog_bytes -= put.bytes;
             self.released.push(no);
@@ -290,14 +356,13 @@ impl Quorum {
     fn shorten_backlog(&mut self) {
         let mut from = PutNo(0);
         while self.backlog_bytes > self.backlog_bytes_max {
-            let majority = self.majority();
-            let nodes = &self.nodes;
+            let through = self.through;
             let mut kept = self.puts.range_mut(from..);
-            let oldest = kept.find(|(_, put)| durable_at(put, nodes) >= majority);
+            let oldest = kept.find(|(no, put)| **no <= through || put.has_majority());
             let Some((&no, put)) = oldest else { return };
-            for (at, node) in put.at.iter_mut().zip(&mut self.nodes) {
-                if *at != At::Durable {
-                    *at = At::LeftOut;
+            for (seat, node) in put.seats.iter_mut().zip(&mut self.nodes) {
+                if !matches!(seat.at, At::Durable | At::NotHome) {
+                    seat.at = At::LeftOut;
                     node.owed.remove(&no);
                 }
             }
@@ -306,14 +371,16 @@ impl Quorum {
         }
     }
 
-    /// Whether a majority has the put on its disks, or had before the nodes were others.
+    /// Whether a majority of those that count has the put on its disks, or had before these were others.
     pub fn is_durable(&self, no: PutNo) -> bool {
-        no <= self.through
-            || no <= self.last && self.puts.get(&no).is_none_or(|put| self.has_majority(put))
+        no <= self.through || no <= self.last && self.puts.get(&no).is_none_or(Put::has_majority)
     }
 
-    fn has_majority(&self, put: &Put) -> bool {
-        durable_at(put, &self.nodes) >= self.majority()
+    /// Whether a majority of those that count has written the put, or has it on its disks. May become false again.
+    pub fn is_written(&self, no: PutNo) -> bool {
+        let written = |at| matches!(at, At::Written(_) | At::Durable);
+        let counted = |put: &Put| put.count(written) >= put.majority();
+        self.is_durable(no) || self.puts.get(&no).is_some_and(counted)
     }
 
     /// The last put.
@@ -321,7 +388,7 @@ impl Quorum {
         self.last
     }
 
-    /// Every put up to this one is durable on a majority. Never falls.
+    /// Every put up to this one is durable on a majority of those that count, or was when they did. Never falls.
     pub fn durable_through(&self) -> PutNo {
         self.through
     }
@@ -336,11 +403,9 @@ impl Quorum {
         if self.is_durable(no) {
             return Standing::Durable;
         }
-        let able = |put: &Put| {
-            let at = put.at.iter().zip(&self.nodes);
-            at.filter(|(at, node)| **at != At::Refused && node.votes).count()
-        };
-        match self.puts.get(&no).is_none_or(|put| able(put) >= self.majority()) {
+        // A home that is not among the nodes has refused nothing.
+        let able = |put: &Put| put.disks - put.count(|at| at == At::Refused);
+        match self.puts.get(&no).is_none_or(|put| able(put) >= put.majority()) {
             true => Standing::Waiting,
             false => Standing::Hopeless,
         }
@@ -351,60 +416,12 @@ impl Quorum {
         std::mem::take(&mut self.released)
     }
 
-    /// How many puts a node does not have on its disk, of those that are still accounted for.
+    /// How many puts a node is to have and does not have on its disk, of those that are still accounted for.
     pub fn behind(&self, node: NodeId) -> usize {
         let Some(place) = self.place(node) else { return 0 };
-        self.puts.values().filter(|put| put.at[place] != At::Durable).count()
+        let has = |put: &Put| matches!(put.seats[place].at, At::Durable | At::NotHome);
+        self.puts.values().filter(|put| !has(put)).count()
     }
-
-    /// The data nodes are others now. What is not durable yet wants a majority of these; a new one is sent what is still
-    /// accounted for, and fetches the rest by itself.
-    pub fn reform(&mut self, nodes: &[NodeId]) {
-        self.reform_with(nodes, &[]);
-    }
-
-    /// The same, with some that are sent everything and do not count.
-    pub fn reform_with(&mut self, voters: &[NodeId], learners: &[NodeId]) {
-        assert!(!voters.is_empty(), "blocks are put somewhere");
-        let nodes = [voters, learners].concat();
-        let old = std::mem::take(&mut self.nodes);
-        let places: Vec<_> =
-            nodes.iter().map(|id| old.iter().position(|node| node.id == *id)).collect();
-        let known = |(id, place): (&NodeId, &Option<usize>)| {
-            place.map_or_else(|| Node::new(*id), |place| old[place].clone())
-        };
-        self.nodes = nodes.iter().zip(&places).map(known).collect();
-        for (n, node) in self.nodes.iter_mut().enumerate() {
-            node.votes = n < voters.len();
-        }
-        let majority = self.majority();
-        self.backlog_bytes = 0;
-        for (no, put) in &mut self.puts {
-            put.at = places.iter().map(|place| place.map_or(At::Owed, |at| put.at[at])).collect();
-            for (node, at) in self.nodes.iter_mut().zip(&mut put.at) {
-                // A majority that was is none now: then nobody is left out.
-                if *at == At::LeftOut {
-                    *at = At::Owed;
-                }
-                if *at == At::Owed {
-                    node.owed.insert(*no);
-                }
-            }
-            if durable_at(put, &self.nodes) >= majority {
-                self.backlog_bytes += put.bytes;
-            }
-        }
-        let durable: Vec<_> = self.puts.keys().copied().filter(|no| self.is_durable(*no)).collect();
-        durable.into_iter().for_each(|no| self.let_go(no));
-        while self.through < self.last && self.is_durable(PutNo(self.through.0 + 1)) {
-            self.through.0 += 1;
-        }
-        self.shorten_backlog();
-    }
-}
-
-fn durable_at(put: &Put, nodes: &[Node]) -> usize {
-    put.at.iter().zip(nodes).filter(|(at, node)| **at == At::Durable && node.votes).count()
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ mod faults;
 mod grow;
 /// What happened, and when.
 mod history;
+/// More nodes than copies.
+mod homes;
 /// Whether a history is that of one tree.
 mod judge;
 /// What starts nodes.
@@ -34,8 +36,6 @@ mod lines;
 mod load;
 /// Locks between programs on several mounts.
 mod locks;
-/// More nodes than copies.
-mod homes;
 /// Addresses and lines.
 pub(crate) mod net;
 /// Registers and names.

@@ -1,4 +1,4 @@
-//! Contents on several nodes: each block is put to all of them, and may be named once a majority has it on disk.
+//! Contents on several nodes: each block is put to those that keep it, and may be named once a majority of them has it on disk.
 //!
 //! The account is `wire::quorum`; here its puts and syncs are sent, over the bulk connection of each node, and waited for. A node
 //! that lags is sent what it lacks while others go on; one that was away fetches it from the others. Not here: which contents
@@ -11,6 +11,7 @@ use crate::tsdb_client::remote::Lane;
 use crate::tsdb_client::remote::PATIENCE;
 use crate::tsdb_client::remote::link::Link;
 use crate::tsdb_client::remote::links::Links;
+use crate::tsdb_client::remote::links::Roll;
 use crate::types::BlockId;
 use crate::types::FsError;
 use crate::types::NodeId;
@@ -53,12 +54,10 @@ struct Shared {
 struct Account {
     /// None before the nodes are known.
     quorum: Option<Quorum>,
-    members: Vec<NodeId>,
-    learners: Vec<NodeId>,
+    /// By which the account is kept.
+    roll: Arc<Roll>,
     frames: HashMap<PutNo, Bytes>,
     nodes: HashMap<NodeId, Node>,
-    /// How many nodes acknowledged a put that somebody waits for.
-    acknowledged: HashMap<PutNo, usize>,
     /// The last refusal, for who is told that there is no hope.
     refused: Option<FsError>,
     /// Somebody waits for a sync of everything up to here.
@@ -84,7 +83,7 @@ impl Blocks {
         Blocks { links, shared: Arc::default() }
     }
 
-    /// Puts a block everywhere; returns once a majority of the nodes has it, though not yet on disk.
+    /// Puts a block; returns once a majority of the nodes that count for it has it, though not yet on disk.
     ///
     /// # Errors
     /// `NoSpace` or what else a majority of the nodes refused it for; `Closing`.
@@ -100,18 +99,12 @@ impl Blocks {
             };
             let no = quorum.put(block, bytes.len() as u64);
             account.frames.insert(no, bytes);
-            account.acknowledged.insert(no, 0);
             no
         };
-        let put = self.wait(
-            |account| {
-                let majority = account.members.len() / 2 + 1;
-                account.acknowledged.get(&no).is_none_or(|nodes| *nodes >= majority)
-            },
-            no,
-        );
-        self.shared.account.lock().acknowledged.remove(&no);
-        put
+        let written = move |account: &Account| {
+            account.quorum.as_ref().is_none_or(|quorum| quorum.is_written(no))
+        };
+        self.wait(written, no)
     }
 
     /// Makes every block put so far durable on a majority.
@@ -161,11 +154,12 @@ impl Blocks {
         let meta = message::encode(&Request::Block { block });
         loop {
             let leader = self.links.leader().map(|link| link.node);
-            let mut links = self.links.all();
-            links.sort_by_key(|link| Some(link.node) != leader);
-            let members = self.links.members();
-            let is_asked = |member: &NodeId| links.iter().any(|link| link.node == *member);
-            let everybody = !members.is_empty() && members.iter().all(is_asked);
+            let (mut links, roll) = (self.links.all(), self.links.roll());
+            links.sort_by_key(|link| {
+                (roll.placed.rank(link.node, block), Some(link.node) != leader)
+            });
+            let is_asked = |node: NodeId| links.iter().any(|link| link.node == node);
+            let everybody = !roll.members.is_empty() && roll.keepers(block).all(is_asked);
             let mut failed = None;
             for link in links {
                 match link.call(Lane::Bulk, meta.clone(), Bytes::new(), PATIENCE) {
@@ -252,19 +246,22 @@ enum Sent {
 impl Account {
     /// The nodes are these.
     fn form(&mut self, links: &Links) {
-        let (members, learners) = (links.members(), links.learners());
-        if members.is_empty() || (&members, &learners) == (&self.members, &self.learners) {
+        let roll = links.roll();
+        if roll.members.is_empty() || Arc::ptr_eq(&roll, &self.roll) {
             return;
         }
-        let new = || Quorum::new(&members, BACKLOG_BYTES_MAX);
-        self.quorum.get_or_insert_with(new).reform_with(&members, &learners);
-        (self.members, self.learners) = (members, learners);
+        let Roll { members, learners, placed } = &*roll;
+        let new = || Quorum::new(members, BACKLOG_BYTES_MAX);
+        self.quorum.get_or_insert_with(new).reform_with(members, learners, placed);
+        // One that comes back is met anew.
+        self.nodes.retain(|node, _| members.contains(node) || learners.contains(node));
+        self.roll = roll;
     }
 
     /// These can be reached, and no others.
     fn meet(&mut self, links: &[Link]) {
         let Some(quorum) = &mut self.quorum else { return };
-        for member in self.members.iter().chain(&self.learners) {
+        for member in self.roll.members.iter().chain(&self.roll.learners) {
             let node = self.nodes.entry(*member).or_default();
             match links.iter().find(|link| link.node == *member) {
                 Some(link) if link.generation != node.generation => {
@@ -326,9 +323,6 @@ impl Account {
         match (sent, response) {
             (Sent::Put(no), Some(Response::Done)) => {
                 quorum.written(node, boot, no);
-                if let Some(nodes) = self.acknowledged.get_mut(&no) {
-                    *nodes += usize::from(self.members.contains(&node));
-                }
             }
             (Sent::Put(no), Some(Response::Failed(error))) => {
                 tracing::warn!(node = node.0, %error, "a node does not take a block");

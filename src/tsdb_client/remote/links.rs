@@ -4,7 +4,10 @@
 //! all of them (`seek`) finds the leader, attends it and renews the lease. Not here: the session itself (`session`), what is asked over a connection.
 
 mod copying;
+mod roll;
 mod session;
+
+pub(super) use roll::Roll;
 
 use crate::env::Clock;
 use crate::net::DialSecurity;
@@ -27,7 +30,6 @@ use crate::wire::Whole;
 use crate::wire::message;
 use crate::wire::message::Hello;
 use crate::wire::message::NodeAt;
-use crate::wire::message::View;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -49,9 +51,10 @@ struct State {
     leader: Option<Link>,
     /// Who is said to lead.
     hint: Option<NodeId>,
-    /// Who decides, as a node that leads said, and who else there is.
-    members: Vec<NodeId>,
-    learners: Vec<NodeId>,
+    /// As a node that leads said.
+    roll: Arc<Roll>,
+    /// What it said last could not be.
+    senseless: bool,
     /// The latest term in which somebody was found to lead.
     term: u64,
     session: Option<Member>,
@@ -114,8 +117,8 @@ impl Links {
             nodes: Vec::new(),
             leader: None,
             hint: None,
-            members: Vec::new(),
-            learners: Vec::new(),
+            roll: Arc::default(),
+            senseless: false,
             term: 0,
             session: None,
             renew: false,
@@ -206,16 +209,6 @@ impl Links {
     /// The links to all nodes that can be reached.
     pub(super) fn all(&self) -> Vec<Link> {
         self.state.lock().nodes.iter().filter_map(Keep::pair).filter_map(Link::new).collect()
-    }
-
-    /// The nodes that decide; none before one of them has said so.
-    pub(super) fn members(&self) -> Vec<NodeId> {
-        self.state.lock().members.clone()
-    }
-
-    /// Those that do not.
-    pub(super) fn learners(&self) -> Vec<NodeId> {
-        self.state.lock().learners.clone()
     }
 
     pub(super) fn term(&self) -> u64 {
@@ -349,7 +342,8 @@ impl State {
             }
             None => format!("{} was not reached yet", node.address()),
         });
-        let each: Vec<String> = each.collect();
+        let senseless = self.senseless.then(|| roll::SENSELESS.to_owned());
+        let each: Vec<String> = each.chain(senseless).collect();
         format!("no majority of the nodes answers: {}", each.join("; "))
     }
 }
@@ -385,19 +379,6 @@ impl Links {
         };
         state.nodes.push(Keep::start(&self.net, line)?);
         Ok(())
-    }
-
-    /// The nodes are these, as one of them said.
-    pub(super) fn meet(self: &Arc<Links>, view: &View) {
-        let mut state = self.state.lock();
-        state.term = state.term.max(view.term);
-        if !view.voters.is_empty() {
-            state.members = view.voters.clone();
-            let others = view.nodes.iter().map(|at| at.node);
-            state.learners = others.filter(|node| !view.voters.contains(node)).collect();
-        }
-        drop(state);
-        self.hear_of(&view.nodes);
     }
 
     /// There are nodes at these addresses, or were: who they are they say themselves.

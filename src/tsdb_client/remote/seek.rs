@@ -72,13 +72,14 @@ impl Links {
             return;
         }
         let Some(member) = self.member() else { return self.wait_for_change(every) };
+        // In this order: whoever has a lease put by what the leader said no longer ago than that.
+        if !self.look_around(link, every.min(ATTEND)) {
+            return;
+        }
         let asked = self.now();
         let request = message::encode(&Request::Renew { session: member.session });
         match link.call(Lane::Control, request, Bytes::new(), every.min(ATTEND)) {
-            Ok((Response::Renewed(renewed), _)) => {
-                self.renewed(asked, &renewed);
-                self.look_around(link);
-            }
+            Ok((Response::Renewed(renewed), _)) => self.renewed(asked, &renewed),
             Ok((Response::Failed(FsError::NotLeader { leader }), _)) => {
                 self.lost(link.generation, leader);
             }
@@ -109,15 +110,24 @@ impl Links {
         }
     }
 
-    /// Learns which nodes there are by now: contents go to a majority of them.
-    fn look_around(self: &Arc<Links>, link: &Link) {
+    /// Learns which nodes there are by now, and which of them keep which blocks. False where the node does not say so: then
+    /// it does not lead for us.
+    fn look_around(self: &Arc<Links>, link: &Link, patience: Duration) -> bool {
         let request = message::encode(&Request::View);
-        match link.call(Lane::Control, request, Bytes::new(), ANSWER) {
+        match link.call(Lane::Control, request, Bytes::new(), patience) {
             Ok((Response::View(view), _)) if view.leader == Some(link.node) => {
-                self.meet(&view);
+                if self.meet(&view) {
+                    return true;
+                }
+                self.lost(link.generation, None);
             }
-            other => tracing::debug!(?other, "the node that leads does not say who there is"),
+            Ok((Response::View(view), _)) => self.lost(link.generation, view.leader),
+            other => {
+                tracing::debug!(?other, "the node that leads does not say who there is");
+                self.lost(link.generation, None);
+            }
         }
+        false
     }
 
     /// Looks whether another node leads by now.
@@ -195,8 +205,7 @@ impl Links {
         }
         drop(tell);
         while let Ok((node, view)) = told.recv_timeout(ANSWER) {
-            if view.leader == Some(node) && view.term >= term {
-                self.meet(&view);
+            if view.leader == Some(node) && view.term >= term && self.meet(&view) {
                 return links.into_iter().find(|link| link.node == node);
             }
             // One that follows says where the leader is, for who was told of it alone.

@@ -355,7 +355,9 @@ pub fn promote(facts: &Facts) -> Option<Plan> {
 pub fn demote(facts: &Facts) -> Option<Plan> {
     let Members { voters, learners, .. } = &facts.members;
     let unfit = |node: &&NodeId| {
-        **node != facts.leader && facts.nodes.contains_key(*node) && !facts.has_role(**node, Role::Ts)
+        **node != facts.leader
+            && facts.nodes.contains_key(*node)
+            && !facts.has_role(**node, Role::Ts)
     };
     let node = *voters.iter().find(unfit)?;
     let left = without(voters, node);

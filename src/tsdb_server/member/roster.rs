@@ -1,4 +1,4 @@
-//! Following the rows that say which nodes there are, and where.
+//! Following the rows that say which nodes there are, where, and who of them keeps which blocks.
 
 use crate::tsdb_server::cluster::rows;
 use crate::tsdb_server::node::Node;
@@ -6,7 +6,9 @@ use crate::tsdb_server::peers::Peers;
 use crate::tsdb_server::task::Task;
 use crate::tsdb_server::task::Worked;
 use crate::types::FsError;
+use crate::types::placement::Placed;
 use crate::wire::message::NodeAt;
+use std::sync::Arc;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ pub(super) struct Roster {
     pub(super) node: Weak<Node>,
     pub(super) peers: Weak<Peers>,
     pub(super) known: Vec<NodeAt>,
+    /// The number of the placement that was told last.
+    pub(super) placed: u64,
 }
 
 impl Task for Roster {
@@ -33,6 +37,11 @@ impl Task for Roster {
             peers.meet(&nodes)?;
             node.set_nodes(nodes.clone());
             self.known = nodes;
+        }
+        let placement = node.placement();
+        if placement.number != self.placed {
+            peers.place(Arc::new(Placed::new(&placement)));
+            self.placed = placement.number;
         }
         Ok(Worked::Idle(LOOK_EVERY))
     }

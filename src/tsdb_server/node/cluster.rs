@@ -229,7 +229,8 @@ impl Node {
         voters.extend(outgoing);
         voters.sort_unstable();
         voters.dedup();
-        View { leader, term: term.0, nodes: self.nodes.read().clone(), voters }
+        let (nodes, placement) = (self.nodes.read().clone(), (*self.placement()).clone());
+        View { leader, term: term.0, nodes, voters, placement }
     }
 
     /// A block that lies here; no other node is asked.

@@ -1,6 +1,8 @@
 //! Nodes that write, sync, crash and lose connections in every order, beside what the account says of them: it never says
 //! durable of what is not on a majority's disks. Every short history, and random long ones.
 
+mod placed;
+
 use super::*;
 use crate::types::SessionId;
 use proptest::prelude::*;
@@ -33,6 +35,7 @@ struct Server {
     answers: Vec<Answer>,
     /// Refuses what is put.
     full: bool,
+    refused: BTreeSet<PutNo>,
 }
 
 impl Server {
@@ -68,6 +71,8 @@ enum Step {
     Connect(usize),
     DiskFails(usize),
     Fill(usize),
+    /// The nodes are those of these bits, and blocks are kept by the placement of this number.
+    Reform(usize, usize),
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -75,6 +80,16 @@ struct World {
     quorum: Quorum,
     servers: Vec<Server>,
     released: BTreeSet<PutNo>,
+    voters: Vec<NodeId>,
+    learners: Vec<NodeId>,
+    /// Said to be durable for good, by whom that was asked of then.
+    sealed: BTreeSet<PutNo>,
+    /// Released before the nodes or homes were others: these were sent to those there were.
+    released_before: BTreeSet<PutNo>,
+}
+
+fn block(no: PutNo) -> BlockId {
+    BlockId { session: SessionId(1), number: no.0 }
 }
 
 fn id(n: usize) -> NodeId {
@@ -85,7 +100,15 @@ impl World {
     fn new(nodes: usize, backlog_bytes_max: u64) -> World {
         let ids: Vec<_> = (0..nodes).map(id).collect();
         let quorum = Quorum::new(&ids, backlog_bytes_max);
-        World { quorum, servers: vec![Server::default(); nodes], released: BTreeSet::new() }
+        World {
+            quorum,
+            servers: vec![Server::default(); nodes],
+            released: BTreeSet::new(),
+            voters: ids,
+            learners: Vec::new(),
+            sealed: BTreeSet::new(),
+            released_before: BTreeSet::new(),
+        }
     }
 
     /// Whether it was possible.
@@ -93,11 +116,16 @@ impl World {
         let count = self.servers.len();
         match step {
             Step::Put => {
-                let block = BlockId { session: SessionId(1), number: self.quorum.last.0 };
-                self.quorum.put(block, 10);
+                self.quorum.put(block(PutNo(self.quorum.last.0 + 1)), 10);
             }
             Step::Send(n) => match self.quorum.next_for(id(n % count)) {
-                Some((no, _)) => self.servers[n % count].ask(Request::Put(no)),
+                Some((no, _)) => {
+                    assert!(
+                        self.keepers(no).contains(&id(n % count)),
+                        "{no:?} has no business there"
+                    );
+                    self.servers[n % count].ask(Request::Put(no));
+                }
                 None => return false,
             },
             Step::Sync(n) => match self.quorum.begin_sync(id(n % count)) {
@@ -145,13 +173,15 @@ impl World {
                 self.quorum.failed(id(n % count));
             }
             Step::Fill(n) => self.servers[n % count].full = true,
+            Step::Reform(who, placing) => self.reform_by(who, placing),
         }
         true
     }
 
     /// Whoever holds connections tells that syncs were not answered.
     fn unanswered(&mut self, n: usize) {
-        let era = self.quorum.nodes[n].era;
+        let Some(place) = self.quorum.place(id(n)) else { return };
+        let era = self.quorum.nodes[place].era;
         self.quorum.unanswered(Mark { node: id(n), era, writes: 0 });
     }
 
@@ -169,19 +199,21 @@ impl World {
     }
 
     fn check(&mut self) -> Result<(), String> {
-        let majority = self.servers.len() / 2 + 1;
-        let on_disks =
-            |no: PutNo| self.servers.iter().filter(|server| server.durable.contains(&no)).count();
-        for no in (1..=self.quorum.last.0).map(PutNo) {
-            let said = self.quorum.is_durable(no) || no <= self.quorum.durable_through();
-            if said && on_disks(no) < majority {
-                return Err(format!("{no:?} is said to be durable, on {} disks", on_disks(no)));
+        let through = self.quorum.durable_through();
+        for no in (1..=self.quorum.last.0).map(PutNo).filter(|no| !self.sealed.contains(no)) {
+            let said = self.quorum.is_durable(no) || no <= through;
+            let counting = self.counting(no);
+            let disks = counting.iter().filter(|node| self.has(**node, no)).count();
+            if said && disks < counting.len() / 2 + 1 {
+                return Err(format!("{no:?} is said to be durable, on {disks} of {counting:?}"));
             }
         }
+        self.sealed.extend((1..=through.0).map(PutNo));
         for no in self.quorum.take_released() {
             if !self.quorum.is_durable(no) || !self.released.insert(no) {
                 return Err(format!("{no:?} is released too early or twice"));
             }
+            self.sealed.insert(no);
         }
         let kept = |no: &PutNo| !self.released.contains(no) && self.quorum.is_durable(*no);
         let lagging = (1..=self.quorum.last.0).map(PutNo).filter(kept).count() as u64;
@@ -221,6 +253,7 @@ fn take(server: &mut Server, at: usize) -> bool {
     }
     match server.requests.remove(at % server.requests.len()) {
         Request::Put(no) if server.full && !server.written.contains(&no) => {
+            server.refused.insert(no);
             server.answers.push(Answer::Refused(Boot(server.boot), no));
         }
         Request::Put(no) => {
@@ -387,6 +420,7 @@ fn other_nodes_are_sent_what_is_accounted_for() {
     // Of five, three are needed; the first one was durable as long as there were three.
     let five: Vec<_> = (0..5).map(id).collect();
     world.quorum.reform(&five);
+    world.voters = five;
     assert!(world.quorum.is_durable(PutNo(1)) && !world.quorum.is_durable(second));
     world.servers.resize(5, Server::default());
     world.settle();
@@ -398,7 +432,7 @@ fn other_nodes_are_sent_what_is_accounted_for() {
 #[test]
 fn who_does_not_vote_is_sent_everything_and_counts_for_nothing() {
     let mut world = World::new(2, 1000);
-    world.quorum.reform_with(&[id(0)], &[id(1)]);
+    world.reform(vec![id(0)], vec![id(1)], &Arc::default());
     let first = put_on(&mut world, &[1]);
     assert!(!world.quorum.is_durable(first), "only on one that does not vote");
     assert_eq!(world.quorum.standing(first), Standing::Waiting);

@@ -38,7 +38,8 @@ fn await_homes(cluster: &Cluster, nodes: &[u64]) {
         let Some(status) = cluster.status(0) else { return false };
         let lacks = |node: &Value| node["lacks"] != 0 && node["answers"] != false;
         let at_home = !status["nodes"].as_array().unwrap().iter().any(lacks);
-        homes(&status).is_some_and(|homes| homes.iter().map(|home| home.0).eq(nodes.to_vec())) && at_home
+        homes(&status).is_some_and(|homes| homes.iter().map(|home| home.0).eq(nodes.to_vec()))
+            && at_home
     });
 }
 
@@ -125,7 +126,9 @@ fn a_node_does_what_its_roles_say() {
     let expected = sum(mount.dir());
     mount.close();
     // Read where the one that keeps nothing leads.
-    support::run(cluster.tsfs(0).args(["cluster", "drain", "1"]).arg(cluster.store(0)).stderr(Stdio::null()));
+    support::run(
+        cluster.tsfs(0).args(["cluster", "drain", "1"]).arg(cluster.store(0)).stderr(Stdio::null()),
+    );
     let other = cluster.mount();
     assert_eq!(sum(other.dir()), expected);
     other.close();

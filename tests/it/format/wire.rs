@@ -37,6 +37,9 @@ use tsfs::types::SessionId;
 use tsfs::types::Stamp;
 use tsfs::types::Term;
 use tsfs::types::Time;
+use tsfs::types::placement::Layout;
+use tsfs::types::placement::Placement;
+use tsfs::types::placement::Share;
 use tsfs::wire::Copying;
 use tsfs::wire::Page;
 use tsfs::wire::Recall;
@@ -101,6 +104,15 @@ fn copying() -> Copying {
 
 fn lock() -> FileLock {
     FileLock { owner: u64::MAX - 1, first: 5, last: FileLock::LAST, exclusive: true, pid: 4321 }
+}
+
+fn placement() -> Placement {
+    let layout = |copies, nodes: &[u64]| {
+        let share = |node: &u64| Share { node: NodeId(*node), weight: 8 };
+        Layout::new(copies, nodes.iter().map(share).collect())
+    };
+    let numbered = Placement { number: 300, ..Placement::default() };
+    Placement { now: layout(2, &[2]), next: layout(3, &[2, 4, 5]), ..numbered }
 }
 
 fn node_at() -> NodeAt {
@@ -260,12 +272,20 @@ fn responses() -> Vec<Response> {
         hash_key: [3; 16],
         store: "8fcb6d".to_owned(),
     };
-    let view = View { leader: Some(NODE), term: 12, nodes: vec![node_at()], voters: vec![NODE] };
+    let view = View {
+        leader: Some(NODE),
+        term: 12,
+        nodes: vec![node_at()],
+        voters: vec![NODE],
+        placement: Placement::default(),
+    };
+    let placed = View { placement: placement(), ..view.clone() };
     let mut responses = vec![
         Response::Failed(FsError::NotLeader { leader: Some(NODE) }),
         Response::Failed(FsError::Locked),
         Response::Done,
         Response::View(view),
+        Response::View(placed),
         Response::Opened { welcome, lease_ms: 10_000 },
         Response::Renewed(Renewed { lease_ms: 10_000, whole: None, space: 1 << 40 }),
         Response::First(5),

@@ -244,7 +244,11 @@ fn roles_say_who_decides_and_who_leads() {
     let learns = Step::Members { voters: [1, 2, 3].map(NodeId).into(), learners: vec![NodeId(4)] };
     assert_eq!(demote(&other), Some(vec![learns]));
     assert_eq!(demote(&other.silent(2).silent(3)), None, "the others could not decide");
-    assert_eq!(demote(&cluster(3).with_roles(1, "data")), None, "it leads: another one is to, first");
+    assert_eq!(
+        demote(&cluster(3).with_roles(1, "data")),
+        None,
+        "it leads: another one is to, first"
+    );
     let facts = cluster(3);
     assert_eq!(better_leader(&facts), None);
     let unfit = facts.with_roles(1, "ts,data,monitor").with_roles(2, "ts,data");
