@@ -178,7 +178,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "node.roles",
         kind: Kind::Roles,
         default: "ts,data,lock,monitor",
-        help: "What the node does: ts (log and table), data (blocks), lock (sessions and grants), monitor (watches the others).",
+        help: "What the node does: ts (votes, may lead), data (keeps blocks), lock (sessions and grants, where it leads), monitor (watches the others, where it leads).",
     },
     Setting {
         key: "node.networks",

@@ -1,6 +1,6 @@
-//! Letting go of blocks that this node need not have any more, in the background.
+//! Bringing rows into line with the placement, and letting go of blocks that this node need not have any more, in the background.
 //!
-//! It loses a copy, so it is asked for: whoever leads says whether everything that was named by now is where it is to be. The
+//! Letting go loses a copy, so it is asked for: whoever leads says whether everything that was named by now is where it is to be. The
 //! block store looks once more when it lets go. A round goes through all blocks; after one that found nothing the next is due
 //! with another placement, or much later: what a client put by the placement before may come late. Not here: who answers, and
 //! which blocks these are (`store::block`).
@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Blocks that are let go of at once.
 const GROUP: usize = 1000;
 /// How often it is looked whether there is anything to do.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// From a round that found nothing to the next, under one placement.
 const AGAIN: Duration = Duration::from_secs(3600);
 
@@ -63,6 +63,10 @@ impl Task for Surplus {
     }
 
     fn work(&mut self) -> Result<Worked, FsError> {
+        if self.parts.blocks.is_placing() {
+            (self.parts.upkeep)()?;
+            return Ok(Worked::More);
+        }
         let (placement, _) = (self.parts.applied)()?;
         let number = placement.number;
         let moves = placement.next.is_some() || placement.now.is_none();

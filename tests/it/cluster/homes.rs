@@ -8,13 +8,12 @@ use crate::support;
 use crate::support::Random;
 use serde_json::Value;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 /// Every mount has to have heard of a placement before it counts; blocks are copied, and the others let go of.
 const MOVED_LIMIT: Duration = Duration::from_secs(180);
-/// Of one file: some dozens of blocks.
-const FILE_BYTES: usize = 24 << 20;
+/// Of one file: some dozens of blocks; much more than what nodes take from their disks ahead of use.
+const FILE_BYTES: usize = 96 << 20;
 
 /// Bytes that a node's segments take.
 fn segments(cluster: &Cluster, node: usize) -> u64 {
@@ -68,7 +67,7 @@ fn more_nodes_than_copies_share_the_blocks() {
     write(mount.dir(), "late", 2);
     let grown = (0..4).map(|node| segments(&cluster, node)).sum::<u64>() - before;
     let copies = grown as f64 / FILE_BYTES as f64;
-    assert!((2.9..3.4).contains(&copies), "{copies:.2} copies were written");
+    assert!((2.6..3.4).contains(&copies), "{copies:.2} copies were written");
     let expected = sum(mount.dir());
 
     // One dies: everything is there, and can be written.
@@ -97,38 +96,34 @@ fn more_nodes_than_copies_share_the_blocks() {
 #[test]
 fn a_node_does_what_its_roles_say() {
     let scratch = support::scratch();
-    let stores: Vec<_> = (1..=3).map(|n| scratch.path().join(format!("store{n}"))).collect();
-    let mut cluster = Cluster::on(Net::loopback(), stores[..1].to_vec(), scratch.path());
-    // Two more: one that decides and keeps nothing, one that keeps blocks and does not decide.
-    for (n, roles) in [(1, "ts,lock,monitor"), (2, "data")] {
-        cluster.add(stores[n].clone());
+    let store = |n: usize| scratch.path().join(format!("store{n}"));
+    let mut cluster = Cluster::on(Net::loopback(), vec![store(1)], scratch.path());
+    // Two that decide and keep nothing, and two that keep blocks and do not decide.
+    for (n, roles) in [(1, "ts,lock,monitor"), (2, "ts,lock,monitor"), (3, "data"), (4, "data")] {
+        cluster.add(store(n + 1));
         let token = cluster.invite();
         cluster.join_as(n, &token, roles);
         cluster.count(n + 1);
     }
-    await_homes(&cluster, &[1, 3]);
-    let part = |status: &Value, node: u64| {
-        let nodes = status["nodes"].as_array().unwrap().iter();
-        let mut nodes = nodes.filter(|known| known["node"] == node);
-        nodes.next().unwrap()["part"].as_str().unwrap().to_owned()
+    await_homes(&cluster, &[1, 4, 5]);
+    let parts = || {
+        let status = cluster.status(0)?;
+        let part = |node: &Value| node["part"].as_str().unwrap().to_owned();
+        Some(status["nodes"].as_array()?.iter().map(part).collect::<Vec<_>>())
     };
-    support::wait_until(MOVED_LIMIT, "the second to vote", || {
-        cluster.status(0).is_some_and(|status| part(&status, 2) == "votes")
+    support::wait_until(MOVED_LIMIT, "two to vote", || {
+        parts().is_some_and(|parts| parts == ["leads", "votes", "votes", "learns", "learns"])
     });
-    assert_eq!(part(&cluster.status(0).unwrap(), 3), "learns");
     let mount = cluster.mount();
-    let before = [0, 1, 2].map(|node| segments(&cluster, node));
+    let before = [0, 1, 2, 3, 4].map(|node| segments(&cluster, node));
     write(mount.dir(), "file", 1);
-    let grown: Vec<u64> =
-        before.iter().zip(0..3).map(|(before, node)| segments(&cluster, node) - before).collect();
+    let grown = [0, 1, 2, 3, 4].map(|node| segments(&cluster, node) - before[node]);
     let file = FILE_BYTES as u64;
-    assert!(grown[0] >= file && grown[1] == 0 && grown[2] >= file, "{grown:?}");
+    assert!(grown[1..3] == [0, 0] && [0, 3, 4].iter().all(|n| grown[*n] >= file), "{grown:?}");
     let expected = sum(mount.dir());
     mount.close();
-    // Read where the one that keeps nothing leads.
-    support::run(
-        cluster.tsfs(0).args(["cluster", "drain", "1"]).arg(cluster.store(0)).stderr(Stdio::null()),
-    );
+    // One that keeps nothing leads, and reads what the others have.
+    support::run(cluster.tsfs(0).args(["cluster", "drain", "1"]).arg(cluster.store(0)));
     let other = cluster.mount();
     assert_eq!(sum(other.dir()), expected);
     other.close();
