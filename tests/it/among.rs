@@ -15,7 +15,10 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tsfs::env::Clock;
 use tsfs::env::SystemClock;
+use tsfs::meta::apply::FEATURES;
 use tsfs::meta::key;
+use tsfs::meta::op::ClusterOp;
+use tsfs::meta::op::Op;
 use tsfs::meta::record::Invited;
 use tsfs::net::Bounds;
 use tsfs::net::Credentials;
@@ -44,10 +47,15 @@ use tsfs::tsdb_server::member;
 use tsfs::tsdb_server::member::Ended;
 use tsfs::tsdb_server::member::Member;
 use tsfs::types::AsOf;
+use tsfs::types::BlockId;
 use tsfs::types::FileKind;
 use tsfs::types::FsError;
 use tsfs::types::Ino;
+use tsfs::types::NodeId;
 use tsfs::types::Roles;
+use tsfs::types::frame::Frame;
+use tsfs::types::placement::Placed;
+use tsfs::types::placement::Placement;
 use tsfs::wire::Listener;
 use tsfs::wire::Recall;
 use tsfs::wire::Server;
@@ -361,4 +369,45 @@ fn nothing_is_changed_of_which_another_mount_may_still_answer() {
     assert!(slow.copying(false).1 <= SystemClock.steady());
     assert_ne!(root(), before);
     client.close().unwrap();
+}
+
+#[test]
+fn blocks_are_put_to_their_homes_alone_once_a_client_has_heard_of_them() {
+    let cluster = Cluster::new(&Contents::new());
+    let leader = cluster.nodes[cluster.leader() - 1].as_ref().unwrap().node();
+    let remote = cluster.remote("one");
+    let (tell, _told) = mpsc::channel();
+    let session = remote.open_session("one", Arc::new(Slow(Mutex::new(tell)))).unwrap().session;
+    let block = |number| BlockId { session, number };
+    let frame = |number| Frame::pack(&Bytes::from(noise(number, 10_000)), 1);
+    let put = |number| {
+        remote.put_block(block(number), frame(number)).unwrap();
+        remote.sync_blocks().unwrap();
+    };
+    let kept = |number| {
+        let nodes = cluster.nodes.iter().flatten().map(Member::node);
+        let has = nodes.map(|node| node.own_block(block(number)).is_ok());
+        (1..).map(NodeId).zip(has).filter(|(_, has)| *has).map(|(node, _)| node).collect::<Vec<_>>()
+    };
+    put(0);
+    until("it is put to all", || kept(0).len() == 3);
+    until("all know of placements", || leader.features().unwrap() == FEATURES);
+    let placement = Placement { number: 1, copies: 1, now: None, next: None };
+    leader.administer(Op::Cluster(ClusterOp::Place { placement })).unwrap();
+    until("each node has a share", || leader.placement().now.is_some());
+    let placed = Placed::new(&leader.placement());
+    let mut number = 0;
+    until("it counts by the homes", || {
+        number += 1;
+        put(number);
+        kept(number) == placed.homes(block(number)).unwrap()
+    });
+    for more in number + 1..number + 20 {
+        put(more);
+        assert_eq!(kept(more), placed.homes(block(more)).unwrap(), "block {more}");
+    }
+    for number in [0, 1, number, number + 19] {
+        assert_eq!(remote.block(block(number)).unwrap(), frame(number).to_bytes(), "{number}");
+    }
+    remote.abandon();
 }
