@@ -111,8 +111,7 @@ fn placement() -> Placement {
         let share = |node: &u64| Share { node: NodeId(*node), weight: 8 };
         Layout::new(copies, nodes.iter().map(share).collect())
     };
-    let numbered = Placement { number: 300, ..Placement::default() };
-    Placement { now: layout(2, &[2]), next: layout(3, &[2, 4, 5]), ..numbered }
+    Placement { number: 300, copies: 3, now: layout(2, &[2]), next: layout(3, &[2, 4, 5]) }
 }
 
 fn node_at() -> NodeAt {

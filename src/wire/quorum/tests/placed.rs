@@ -45,13 +45,8 @@ static PLACEMENTS: LazyLock<Vec<Arc<Placed>>> = LazyLock::new(|| {
         layout(copies, (1..=UNKNOWN).filter(|node| bits >> (node - 1) & 1 == 1))
     };
     layouts.extend((0..20).map(|_| (drawn(), drawn())));
-    let placed = |(number, (now, next))| {
-        Arc::new(Placed::new(&Placement {
-            now,
-            next,
-            ..Placement { number, ..Placement::default() }
-        }))
-    };
+    let placed =
+        |(number, (now, next))| Arc::new(Placed::new(&Placement { number, copies: 3, now, next }));
     (0..).zip(layouts).map(placed).collect()
 });
 
@@ -108,14 +103,19 @@ impl World {
     }
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let reform = (0..1_usize << (2 * SERVERS), 0..PLACEMENTS.len());
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let (who, placing) = (0..1_usize << (2 * SERVERS), 0..PLACEMENTS.len());
+    let reform = |(who, placing)| vec![Step::Reform(who, placing)];
+    // A node is gone for a moment.
+    let away = |(n, placing): (usize, usize)| {
+        vec![Step::Reform(ALL & !(1 << n), placing), Step::Reform(ALL, placing)]
+    };
     prop_oneof![
-        60 => super::step(),
-        1 => reform.clone().prop_map(|(who, placing)| Step::Reform(who, placing)),
-        // Mostly one of both changes, or they come back.
-        1 => reform.clone().prop_map(|(_, placing)| Step::Reform(ALL, placing)),
-        1 => reform.prop_map(|(who, _)| Step::Reform(who | 0b111, FIRST_TO_SECOND)),
+        60 => super::step().prop_map(|step| vec![step]),
+        1 => (who.clone(), placing.clone()).prop_map(reform),
+        1 => (Just(ALL), placing.clone()).prop_map(reform),
+        1 => (who.prop_map(|who| who | 0b111), Just(FIRST_TO_SECOND)).prop_map(reform),
+        1 => (0..SERVERS, placing).prop_map(away),
     ]
 }
 
@@ -124,12 +124,12 @@ proptest! {
     fn wherever_blocks_are_kept_what_is_said_to_be_durable_is_on_a_majority_of_its_homes(
         backlog in prop_oneof![Just(0_u64), Just(30), Just(10_000)],
         begin in 0..PLACEMENTS.len(),
-        steps in prop::collection::vec(step(), 0..400),
+        steps in prop::collection::vec(steps(), 0..400),
         end in 0..PLACEMENTS.len(),
     ) {
         let mut world = World::new(SERVERS, backlog);
         world.step(Step::Reform(ALL, begin));
-        for step in steps {
+        for step in steps.into_iter().flatten() {
             world.step(step);
             prop_assert_eq!(world.check(), Ok(()), "after {:?}", step);
         }
