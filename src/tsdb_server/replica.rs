@@ -341,7 +341,6 @@ impl Replica {
 
     /// Which instants can be read. To be asked after a snapshot of the table was taken: then nothing is shown that purge has
     /// begun to take.
-
     pub fn readable(&self) -> Arc<Readable> {
         self.shared.seen.readable.read().clone()
     }

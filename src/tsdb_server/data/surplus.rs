@@ -23,12 +23,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// From a round that found nothing to the next, under one placement.
 const AGAIN: Duration = Duration::from_secs(3600);
 
+/// Says how far this node is.
+type Applied = Box<dyn Fn() -> Result<(Arc<Placement>, LogIndex), FsError> + Send>;
+
 /// What letting go needs of its node.
 pub struct Parts {
     pub blocks: Arc<BlockStore>,
     pub clock: Arc<dyn Clock>,
     /// Which nodes keep which blocks, and up to where the log is applied: of one moment, or the placement older.
-    pub applied: Box<dyn Fn() -> Result<(Arc<Placement>, LogIndex), FsError> + Send>,
+    pub applied: Applied,
     /// Asks the node that leads: whether what the log names up to here is where the placement of that number says. Waits.
     pub is_at_home: Box<dyn Fn(u64, LogIndex) -> Result<bool, FsError> + Send>,
     /// Has the rows written that the block store wants written, and waits for it (`Replica::upkeep`).

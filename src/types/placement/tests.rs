@@ -1,3 +1,5 @@
+//! Where blocks are at home, by tables and by counting.
+
 use super::*;
 use crate::types::SessionId;
 use std::collections::BTreeMap;
