@@ -10,11 +10,13 @@ use crate::store::label::Label;
 use crate::store::log::Log;
 use crate::store::table;
 use crate::store::table::RocksTable;
+use crate::tsdb_server::cluster::disk::Identity;
 use crate::tsdb_server::data::adopt;
 use crate::tsdb_server::data::stream::Chunk;
 use crate::tsdb_server::data::stream::Plan;
 use crate::tsdb_server::data::stream::Receiver;
 use crate::tsdb_server::data::stream::Source;
+use crate::tsdb_server::open::FIRST;
 use crate::tsdb_server::open::LOG;
 use crate::tsdb_server::open::TABLE;
 use crate::tsdb_server::replica;
@@ -106,10 +108,13 @@ pub fn take_over(
         return Ok(());
     }
     let Some(label) = Label::read(&**disk, dir)? else { return Ok(()) };
-    if let Some(adopted) = adopt::resume(disk, dir, label.store, options)? {
+    let node = Identity::read(&**disk, dir)?.and_then(|identity| identity.node);
+    let here = node.unwrap_or(FIRST);
+    if let Some(adopted) = adopt::resume(disk, dir, label.store, here, options)? {
         tracing::info!(
             here = adopted.here,
             listed = adopted.listed,
+            elsewhere = adopted.elsewhere,
             "took over the table of another node; blocks that are not here are fetched"
         );
     }

@@ -5,8 +5,10 @@
 //! | `B` block 16 | version, segment, unit, frame bytes | named block |
 //! | `P` block 16 | the same | pending block that was synced when a batch was applied |
 //! | `L` block 16 | version | named block that is listed for repair: it is not here, or, with `B`, damaged |
+//! | `E` block 16 | version | named block that is not here and is not to be |
 //! | `G` segment 8 | version, rowed, live, retired | segment |
 //! | `scrubbed` | version, how far scrubbing in the background is | store |
+//! | `placed` | version, number of the placement that `B`, `L` and `E` are of | store |
 
 use crate::series::Direction;
 use crate::series::KeyRange;
@@ -37,6 +39,7 @@ pub(super) enum Kind {
     Named = b'B',
     Pending = b'P',
     Listed = b'L',
+    Elsewhere = b'E',
     Segment = b'G',
 }
 
@@ -132,20 +135,21 @@ pub(super) fn each_block(
     failed
 }
 
-/// What the row of a listed block holds.
+/// What the row of a block holds that is listed, or elsewhere.
 pub(super) fn listed_row() -> Vec<u8> {
     vec![VERSION]
 }
 
-/// Visits the blocks that are listed for repair, in order, from behind `after`.
-pub(super) fn each_listed(
+/// Visits the blocks that have rows of a kind, in order, from behind `after`. What the rows hold is not looked at.
+pub(super) fn each_key(
     rows: &dyn Rows,
+    kind: Kind,
     after: Option<BlockId>,
     mut visit: impl FnMut(BlockId) -> ControlFlow<()>,
 ) -> Result<(), FsError> {
-    let mut range = KeyRange::prefix(&[Kind::Listed as u8]);
+    let mut range = KeyRange::prefix(&[kind as u8]);
     if let Some(after) = after {
-        range.start = [&block_key(Kind::Listed, after)[..], &[0]].concat();
+        range.start = [&block_key(kind, after)[..], &[0]].concat();
     }
     rows.scan(Family::Local, &range, Direction::Forward, &mut |key, _| {
         // The table's own rows may share the first byte, but not the length.
@@ -163,6 +167,19 @@ pub(super) fn scrubbed(rows: &dyn Rows) -> Result<Option<Scrubbed>, FsError> {
 
 pub(super) fn put_scrubbed(scrubbed: &Scrubbed, changes: &mut Changes) {
     changes.put(Family::Local, SCRUBBED_KEY, encode(scrubbed));
+}
+
+/// The placement that rows of blocks are of.
+const PLACED_KEY: &[u8] = b"placed";
+
+/// `None` before the first, and where the row cannot be read: then rows are looked through once more.
+pub(super) fn placed(rows: &dyn Rows) -> Result<Option<u64>, FsError> {
+    let row = rows.get(Family::Local, PLACED_KEY)?;
+    Ok(row.and_then(|row| decode(&row, "what is placed").ok()))
+}
+
+pub(super) fn put_placed(number: u64, changes: &mut Changes) {
+    changes.put(Family::Local, PLACED_KEY, encode(&number));
 }
 
 /// The rows of segments.
@@ -255,6 +272,11 @@ impl<'a> Writing<'a> {
             counter::DAMAGE_FOUND.add(1);
             tracing::error!(%block, "the log names a block that is not in the store");
         }
+        self.expect(block);
+    }
+
+    /// A block that is not here is to be: it is listed, and what is being put of it counts.
+    pub(super) fn expect(&mut self, block: BlockId) {
         self.list(block);
         if let Some(putting) = self.state.putting.get_mut(&block)
             && putting.fate == Fate::Pending

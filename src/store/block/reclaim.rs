@@ -195,11 +195,11 @@ impl BlockStore {
         let state = self.state.lock();
         let dead = state.perhaps_dead.iter().any(|id| state.is_dead(*id));
         let moved = state.moves.iter().any(|moved| state.is_synced(moved.to));
-        let listed = state.list_is_due();
-        dead || moved || listed || state.scrubbed_unsaved || !state.retiring.removed.is_empty()
+        let rows = state.list_is_due() || state.placing.is_due();
+        dead || moved || rows || state.scrubbed_unsaved || !state.retiring.removed.is_empty()
     }
 
-    /// Moves the rows of copied blocks, keeps the list for repair, retires dead segments and forgets removed ones. The
+    /// Moves the rows of copied blocks, keeps the list for repair, brings rows into line with the placement, retires dead segments and forgets removed ones. The
     /// driver's.
     ///
     /// # Errors
@@ -215,6 +215,7 @@ impl BlockStore {
         // Only the driver changes where a block lies and what is listed, so what is found here still holds below.
         let moves = self.moves_that_hold(moves)?;
         let noted = self.damaged_unlisted(met)?;
+        let step = self.next_step()?;
         let moving: HashSet<_> =
             moves.iter().filter(|(_, holds, _)| *holds).map(|(moved, ..)| moved.block).collect();
         let state = &mut *self.state.lock();
@@ -229,6 +230,7 @@ impl BlockStore {
             let holds = holds && done.insert(moved.block);
             writing.moved(&moved, holds, listed, listed || noted.contains(&moved.block));
         }
+        step.write(&mut writing, |block| moving.contains(block) || noted.contains(block));
         writing.finish();
         if std::mem::take(&mut state.scrubbed_unsaved)
             && let Some(scrubbed) = &state.scrubbed

@@ -10,9 +10,11 @@
 //! Each step may be cut off and is then done again by [`resume`]. Not here: how the files came (`stream`), and the log, which
 //! is to begin where the table is.
 
+use crate::series::table::Rows;
 use crate::series::table::Table;
 use crate::store::block;
 use crate::store::block::Adopted;
+use crate::store::block::Keeping;
 use crate::store::disk::Disk;
 use crate::store::table;
 use crate::store::table::RocksTable;
@@ -20,6 +22,8 @@ use crate::tsdb_server::data::stream;
 use crate::tsdb_server::open::BLOCKS;
 use crate::tsdb_server::open::TABLE;
 use crate::types::FsError;
+use crate::types::NodeId;
+use crate::types::placement::Placed;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +40,7 @@ pub fn incoming(dir: &Path) -> PathBuf {
 }
 
 /// Takes over a table that was received completely, or goes on where that was cut off; `None` where there is none, or what
-/// is there is not complete. `store` is the store's identity.
+/// is there is not complete. `store` is the store's identity, `here` this node.
 ///
 /// # Errors
 /// `Damaged` where the received table cannot be read: remove `table.incoming` and let it be received anew. `NoSpace`, `Io`.
@@ -44,12 +48,13 @@ pub fn resume(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     store: [u8; 16],
+    here: NodeId,
     options: &table::Options,
 ) -> Result<Option<Adopted>, FsError> {
     let (incoming, table) = (incoming(dir), dir.join(TABLE));
     let mut adopted = None;
     if disk.exists(&incoming.join(stream::COMPLETE))? {
-        adopted = Some(make_ours(disk, dir, store, options)?);
+        adopted = Some(make_ours(disk, dir, store, here, options)?);
         disk.rename(&incoming.join(stream::COMPLETE), &incoming.join(ADOPTED))?;
         disk.sync_dir(&incoming)?;
     }
@@ -69,6 +74,7 @@ fn make_ours(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     store: [u8; 16],
+    here: NodeId,
     options: &table::Options,
 ) -> Result<Adopted, FsError> {
     let options = table::Options { create: false, ..options.clone() };
@@ -81,14 +87,24 @@ fn make_ours(
         }
     };
     let table = RocksTable::open(&incoming(dir), &options)?;
-    let adopted = block::adopt(disk, &dir.join(BLOCKS), store, &table, old, &KEEP)?;
-    let Adopted { here, listed } = adopted;
+    let keeping = keeping(here, &table)?;
+    let adopted = block::adopt(disk, &dir.join(BLOCKS), store, &table, old, &KEEP, &keeping)?;
+    let Adopted { here, listed, elsewhere } = adopted;
     tracing::info!(
         here,
         listed,
+        elsewhere,
         "another node's table is ours; blocks that are listed are fetched"
     );
     Ok(adopted)
+}
+
+/// Which blocks a node is to keep, as the table of a store that nobody uses says. No row says it yet: all.
+///
+/// # Errors
+/// `Damaged` where the table cannot be read; `Io`.
+pub(in crate::tsdb_server) fn keeping(here: NodeId, _table: &dyn Rows) -> Result<Keeping, FsError> {
+    Ok(Keeping::new(here, Arc::new(Placed::default())))
 }
 
 #[cfg(test)]
