@@ -4,6 +4,7 @@
 mod adopt;
 mod crash;
 mod elsewhere;
+mod homes;
 mod listed;
 
 use super::*;
