@@ -21,6 +21,7 @@ mod scrub;
 
 pub use adopt::Adopted;
 pub use adopt::adopt;
+pub use elsewhere::Keeping;
 pub use listed::Supplied;
 pub use rebuild::rebuild;
 pub use reclaim::Reclaim;
@@ -30,7 +31,7 @@ pub use scrub::Scrub;
 pub use scrub::Scrubbed;
 
 use crate::series::table::Table;
-use crate::store::block::elsewhere::Placing;
+use crate::store::block::listed::kept_elsewhere;
 use crate::store::disk::Disk;
 use crate::store::disk::File;
 use crate::store::segment;
@@ -64,11 +65,18 @@ pub struct Options {
     pub allocate_bytes: u64,
     /// Segments kept open for reading.
     pub open_files_max: usize,
+    /// Rows that one call of [`BlockStore::upkeep`] looks at.
+    pub rows_per_step: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { segment_bytes: 64 << 20, allocate_bytes: 8 << 20, open_files_max: 256 }
+        Options {
+            segment_bytes: 64 << 20,
+            allocate_bytes: 8 << 20,
+            open_files_max: 256,
+            rows_per_step: 10_000,
+        }
     }
 }
 
@@ -114,6 +122,8 @@ struct State {
     to_list: BTreeSet<BlockId>,
     /// What changes say of the list that is not yet in the table: whether a block is on it.
     unsaved_list: HashMap<BlockId, bool>,
+    /// Which of them are to be here.
+    placing: elsewhere::Placing,
     /// What changes say that are not yet in the table: where a block lies, or that it was freed.
     unsaved: HashMap<BlockId, Option<Place>>,
     /// Copies whose rows are to be moved when they are durable.
@@ -127,7 +137,6 @@ struct State {
     scrubbed_unsaved: bool,
     retiring: Retiring,
     syncing: Syncing,
-    placing: Placing,
 }
 
 /// Whose turn it is to write to the segment that is appended to.
@@ -302,7 +311,11 @@ impl BlockStore {
         parts: [&[u8]; 2],
         checksum: u32,
     ) -> Result<bool, FsError> {
-        if self.locate(block)?.is_some() || self.is_elsewhere(block)? {
+        if self.locate(block)?.is_some() {
+            return Ok(false);
+        }
+        // Its client did not wait for this node.
+        if self.is_elsewhere(block)? && !self.state.lock().placing.keeps(block) {
             return Ok(false);
         }
         // Only now: had the driver listed it before the put was noted, the row would say so.
@@ -491,7 +504,8 @@ impl BlockStore {
     /// A block's frame, verified.
     ///
     /// # Errors
-    /// `Stale` where no such block is known; `Damaged`, naming block, segment and offset; `Io`.
+    /// `Stale` where no such block is known; `Damaged`, naming block, segment and offset, or saying that other nodes keep it, which is
+    /// no damage and is not noted as any; `Io`.
     pub fn get(&self, block: BlockId) -> Result<Bytes, FsError> {
         let mut place = self.located(block)?;
         loop {
@@ -519,9 +533,7 @@ impl BlockStore {
         match self.locate(block)? {
             Some(place) => Ok(place),
             None if self.is_listed(block)? => Err(self.absent(block)),
-            None if self.is_elsewhere(block)? => Err(FsError::Damaged(format!(
-                "block {block} is not kept here, and on no other node"
-            ))),
+            None if self.is_elsewhere(block)? => Err(kept_elsewhere(block)),
             None => Err(FsError::Stale),
         }
     }

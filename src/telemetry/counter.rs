@@ -100,6 +100,7 @@ counters! {
     BLOCKS_PUT_BYTES: Bytes, "Their size as stored.";
     BLOCKS_READ: Count, "Blocks read from segments or rows and verified.";
     BLOCKS_FREED: Count, "Blocks that nothing names any more.";
+    BLOCKS_LET_GO: Count, "Blocks that this node let go of: others keep them.";
     BLOCKS_MISSED: Count, "Blocks that the log named before they were on this node: they are fetched from others.";
     BLOCKS_REPAIRED: Count, "Blocks written anew from other nodes: they were missing or damaged here.";
     BLOCKS_REPAIRED_BYTES: Bytes, "Their size as stored.";

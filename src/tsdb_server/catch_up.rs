@@ -10,16 +10,17 @@ use crate::store::label::Label;
 use crate::store::log::Log;
 use crate::store::table;
 use crate::store::table::RocksTable;
+use crate::tsdb_server::cluster::disk::Identity;
 use crate::tsdb_server::data::adopt;
 use crate::tsdb_server::data::stream::Chunk;
 use crate::tsdb_server::data::stream::Plan;
 use crate::tsdb_server::data::stream::Receiver;
 use crate::tsdb_server::data::stream::Source;
+use crate::tsdb_server::open::FIRST;
 use crate::tsdb_server::open::LOG;
 use crate::tsdb_server::open::TABLE;
 use crate::tsdb_server::replica;
 use crate::types::FsError;
-use crate::types::NodeId;
 use crate::wire::message;
 use crate::wire::message::Request;
 use crate::wire::message::Response;
@@ -93,14 +94,13 @@ pub fn receive(disk: &Arc<dyn Disk>, dir: &Path, connection: &Connection) -> Res
     Ok(())
 }
 
-/// Takes over what was received, if anything was; for every start of node `here`, before its store is opened.
+/// Takes over what was received, if anything was; for every start of a node, before its store is opened.
 ///
 /// # Errors
 /// As for [`adopt::resume`] and [`Log::install`].
 pub fn take_over(
     disk: &Arc<dyn Disk>,
     dir: &Path,
-    here: NodeId,
     options: &table::Options,
 ) -> Result<(), FsError> {
     let behind = dir.join(BEHIND);
@@ -108,10 +108,13 @@ pub fn take_over(
         return Ok(());
     }
     let Some(label) = Label::read(&**disk, dir)? else { return Ok(()) };
+    let node = Identity::read(&**disk, dir)?.and_then(|identity| identity.node);
+    let here = node.unwrap_or(FIRST);
     if let Some(adopted) = adopt::resume(disk, dir, label.store, here, options)? {
         tracing::info!(
             here = adopted.here,
             listed = adopted.listed,
+            elsewhere = adopted.elsewhere,
             "took over the table of another node; blocks that are not here are fetched"
         );
     }

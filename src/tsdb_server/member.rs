@@ -140,7 +140,7 @@ impl Member {
     ) -> Result<Member, FsError> {
         let Options { dir, listen, networks, nodes, store } = options;
         let (here, identity) = identify(&*disk, &dir)?;
-        catch_up::take_over(&disk, &dir, here, &store.table)?;
+        catch_up::take_over(&disk, &dir, &store.table)?;
         let identity = identity.start(&*disk, &dir)?;
         let credentials = Credentials::load(clock.clone(), &dir.join(cluster::disk::CERTIFICATE))?;
         let net = Net::start(clock.clone(), Bounds::default())?;

@@ -351,13 +351,13 @@ impl Pass<'_> {
             Ok(())
         })?;
         self.summary.blocks = held.len() as u64;
-        let mut elsewhere = HashSet::new();
+        let mut elsewhere: HashSet<BlockId> = HashSet::new();
         blocks.each_elsewhere(|block| {
             elsewhere.insert(block);
         })?;
         let mut missing = Vec::new();
         let counted = check::segment_blocks(&**table, &mut |block| {
-            if !held.remove(&block) && !elsewhere.remove(&block) {
+            if !held.remove(&block) & !elsewhere.remove(&block) {
                 missing.push(block);
             }
         });
@@ -377,6 +377,10 @@ impl Pass<'_> {
                 Err(FsError::Damaged(_)) => {}
                 owners => self.summary.owners = owners?,
             }
+        }
+        for block in elsewhere {
+            let what = format!("block {block} is said to be on other nodes, but nothing names it");
+            self.fault(Part::Blocks, what, Remedy::Index);
         }
         // Space, not data, is lost by these.
         let mut leaked: Vec<_> = held.into_iter().collect();

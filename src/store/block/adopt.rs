@@ -1,8 +1,8 @@
 //! Another node's table made this node's own: what it says of where blocks lie is true of that node's segments, not of
 //! ours.
 //!
-//! Every block that is named there goes on the list for repair; those that lie whole in our segments come off it at once,
-//! so nothing is fetched twice. What clients had made durable here and the log has not named yet stays, for they rely on it.
+//! Every block that is named there goes on the list for repair, or is elsewhere if it need not be here; those that lie whole in our
+//! segments count at once, so nothing is fetched twice and no copy is given up. What clients had made durable here and the log has not named yet stays, for they rely on it.
 //! Interrupted anywhere, it is begun again. For a store that nobody uses. Not here: how the table came.
 
 use crate::series::Direction;
@@ -11,6 +11,7 @@ use crate::series::table::Changes;
 use crate::series::table::Family;
 use crate::series::table::Table;
 use crate::store::block::BlockStore;
+use crate::store::block::Keeping;
 use crate::store::block::Options;
 use crate::store::block::index;
 use crate::store::block::index::Kind;
@@ -28,8 +29,6 @@ use crate::store::segment::UNIT_BYTES;
 use crate::store::segment::Walk;
 use crate::types::BlockId;
 use crate::types::FsError;
-use crate::types::NodeId;
-use crate::types::placement::Placed;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::io::IoSlice;
@@ -51,12 +50,14 @@ pub struct Adopted {
     pub here: u64,
     /// Named blocks that are to be fetched.
     pub listed: u64,
+    /// Named blocks that only other nodes keep.
+    pub elsewhere: u64,
 }
 
 /// Makes `table`, which came from another node, the table of the node whose segments are in `dir`. Of the rows of
 /// `Family::Local`, `keep` stay as they are. `old` is the node's own last table, if it can be read: it knows which blocks are
-/// durable and not yet named; without it, all that were ever put and that `table` does not name are taken for such. By the
-/// placement in `table`, node `here` is to have what `keeps` says.
+/// durable and not yet named; without it, all that were ever put and that `table` does not name are taken for such. `keeping` is of the
+/// placement in `table`.
 ///
 /// # Errors
 /// `Damaged` where a table cannot be read; `NoSpace`, `Io`. Begin again then.
@@ -67,7 +68,7 @@ pub fn adopt(
     table: &dyn Table,
     old: Option<Arc<dyn Table>>,
     keep: &[&[u8]],
-    (here, placed): (NodeId, &Placed),
+    keeping: &Keeping,
 ) -> Result<Adopted, FsError> {
     disk.make_dir(dir)?;
     let pending = match old {
@@ -81,7 +82,7 @@ pub fn adopt(
     };
     let ours = table.get(Family::Local, ADOPTING_KEY)?.is_some_and(|row| *row == OURS);
     if !ours {
-        disown(table, keep, (here, placed))?;
+        disown(table, keep, keeping)?;
         let mut changes = Changes::default();
         changes.put(Family::Local, ADOPTING_KEY, OURS.to_vec());
         table.write(&changes)?;
@@ -94,26 +95,24 @@ pub fn adopt(
     }
     let mut changes = Changes::default();
     changes.delete(Family::Local, ADOPTING_KEY);
-    if placed.number() > 0 {
-        index::put_placed(placed.number(), &mut changes);
+    if keeping.number() > 0 {
+        index::put_placed(keeping.number(), &mut changes);
     }
     table.write(&changes)?;
     table.flush()?;
     count(table)
 }
 
-/// Whether the row is about a block of this kind.
-fn block_of(kind: Kind, key: &[u8]) -> Option<BlockId> {
+/// The named block that a row is about, and what the row says of it.
+fn named_by(key: &[u8]) -> Option<(Kind, BlockId)> {
     let (first, block) = key.split_first()?;
-    (*first == kind as u8).then(|| BlockId::from_bytes(block)).flatten()
+    let kinds = [Kind::Named, Kind::Listed, Kind::Elsewhere];
+    let kind = kinds.into_iter().find(|kind| *kind as u8 == *first)?;
+    Some((kind, BlockId::from_bytes(block)?))
 }
 
 /// Lists all named blocks that are to be here, and drops what else is the other node's own.
-fn disown(
-    table: &dyn Table,
-    keep: &[&[u8]],
-    (here, placed): (NodeId, &Placed),
-) -> Result<(), FsError> {
+fn disown(table: &dyn Table, keep: &[&[u8]], keeping: &Keeping) -> Result<(), FsError> {
     let mut range = KeyRange { start: Vec::new(), end: Vec::new() };
     loop {
         let mut changes = Changes::default();
@@ -124,21 +123,17 @@ fn disown(
                 return ControlFlow::Break(());
             }
             last = Some(key.to_vec());
-            let named = [Kind::Named, Kind::Listed, Kind::Elsewhere]
-                .into_iter()
-                .find_map(|kind| block_of(kind, key));
             if keep.contains(&key) {
                 return ControlFlow::Continue(());
             }
-            // First, for what is put may be the same row.
-            changes.delete(Family::Local, key);
-            if let Some(block) = named {
-                let (kind, row) = match placed.keeps(here, block) {
-                    true => (Kind::Listed, index::listed_row()),
-                    false => (Kind::Elsewhere, index::elsewhere_row()),
-                };
-                changes.put(Family::Local, block_key(kind, block), row);
+            if let Some((kind, block)) = named_by(key) {
+                let wanted = if keeping.keeps(block) { Kind::Listed } else { Kind::Elsewhere };
+                if kind == wanted {
+                    return ControlFlow::Continue(());
+                }
+                changes.put(Family::Local, block_key(wanted, block), index::listed_row());
             }
+            changes.delete(Family::Local, key);
             ControlFlow::Continue(())
         })?;
         table.write(&changes)?;
@@ -148,13 +143,17 @@ fn disown(
 }
 
 fn count(table: &dyn Table) -> Result<Adopted, FsError> {
-    let mut adopted = Adopted { here: 0, listed: 0 };
+    let mut adopted = Adopted { here: 0, listed: 0, elsewhere: 0 };
     index::each_block(table, Kind::Named, |_, _| {
         adopted.here += 1;
         Ok(())
     })?;
-    index::each_listed(table, None, |_| {
+    index::each_key(table, Kind::Listed, None, |_| {
         adopted.listed += 1;
+        ControlFlow::Continue(())
+    })?;
+    index::each_key(table, Kind::Elsewhere, None, |_| {
+        adopted.elsewhere += 1;
         ControlFlow::Continue(())
     })?;
     Ok(adopted)
@@ -170,7 +169,7 @@ struct Adoption<'a> {
 }
 
 impl Adoption<'_> {
-    /// Takes what lies whole in a segment off the list: all rows of it in one write.
+    /// What lies whole in a segment is here, whether it is to be or not: all rows of it in one write.
     fn segment(&self, id: SegmentId) -> Result<(), FsError> {
         let path = id.path(self.dir);
         let file = self.disk.open(&path, Access::ReadWrite)?;
@@ -228,7 +227,6 @@ impl Adoption<'_> {
         let has = |kind| -> Result<bool, FsError> {
             Ok(self.table.get(Family::Local, &block_key(kind, block))?.is_some())
         };
-        // One that need not be here is one more copy: it is let go of when all others are known to be there.
         if has(Kind::Listed)? || has(Kind::Elsewhere)? {
             return Ok(Some(Kind::Named));
         }

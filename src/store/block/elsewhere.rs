@@ -1,10 +1,15 @@
 //! Blocks that are not to be here: the log names them, and other nodes keep them.
 //!
 //! Where nodes share the blocks between them, each named block has exactly one of three rows: it is here (`B`), it is to be here
-//! and is not (`L`, and with `B` where it is damaged), or it is elsewhere (`E`). So when another placement comes, a node
-//! looks through its own rows and needs nobody else's. `docs/decisions/0020-which-nodes-keep-a-block.md` has the states. Not
-//! here: who decides where blocks are kept, and where the bytes of a listed block come from.
+//! and is not (`L`, with `B` as well: it is damaged), or it is elsewhere (`E`). So when another placement comes, a node looks
+//! through its own rows and needs nobody else's. `docs/decisions/0020-which-nodes-keep-a-block.md` has the states and every power
+//! cut. Not here: who decides where blocks are kept, and where the bytes of a listed block come from.
+//!
+//! A put that the driver names before it is synced is dropped where the block need not be here. Whoever syncs hears that it is
+//! durable only after it is noted, under the same lock: so nobody was told before the naming, and an op that is named has
+//! been counted on other disks. What is told afterwards nobody counts any more.
 
+use crate::series::table::Changes;
 use crate::series::table::Family;
 use crate::store::block::BlockStore;
 use crate::store::block::Fate;
@@ -13,49 +18,62 @@ use crate::store::block::index::Kind;
 use crate::store::block::index::Writing;
 use crate::store::block::index::block_key;
 use crate::store::segment::Place;
+use crate::telemetry::counter;
 use crate::types::BlockId;
 use crate::types::FsError;
 use crate::types::NodeId;
 use crate::types::placement::Placed;
 use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Rows that one step of the driver looks at.
-const STEP_ROWS: usize = 10_000;
 /// So many blocks wait to be let go of. What is beyond is found again.
 const LET_GO_MAX: usize = 100_000;
 
-/// Which blocks are to be here.
-#[derive(Clone)]
-pub(super) struct Keeping {
+/// Which node this is, and which nodes keep which blocks.
+#[derive(Clone, Debug)]
+pub struct Keeping {
     here: NodeId,
     placed: Arc<Placed>,
 }
 
 impl Keeping {
-    fn keeps(&self, block: BlockId) -> bool {
+    pub fn new(here: NodeId, placed: Arc<Placed>) -> Keeping {
+        Keeping { here, placed }
+    }
+
+    /// Whether a block is to be here.
+    pub(super) fn keeps(&self, block: BlockId) -> bool {
         self.placed.keeps(self.here, block)
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.placed.number()
+    }
+
+    pub(super) fn is_everywhere(&self) -> bool {
+        self.placed.is_everywhere()
     }
 }
 
-/// How far rows are made to say what a placement does.
+/// How far rows say what the placement does.
 #[derive(Default)]
 pub(super) struct Placing {
-    /// Of the placement that holds.
-    number: u64,
-    /// `None`: every block is to be here.
+    /// `None`: nothing was said, so every block is to be here.
     keeping: Option<Keeping>,
     /// The placement that rows are of, as the table says; and as changes say that are not yet in it.
-    pub(super) rows_of: Option<u64>,
-    unsaved: Option<u64>,
-    /// What is still to be looked at, where rows are of another placement.
+    rows_of: Option<u64>,
+    unsaved_rows_of: Option<u64>,
+    /// Where rows of another placement are looked at next.
     left: Option<Left>,
+    /// What changes say that are not yet in the table: whether a block is elsewhere.
+    unsaved: HashMap<BlockId, bool>,
     /// Blocks that may be let go of.
     let_go: BTreeSet<BlockId>,
 }
 
-/// Rows of this kind from behind this block on, and what comes after that kind.
+/// Rows of a kind, from behind a block on; those of [`Kind::Elsewhere`] come first, those of [`Kind::Listed`] last.
 #[derive(Clone, Copy)]
 struct Left {
     kind: Kind,
@@ -63,62 +81,61 @@ struct Left {
 }
 
 impl Placing {
-    pub(super) fn is_due(&self) -> bool {
-        self.left.is_some() || !self.let_go.is_empty()
+    /// As the table says when a store is opened.
+    pub(super) fn of(rows_of: Option<u64>) -> Placing {
+        Placing { rows_of, ..Placing::default() }
     }
 
     pub(super) fn keeps(&self, block: BlockId) -> bool {
         self.keeping.as_ref().is_none_or(|keeping| keeping.keeps(block))
     }
 
-    /// Whether rows may say that something is elsewhere.
-    pub(super) fn is_shared_out(&self) -> bool {
-        self.keeping.is_some() || self.rows_of.is_some()
+    pub(super) fn is_due(&self) -> bool {
+        self.left.is_some() || !self.let_go.is_empty()
+    }
+
+    /// Whether there may be rows that say that something is elsewhere. Where not, nobody looks for them.
+    fn is_shared_out(&self) -> bool {
+        self.rows_of.is_some() || self.keeping.as_ref().is_some_and(|known| !known.is_everywhere())
     }
 
     /// The changes that were asked for so far are in the table.
     pub(super) fn written(&mut self) {
-        self.rows_of = self.unsaved.take().or(self.rows_of);
+        self.unsaved.clear();
+        self.rows_of = self.unsaved_rows_of.take().or(self.rows_of);
     }
 }
 
 impl BlockStore {
-    /// Which node this is, and which nodes are to keep which blocks from now on. What is named from here on follows it; rows of
-    /// before are brought into line by the next calls of [`BlockStore::upkeep`]. The driver's, in the order of the log, and
-    /// once when the store is opened.
+    /// Says which node this is, and which nodes keep which blocks from now on. What is named from here on follows it; rows
+    /// of before are brought into line by the next calls of [`BlockStore::upkeep`]. Where it is never said, every block is to be
+    /// here. The driver's, in the order of the log, and once when the store was opened, before anything is applied.
     pub fn keep_by(&self, here: NodeId, placed: Arc<Placed>) {
         let placing = &mut self.state.lock().placing;
         let number = placed.number();
-        placing.number = number;
-        placing.keeping = (!placed.is_everywhere()).then_some(Keeping { here, placed });
+        placing.keeping = Some(Keeping::new(here, placed));
         // Before the first placement there is nothing to be said.
-        let stands = placing.unsaved.or(placing.rows_of).unwrap_or(0) == number;
+        let stands = placing.rows_of.unwrap_or(0) == number;
         placing.left = (!stands).then_some(Left { kind: Kind::Elsewhere, after: None });
+        // Whoever allowed it did so under the placement before.
+        placing.let_go.clear();
     }
 
-    /// The placement that the table's rows are of: `None` before there was one.
+    /// The placement that rows are of, in the table; `None` before the first, and while they are brought into line with
+    /// another.
     pub fn placed(&self) -> Option<u64> {
-        self.state.lock().placing.rows_of
+        let placing = &self.state.lock().placing;
+        let stand = placing.left.is_none() && placing.unsaved_rows_of.is_none();
+        placing.rows_of.filter(|_| stand)
     }
 
-    /// Whether rows are still to be brought into line with the placement.
+    /// Whether rows are still to be brought into line with the placement, which calls of [`BlockStore::upkeep`] do.
     pub fn is_placing(&self) -> bool {
         self.state.lock().placing.left.is_some()
     }
 
-    /// Visits the named blocks that are not here because other nodes keep them.
-    ///
-    /// # Errors
-    /// `Damaged`, `Io`.
-    pub fn each_elsewhere(&self, mut visit: impl FnMut(BlockId)) -> Result<(), FsError> {
-        index::each_key(&*self.table, Kind::Elsewhere, None, |block| {
-            visit(block);
-            ControlFlow::Continue(())
-        })
-    }
-
-    /// At most `limit` blocks that are here and need not be, in order, from behind `after`; and where to go on, if there is more to
-    /// be looked at.
+    /// At most `limit` blocks that are here and need not be, in order, from behind `after`; and from where to go on, unless the
+    /// end was reached. It looks at so many rows as a step of upkeep does: there may be more where nothing was found.
     ///
     /// # Errors
     /// `Damaged`, `Io`.
@@ -130,125 +147,137 @@ impl BlockStore {
         let Some(keeping) = self.state.lock().placing.keeping.clone() else {
             return Ok((Vec::new(), None));
         };
-        let (mut found, mut looked_at, mut last) = (Vec::new(), 0, None);
+        if keeping.is_everywhere() {
+            return Ok((Vec::new(), None));
+        }
+        let (mut found, mut rows, mut go_on) = (Vec::new(), 0, None);
         index::each_key(&*self.table, Kind::Named, after, |block| {
-            if looked_at == STEP_ROWS || found.len() == limit {
-                return ControlFlow::Break(());
-            }
-            looked_at += 1;
-            last = Some(block);
+            rows += 1;
             if !keeping.keeps(block) {
                 found.push(block);
             }
-            ControlFlow::Continue(())
+            if rows < self.options.rows_per_step && found.len() < limit {
+                return ControlFlow::Continue(());
+            }
+            go_on = Some(block);
+            ControlFlow::Break(())
         })?;
-        let more = looked_at == STEP_ROWS || found.len() == limit;
-        Ok((found, last.filter(|_| more)))
+        Ok((found, go_on))
     }
 
-    /// Every home of these blocks has them: the next upkeep lets go of those that are named and still need not be here.
+    /// All homes of these blocks have them: the next upkeep lets go of those that are still named and still need not be here.
     pub fn let_go(&self, blocks: &[BlockId]) {
-        let placing = &mut self.state.lock().placing;
-        let room = LET_GO_MAX.saturating_sub(placing.let_go.len());
-        placing.let_go.extend(blocks.iter().take(room));
+        let let_go = &mut self.state.lock().placing.let_go;
+        let room = LET_GO_MAX.saturating_sub(let_go.len());
+        let_go.extend(blocks.iter().take(room));
     }
 
-    /// Whether the log names the block, and it is not to be here.
+    /// Every named block that is elsewhere, in order.
+    ///
+    /// # Errors
+    /// `Damaged`, `Io`.
+    pub fn each_elsewhere(&self, mut visit: impl FnMut(BlockId)) -> Result<(), FsError> {
+        index::each_key(&*self.table, Kind::Elsewhere, None, |block| {
+            visit(block);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// Whether the log names the block, and it is neither here nor to be here, as far as rows say.
     pub(super) fn is_elsewhere(&self, block: BlockId) -> Result<bool, FsError> {
-        if !self.state.lock().placing.is_shared_out() {
-            return Ok(false);
+        {
+            let placing = &self.state.lock().placing;
+            if let Some(elsewhere) = placing.unsaved.get(&block) {
+                return Ok(*elsewhere);
+            }
+            if !placing.is_shared_out() {
+                return Ok(false);
+            }
         }
         Ok(self.table.get(Family::Local, &block_key(Kind::Elsewhere, block))?.is_some())
     }
 
-    /// What the next step looks at.
-    pub(super) fn placing_step(&self) -> Result<Step, FsError> {
+    /// What the next step has to look at. The driver's.
+    pub(super) fn next_step(&self) -> Result<Step, FsError> {
+        let rows_max = self.options.rows_per_step;
         let (left, let_go) = {
-            let state = self.state.lock();
-            (state.placing.left, state.placing.let_go.clone())
+            let placing = &mut self.state.lock().placing;
+            let let_go: Vec<_> =
+                std::iter::from_fn(|| placing.let_go.pop_first()).take(rows_max).collect();
+            (placing.left, let_go)
         };
-        let mut step = Step::default();
+        let (mut rows, mut surplus) = (Vec::new(), Vec::new());
         for block in let_go {
-            // What is pending was never named.
-            let named = !self.state.lock().pending.contains_key(&block);
-            if let Some(place) = self.row_of(block)?.filter(|_| named) {
-                step.surplus.push((block, place, self.is_listed(block)?));
+            if let Some(place) = self.row_of(block)? {
+                surplus.push((block, place, self.is_listed(block)?));
             }
         }
         if let Some(Left { kind, after }) = left {
+            let mut blocks = Vec::new();
             index::each_key(&*self.table, kind, after, |block| {
-                step.rows.push(block);
-                if step.rows.len() < STEP_ROWS {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
+                blocks.push(block);
+                let more = blocks.len() < rows_max;
+                if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;
-            if kind == Kind::Listed {
-                for block in &step.rows {
-                    step.damaged.push(self.row_of(*block)?.is_some());
-                }
+            for block in blocks {
+                rows.push((block, kind == Kind::Listed && self.row_of(block)?.is_some()));
             }
         }
-        Ok(step)
+        Ok(Step { left, ends: rows.len() < rows_max, rows, surplus })
     }
 }
 
-/// What one step of the driver does: found without the lock, for the table may have to read. Only the driver changes these
-/// rows, so it still holds when it is done.
-#[derive(Default)]
+/// What one call of upkeep does: found without the lock, for the table may have to read. Only the driver changes these rows, so
+/// it still holds when it is written.
 pub(super) struct Step {
-    /// Rows of the kind that is looked at, and of listed blocks whether there is a damaged copy.
-    rows: Vec<BlockId>,
-    damaged: Vec<bool>,
+    left: Option<Left>,
+    /// Rows of the kind that is looked at, and whether a damaged copy is here.
+    rows: Vec<(BlockId, bool)>,
+    /// There are no more of that kind.
+    ends: bool,
     /// Blocks that may be let go of, where they lie, and whether they are listed.
     surplus: Vec<(BlockId, Place, bool)>,
 }
 
 impl Step {
-    /// Writes what follows. `moving` are blocks whose rows change in this call already.
-    pub(super) fn write(&self, writing: &mut Writing<'_>, moving: impl Fn(&BlockId) -> bool) {
-        writing.state.placing.let_go.clear();
-        for (block, place, listed) in &self.surplus {
-            if writing.state.placing.keeps(*block) || moving(block) {
-                continue;
-            }
-            writing.let_go(*block, *place, *listed);
-        }
-        let Some(Left { kind, .. }) = writing.state.placing.left else { return };
-        match kind {
-            Kind::Elsewhere => self.rows.iter().for_each(|block| writing.wanted_here(*block)),
-            _ => {
-                let rows = self.rows.iter().zip(&self.damaged);
-                // A damaged copy is repaired all the same, and then let go of as a whole one.
-                rows.filter(|(_, damaged)| !**damaged)
-                    .for_each(|(block, _)| writing.not_wanted_here(*block));
+    /// Writes what follows, but for blocks whose rows change in these changes already: they are met again.
+    pub(super) fn write(self, writing: &mut Writing<'_>, changing: impl Fn(&BlockId) -> bool) {
+        for (block, place, listed) in self.surplus {
+            if !writing.state.placing.keeps(block) && !changing(&block) {
+                writing.let_go(block, place, listed);
             }
         }
-        let done = self.rows.len() < STEP_ROWS;
-        let next = match (kind, done) {
-            (kind, false) => Some(Left { kind, after: self.rows.last().copied() }),
+        let Some(Left { kind, .. }) = self.left else { return };
+        let last = self.rows.last().map(|(block, _)| *block);
+        for (block, damaged) in self.rows {
+            match (kind, writing.state.placing.keeps(block)) {
+                (Kind::Elsewhere, true) => writing.want_here(block),
+                // A damaged copy is repaired and let go of like a whole one: it may be whole yet, when it is read again.
+                (Kind::Listed, false) if !damaged => writing.want_elsewhere(block),
+                _ => {}
+            }
+        }
+        let placing = &mut writing.state.placing;
+        placing.left = match (kind, self.ends) {
+            (kind, false) => Some(Left { kind, after: last }),
             (Kind::Elsewhere, true) => Some(Left { kind: Kind::Listed, after: None }),
             (_, true) => None,
         };
-        let number = writing.state.placing.number;
-        if next.is_none() {
-            index::put_placed(number, writing.changes);
-            writing.state.placing.unsaved = Some(number);
+        if placing.left.is_none()
+            && let Some(keeping) = &placing.keeping
+        {
+            placing.unsaved_rows_of = Some(keeping.number());
+            index::put_placed(keeping.number(), writing.changes);
         }
-        writing.state.placing.left = next;
     }
 }
 
 impl Writing<'_> {
-    /// A named block that is elsewhere is to be here, unless it is not: then its row stays.
-    fn wanted_here(&mut self, block: BlockId) {
-        if !self.state.placing.keeps(block) {
-            return;
-        }
-        self.delete(Kind::Elsewhere, block);
+    /// A named block that is elsewhere is to be here.
+    fn want_here(&mut self, block: BlockId) {
+        self.not_elsewhere(block);
         match self.state.pending.get(&block).copied() {
-            // Its client put it here all the same.
+            // Its client put it here before.
             Some(pending) if self.state.is_synced(pending.place) => self.name(block, pending),
             Some(_) => {
                 self.list(block);
@@ -258,41 +287,61 @@ impl Writing<'_> {
         }
     }
 
-    /// A named block that is listed for repair need not be here: what has come of it is dropped, unless it is durable.
-    fn not_wanted_here(&mut self, block: BlockId) {
-        if self.state.placing.keeps(block) {
-            return;
-        }
-        self.unlist(block);
-        self.state.arrived.remove(&block);
-        self.leave_elsewhere(block);
-    }
-
-    /// The log names a block that is not to be here. If it is durable here, somebody may count on that.
-    pub(super) fn leave_elsewhere(&mut self, block: BlockId) {
+    /// A listed block of which nothing is here need not be here. What has arrived for it and is durable is kept.
+    fn want_elsewhere(&mut self, block: BlockId) {
         match self.state.pending.get(&block).copied() {
             Some(pending) if self.state.is_synced(pending.place) => {
+                self.state.arrived.insert(block);
                 self.name(block, pending);
-                return;
             }
-            // Nobody was told that it is durable.
-            Some(_) => self.drop_pending(block),
-            None => {}
+            _ => {
+                self.state.arrived.remove(&block);
+                self.unlist(block);
+                self.leave_elsewhere(block);
+            }
         }
-        // A put that ends later is too late.
+    }
+
+    /// The log names a block that need not be here and is not durable here.
+    pub(super) fn leave_elsewhere(&mut self, block: BlockId) {
+        // Nobody was told that it is durable; see the module's text.
+        self.drop_pending(block);
+        self.comes_too_late(block);
+        self.put_elsewhere(block);
+    }
+
+    /// What is being put of this block is dead.
+    pub(super) fn comes_too_late(&mut self, block: BlockId) {
         if let Some(putting) = self.state.putting.get_mut(&block) {
             putting.fate = Fate::Dead;
         }
-        self.changes.put(Family::Local, block_key(Kind::Elsewhere, block), index::elsewhere_row());
     }
 
     fn let_go(&mut self, block: BlockId, place: Place, listed: bool) {
         self.delete(Kind::Named, block);
         self.dies(place);
         self.state.unsaved.insert(block, None);
+        // What was wrong with it is no more.
+        self.state.met.remove(&block);
         if listed {
             self.unlist(block);
         }
-        self.changes.put(Family::Local, block_key(Kind::Elsewhere, block), index::elsewhere_row());
+        self.put_elsewhere(block);
+        counter::BLOCKS_LET_GO.add(1);
     }
+
+    fn put_elsewhere(&mut self, block: BlockId) {
+        self.state.placing.unsaved.insert(block, true);
+        put_row(block, self.changes);
+    }
+
+    pub(super) fn not_elsewhere(&mut self, block: BlockId) {
+        self.state.placing.unsaved.insert(block, false);
+        self.delete(Kind::Elsewhere, block);
+    }
+}
+
+/// The row of a block that is elsewhere.
+pub(super) fn put_row(block: BlockId, changes: &mut Changes) {
+    changes.put(Family::Local, block_key(Kind::Elsewhere, block), index::listed_row());
 }

@@ -5,10 +5,10 @@
 //! | `B` block 16 | version, segment, unit, frame bytes | named block |
 //! | `P` block 16 | the same | pending block that was synced when a batch was applied |
 //! | `L` block 16 | version | named block that is listed for repair: it is not here, or, with `B`, damaged |
-//! | `E` block 16 | version | named block that other nodes keep, and this one does not |
+//! | `E` block 16 | version | named block that is not here and is not to be |
 //! | `G` segment 8 | version, rowed, live, retired | segment |
-//! | `placed` | version, number | store: which placement its rows are of |
 //! | `scrubbed` | version, how far scrubbing in the background is | store |
+//! | `placed` | version, number of the placement that `B`, `L` and `E` are of | store |
 
 use crate::series::Direction;
 use crate::series::KeyRange;
@@ -135,26 +135,12 @@ pub(super) fn each_block(
     failed
 }
 
-/// What the row of a listed block holds.
+/// What the row of a block holds that is listed, or elsewhere.
 pub(super) fn listed_row() -> Vec<u8> {
     vec![VERSION]
 }
 
-/// What the row of a block holds that is elsewhere.
-pub(super) fn elsewhere_row() -> Vec<u8> {
-    vec![VERSION]
-}
-
-/// Visits the blocks that are listed for repair, in order, from behind `after`.
-pub(super) fn each_listed(
-    rows: &dyn Rows,
-    after: Option<BlockId>,
-    visit: impl FnMut(BlockId) -> ControlFlow<()>,
-) -> Result<(), FsError> {
-    each_key(rows, Kind::Listed, after, visit)
-}
-
-/// Visits the blocks that have a row of this kind, in order, from behind `after`.
+/// Visits the blocks that have rows of a kind, in order, from behind `after`. What the rows hold is not looked at.
 pub(super) fn each_key(
     rows: &dyn Rows,
     kind: Kind,
@@ -171,18 +157,6 @@ pub(super) fn each_key(
     })
 }
 
-/// Which placement the rows are of.
-const PLACED_KEY: &[u8] = b"placed";
-
-pub(super) fn placed(rows: &dyn Rows) -> Result<Option<u64>, FsError> {
-    let row = rows.get(Family::Local, PLACED_KEY)?;
-    row.map(|row| decode(&row, "the placement of blocks")).transpose()
-}
-
-pub(super) fn put_placed(number: u64, changes: &mut Changes) {
-    changes.put(Family::Local, PLACED_KEY, encode(&number));
-}
-
 /// How far scrubbing in the background is.
 const SCRUBBED_KEY: &[u8] = b"scrubbed";
 
@@ -193,6 +167,19 @@ pub(super) fn scrubbed(rows: &dyn Rows) -> Result<Option<Scrubbed>, FsError> {
 
 pub(super) fn put_scrubbed(scrubbed: &Scrubbed, changes: &mut Changes) {
     changes.put(Family::Local, SCRUBBED_KEY, encode(scrubbed));
+}
+
+/// The placement that rows of blocks are of.
+const PLACED_KEY: &[u8] = b"placed";
+
+/// `None` before the first, and where the row cannot be read: then rows are looked through once more.
+pub(super) fn placed(rows: &dyn Rows) -> Result<Option<u64>, FsError> {
+    let row = rows.get(Family::Local, PLACED_KEY)?;
+    Ok(row.and_then(|row| decode(&row, "what is placed").ok()))
+}
+
+pub(super) fn put_placed(number: u64, changes: &mut Changes) {
+    changes.put(Family::Local, PLACED_KEY, encode(&number));
 }
 
 /// The rows of segments.
@@ -288,7 +275,7 @@ impl<'a> Writing<'a> {
         self.expect(block);
     }
 
-    /// The block is to be repaired, and nothing of it is here: what is being put may be.
+    /// A block that is not here is to be: it is listed, and what is being put of it counts.
     pub(super) fn expect(&mut self, block: BlockId) {
         self.list(block);
         if let Some(putting) = self.state.putting.get_mut(&block)

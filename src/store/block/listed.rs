@@ -90,7 +90,7 @@ impl BlockStore {
         while found.len() < limit {
             // A page without the lock, for the table may have to read; then less what is on its way.
             let mut page = Vec::new();
-            index::each_listed(&*self.table, last, |block| {
+            index::each_key(&*self.table, Kind::Listed, last, |block| {
                 page.push(block);
                 if page.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;
@@ -174,4 +174,9 @@ impl BlockStore {
             false => format!("block {block} was not in the store when the log named it"),
         })
     }
+}
+
+/// What is to be said of a block that need not be here, where nobody else has it either.
+pub(super) fn kept_elsewhere(block: BlockId) -> FsError {
+    FsError::Damaged(format!("block {block} is not kept on this node but on others"))
 }

@@ -14,38 +14,40 @@ use crate::types::SessionId;
 use std::collections::BTreeSet;
 
 impl BlockStore {
-    /// Applied ops name these blocks from now on. One that is to be here and is not durable here is listed for repair, and the rest
-    /// goes on: where other nodes have the blocks too, its client did not wait for this one; alone, it has been lost. The
-    /// driver's.
+    /// Applied ops name these blocks from now on. One that is not durable here is listed for repair, or is elsewhere if it need
+    /// not be here, and the rest goes on: where other nodes have the blocks too, its client did not wait for this one; alone, it
+    /// has been lost. The driver's.
     ///
     /// # Errors
     /// `Damaged` where a block that nobody else has was never synced, or the index cannot be read; `Io`.
     pub fn named(&self, blocks: &[BlockId], changes: &mut Changes) -> Result<(), FsError> {
-        // Known by a row or listed already: only the driver changes either.
-        let mut settled = Vec::with_capacity(blocks.len());
+        // Known by a row or listed already, or elsewhere: only the driver changes that.
+        let mut known = Vec::with_capacity(blocks.len());
         for block in blocks {
-            settled.push(self.row_of(*block)?.is_some() || self.is_listed(*block)?);
+            let settled = self.row_of(*block)?.is_some() || self.is_listed(*block)?;
+            known.push((settled, !settled && self.is_elsewhere(*block)?));
         }
         let shared = self.is_shared();
         let state = &mut *self.state.lock();
         state.working()?;
         let mut writing = Writing::new(state, changes);
-        for (block, settled) in blocks.iter().zip(settled) {
-            if !writing.state.placing.keeps(*block) {
-                // One that was listed under the placement before is looked at by upkeep.
-                if !settled {
-                    writing.leave_elsewhere(*block);
+        for (block, (settled, elsewhere)) in blocks.iter().zip(known) {
+            let keeps = writing.state.placing.keeps(*block);
+            let pending = writing.state.pending.get(block).copied();
+            if let Some(pending) = pending.filter(|at| writing.state.is_synced(at.place)) {
+                // Also where it need not be here: its client may count on it.
+                if elsewhere {
+                    writing.not_elsewhere(*block);
                 }
-                continue;
-            }
-            let Some(pending) = writing.state.pending.get(block).copied() else {
+                writing.name(*block, pending);
+            } else if elsewhere {
+                // As it was. If it is to be here now, upkeep is on its way to this row.
+            } else if !keeps && !settled {
+                writing.leave_elsewhere(*block);
+            } else if pending.is_none() {
                 if !settled {
                     writing.miss(*block, shared);
                 }
-                continue;
-            };
-            if writing.state.is_synced(pending.place) {
-                writing.name(*block, pending);
             } else if shared {
                 if !settled {
                     writing.list(*block);
@@ -68,23 +70,24 @@ impl BlockStore {
     pub fn freed(&self, blocks: &[BlockId], changes: &mut Changes) -> Result<(), FsError> {
         let mut known = Vec::with_capacity(blocks.len());
         for block in blocks {
-            known.push((self.locate(*block)?, self.is_listed(*block)?));
+            let (place, listed) = (self.locate(*block)?, self.is_listed(*block)?);
+            let unnamed = place.is_none() || self.state.lock().pending.contains_key(block);
+            let elsewhere = unnamed && !listed && self.is_elsewhere(*block)?;
+            known.push((place, listed, elsewhere));
         }
         let state = &mut *self.state.lock();
         state.working()?;
         let mut writing = Writing::new(state, changes);
-        for (block, (place, listed)) in blocks.iter().zip(known) {
-            if writing.state.placing.is_shared_out() {
-                writing.delete(Kind::Elsewhere, *block);
-            }
+        for (block, (place, listed, elsewhere)) in blocks.iter().zip(known) {
             if listed {
                 writing.unlist(*block);
-                // What comes for it now comes too late.
-                if let Some(putting) = writing.state.putting.get_mut(block) {
-                    putting.fate = Fate::Dead;
-                }
+                writing.comes_too_late(*block);
             }
-            if writing.state.arrived.remove(block) {
+            if elsewhere {
+                writing.not_elsewhere(*block);
+                writing.comes_too_late(*block);
+            }
+            if writing.state.arrived.remove(block) || elsewhere {
                 writing.drop_pending(*block);
             } else if let Some(place) = place
                 // A pending block was never named; its session's end takes it.
@@ -137,7 +140,7 @@ impl BlockStore {
         let state = &mut *self.state.lock();
         state.unsaved.clear();
         state.unsaved_list.clear();
-        state.retiring.unflushed.append(&mut state.retiring.unsaved);
         state.placing.written();
+        state.retiring.unflushed.append(&mut state.retiring.unsaved);
     }
 }

@@ -12,6 +12,7 @@ use crate::store::block::Pending;
 use crate::store::block::Segment;
 use crate::store::block::State;
 use crate::store::block::Turns;
+use crate::store::block::elsewhere::Placing;
 use crate::store::block::index;
 use crate::store::block::index::Kind;
 use crate::store::block::index::SegmentRow;
@@ -114,7 +115,7 @@ impl Opening<'_> {
             }
         }
         self.listed()?;
-        self.state.placing.rows_of = index::placed(self.rows)?;
+        self.state.placing = Placing::of(index::placed(self.rows)?);
         if self.access == Access::Read {
             let error = FsError::Io("the store was opened for reading only".to_string());
             self.state.failed = Some(error);
@@ -129,7 +130,7 @@ impl Opening<'_> {
     /// What is listed for repair; of that, what was written after all before the store was last closed.
     fn listed(&mut self) -> Result<(), FsError> {
         let State { listed, pending, arrived, .. } = &mut self.state;
-        index::each_listed(self.rows, None, |block| {
+        index::each_key(self.rows, Kind::Listed, None, |block| {
             *listed += 1;
             if pending.contains_key(&block) {
                 arrived.insert(block);
@@ -267,7 +268,7 @@ impl Opening<'_> {
                     }
                     from
                 }
-                // Other nodes keep it: this is what was dropped or let go of.
+                // Named before it was durable, and it need not be here.
                 None if row(Kind::Elsewhere)?.is_some() => None,
                 None if origin == Origin::Put => {
                     self.state.pending.insert(block, Pending { place, rowed: false });

@@ -8,6 +8,8 @@ use crate::series::KeyRange;
 use crate::series::table::Changes;
 use crate::series::table::Family;
 use crate::series::table::Rows;
+use crate::store::block::Keeping;
+use crate::store::block::elsewhere;
 use crate::store::block::index;
 use crate::store::block::index::Kind;
 use crate::store::block::index::SegmentRow;
@@ -27,7 +29,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 /// The rows that make the index say where the `named` blocks lie, and nothing else. A block is taken from where its row
-/// says, if it is there, else from any record that verifies; of those that lie nowhere, the row stays as it is.
+/// says, if it is there, else from any record that verifies; of those that lie nowhere, the row stays as it is. One that has none
+/// and that other nodes may have is elsewhere or to be fetched, as `keeping` says.
 ///
 /// # Errors
 /// `Io`; `Damaged` where the table cannot be read.
@@ -36,6 +39,7 @@ pub fn rebuild(
     dir: &Path,
     rows: &dyn Rows,
     named: &HashSet<BlockId>,
+    keeping: &Keeping,
 ) -> Result<Changes, FsError> {
     let mut found: HashMap<BlockId, Place> = HashMap::new();
     let mut segments: BTreeMap<SegmentId, SegmentRow> = BTreeMap::new();
@@ -68,7 +72,10 @@ pub fn rebuild(
             Some(place) => Some(*place),
             None => place_of(rows, *block)?,
         };
-        let Some(place) = place else { continue };
+        let Some(place) = place else {
+            settle_absent(rows, *block, keeping, &mut changes)?;
+            continue;
+        };
         if let Some(segment) = segments.get_mut(&place.segment) {
             segment.live += place.units();
         }
@@ -76,13 +83,33 @@ pub fn rebuild(
         changes.put(Family::Local, index::block_key(Kind::Named, *block), row);
         if found.contains_key(block) {
             changes.delete(Family::Local, index::block_key(Kind::Listed, *block));
-            changes.delete(Family::Local, index::block_key(Kind::Elsewhere, *block));
         }
+        changes.delete(Family::Local, index::block_key(Kind::Elsewhere, *block));
     }
     for (id, row) in segments {
         changes.put(Family::Local, index::segment_key(id), row.encode());
     }
     Ok(changes)
+}
+
+/// Where other nodes keep blocks too, one that lies nowhere here has a row that says so.
+fn settle_absent(
+    rows: &dyn Rows,
+    block: BlockId,
+    keeping: &Keeping,
+    changes: &mut Changes,
+) -> Result<(), FsError> {
+    for kind in [Kind::Listed, Kind::Elsewhere] {
+        if rows.get(Family::Local, &index::block_key(kind, block))?.is_some() {
+            return Ok(());
+        }
+    }
+    if !keeping.keeps(block) {
+        elsewhere::put_row(block, changes);
+    } else if !keeping.is_everywhere() {
+        changes.put(Family::Local, index::block_key(Kind::Listed, block), index::listed_row());
+    }
+    Ok(())
 }
 
 /// A row that cannot be read says nothing.
@@ -99,11 +126,13 @@ fn drop_others(
     segments: &BTreeMap<SegmentId, SegmentRow>,
     changes: &mut Changes,
 ) -> Result<(), FsError> {
-    for kind in [Kind::Named, Kind::Pending, Kind::Elsewhere, Kind::Segment] {
+    for kind in [Kind::Named, Kind::Listed, Kind::Elsewhere, Kind::Pending, Kind::Segment] {
         let range = KeyRange::prefix(&[kind as u8]);
         rows.scan(Family::Local, &range, Direction::Forward, &mut |key, row| {
             let keeps = match (kind, BlockId::from_bytes(&key[1..])) {
-                (Kind::Named | Kind::Elsewhere, Some(block)) => named.contains(&block),
+                (Kind::Named | Kind::Listed | Kind::Elsewhere, Some(block)) => {
+                    named.contains(&block)
+                }
                 (Kind::Pending, Some(_)) => false,
                 (Kind::Segment, _) => {
                     index::segment_of(key).is_none_or(|id| segments.contains_key(&id))

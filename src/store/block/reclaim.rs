@@ -195,12 +195,8 @@ impl BlockStore {
         let state = self.state.lock();
         let dead = state.perhaps_dead.iter().any(|id| state.is_dead(*id));
         let moved = state.moves.iter().any(|moved| state.is_synced(moved.to));
-        let listed = state.list_is_due();
-        dead || moved
-            || listed
-            || state.placing.is_due()
-            || state.scrubbed_unsaved
-            || !state.retiring.removed.is_empty()
+        let rows = state.list_is_due() || state.placing.is_due();
+        dead || moved || rows || state.scrubbed_unsaved || !state.retiring.removed.is_empty()
     }
 
     /// Moves the rows of copied blocks, keeps the list for repair, brings rows into line with the placement, retires dead segments and forgets removed ones. The
@@ -219,7 +215,7 @@ impl BlockStore {
         // Only the driver changes where a block lies and what is listed, so what is found here still holds below.
         let moves = self.moves_that_hold(moves)?;
         let noted = self.damaged_unlisted(met)?;
-        let step = self.placing_step()?;
+        let step = self.next_step()?;
         let moving: HashSet<_> =
             moves.iter().filter(|(_, holds, _)| *holds).map(|(moved, ..)| moved.block).collect();
         let state = &mut *self.state.lock();

@@ -3,6 +3,8 @@
 
 mod adopt;
 mod crash;
+mod elsewhere;
+mod homes;
 mod listed;
 
 use super::*;
@@ -19,7 +21,7 @@ const STORE: [u8; 16] = *b"sixteen bytes id";
 fn options() -> Options {
     // Little more than the largest record, so that tests go through many segments.
     let segment_bytes = u64::from(segment::RECORD_UNITS_MAX + 40) * UNIT_BYTES;
-    Options { segment_bytes, allocate_bytes: 128 << 10, open_files_max: 8 }
+    Options { segment_bytes, allocate_bytes: 128 << 10, open_files_max: 8, rows_per_step: 7 }
 }
 
 struct World {

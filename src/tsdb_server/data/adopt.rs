@@ -10,9 +10,11 @@
 //! Each step may be cut off and is then done again by [`resume`]. Not here: how the files came (`stream`), and the log, which
 //! is to begin where the table is.
 
+use crate::series::table::Rows;
 use crate::series::table::Table;
 use crate::store::block;
 use crate::store::block::Adopted;
+use crate::store::block::Keeping;
 use crate::store::disk::Disk;
 use crate::store::table;
 use crate::store::table::RocksTable;
@@ -39,7 +41,7 @@ pub fn incoming(dir: &Path) -> PathBuf {
 }
 
 /// Takes over a table that was received completely, or goes on where that was cut off; `None` where there is none, or what
-/// is there is not complete. `store` is the store's identity.
+/// is there is not complete. `store` is the store's identity, `here` this node.
 ///
 /// # Errors
 /// `Damaged` where the received table cannot be read: remove `table.incoming` and let it be received anew. `NoSpace`, `Io`.
@@ -86,16 +88,24 @@ fn make_ours(
         }
     };
     let table = RocksTable::open(&incoming(dir), &options)?;
-    let placed = Placed::new(&replica::placement(&table)?);
-    let (blocks, here) = (dir.join(BLOCKS), (here, &placed));
-    let adopted = block::adopt(disk, &blocks, store, &table, old, &KEEP, here)?;
-    let Adopted { here, listed } = adopted;
+    let keeping = keeping(here, &table)?;
+    let adopted = block::adopt(disk, &dir.join(BLOCKS), store, &table, old, &KEEP, &keeping)?;
+    let Adopted { here, listed, elsewhere } = adopted;
     tracing::info!(
         here,
         listed,
+        elsewhere,
         "another node's table is ours; blocks that are listed are fetched"
     );
     Ok(adopted)
+}
+
+/// Which blocks a node is to keep, as the table of a store that nobody uses says.
+///
+/// # Errors
+/// `Damaged` where the table cannot be read; `Io`.
+pub(in crate::tsdb_server) fn keeping(here: NodeId, table: &dyn Rows) -> Result<Keeping, FsError> {
+    Ok(Keeping::new(here, Arc::new(Placed::new(&replica::placement(table)?))))
 }
 
 #[cfg(test)]

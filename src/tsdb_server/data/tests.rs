@@ -8,9 +8,14 @@ use crate::store::block::Options;
 use crate::store::disk::Access;
 use crate::store::disk::SimulatedDisk;
 use crate::store::table::MemoryTable;
+use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::types::Stamp;
 use crate::types::frame::Frame;
+use crate::types::placement::Layout;
+use crate::types::placement::Placed;
+use crate::types::placement::Placement;
+use crate::types::placement::Share;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -90,8 +95,12 @@ impl World {
     pub(super) fn new() -> World {
         let (disk, table) = (SimulatedDisk::new(64 << 20), Arc::new(MemoryTable::default()));
         let (rows, dir): (Arc<dyn Table>, _) = (table.clone(), Path::new("/blocks"));
-        let options =
-            Options { segment_bytes: 2 << 20, allocate_bytes: 1 << 20, open_files_max: 8 };
+        let options = Options {
+            segment_bytes: 2 << 20,
+            allocate_bytes: 1 << 20,
+            open_files_max: 8,
+            rows_per_step: 10,
+        };
         let opened = BlockStore::open(disk.shared(), dir, STORE, rows, options, Access::ReadWrite);
         let (blocks, _) = opened.unwrap();
         blocks.share(true);
@@ -165,6 +174,30 @@ fn what_is_not_here_is_read_from_others_and_kept() {
         assert_eq!(data.block(block(number)), Ok(frame(number)));
     }
     assert_eq!(*world.others.asked.lock(), [], "all three are here and whole");
+}
+
+#[test]
+fn what_only_others_keep_is_read_from_them_and_not_kept() {
+    let world = World::new();
+    let shares = vec![Share { node: NodeId(2), weight: 8 }];
+    let mut placement = Placement::default();
+    (placement.number, placement.now) = (1, Layout::new(1, shares));
+    world.blocks.keep_by(NodeId(1), Arc::new(Placed::new(&placement)));
+    world.name(0..3, |number| number == 0);
+    world.others_have(0..2);
+    let data = world.data();
+    for number in [0, 1, 1] {
+        assert_eq!(data.block(block(number)), Ok(frame(number)));
+    }
+    assert_eq!(*world.others.asked.lock(), [block(1); 2], "it is asked for each time");
+    assert_eq!(data.here(block(1), false), Ok(None));
+    assert!(matches!(data.block(block(2)), Err(FsError::Damaged(_))));
+    while world.blocks.upkeep_due() {
+        world.upkeep();
+    }
+    assert_eq!(world.blocks.missing(None, 9), Ok(vec![]));
+    assert_eq!((world.blocks.damage_met(), world.blocks.placed()), (0, Some(1)));
+    assert!(!world.blocks.arrivals_unsynced());
 }
 
 #[test]

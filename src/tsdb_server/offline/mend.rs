@@ -18,6 +18,7 @@ use crate::store::log::Salvage;
 use crate::store::table::RocksTable;
 use crate::tsdb_log::entry::Members;
 use crate::tsdb_server::cluster::disk::Identity;
+use crate::tsdb_server::data::adopt;
 use crate::tsdb_server::node::Fresh;
 use crate::tsdb_server::node::Node;
 use crate::tsdb_server::offline::Finding;
@@ -188,7 +189,9 @@ impl Store<'_> {
                 named.insert(block);
             })?;
             let blocks = self.dir.join(open::BLOCKS);
-            table.write(&block::rebuild(&**self.disk, &blocks, &table, &named)?)?;
+            let node = Identity::read(&**self.disk, self.dir)?.and_then(|identity| identity.node);
+            let keeping = adopt::keeping(node.unwrap_or(open::FIRST), &table)?;
+            table.write(&block::rebuild(&**self.disk, &blocks, &table, &named, &keeping)?)?;
             any = true;
         }
         table.flush()?;

@@ -1,11 +1,13 @@
 //! A node takes over another node's table: what is here is found, the rest is listed, and a power cut anywhere only means
 //! to begin again.
 
+use super::elsewhere::HERE;
+use super::elsewhere::all_on;
 use super::*;
 use crate::series::table::Family;
 use crate::series::table::Rows;
-use crate::types::NodeId;
 use crate::types::placement::Placed;
+use crate::types::placement::Placement;
 use index::Kind;
 
 const KEEP: [&[u8]; 2] = [b"format", b"applied"];
@@ -58,16 +60,18 @@ fn ours() -> World {
 }
 
 fn adopt_into(world: &World, table: &Arc<MemoryTable>, old: bool) -> Result<Adopted, FsError> {
+    adopt_by(world, table, old, &Placement::default())
+}
+
+fn adopt_by(
+    world: &World,
+    table: &Arc<MemoryTable>,
+    old: bool,
+    placement: &Placement,
+) -> Result<Adopted, FsError> {
+    let keeping = Keeping::new(HERE, Arc::new(Placed::new(placement)));
     let old = old.then(|| world.table.clone() as Arc<dyn Table>);
-    adopt(
-        &world.disk.shared(),
-        Path::new("/blocks"),
-        STORE,
-        &**table,
-        old,
-        &KEEP,
-        (NodeId(1), &Placed::default()),
-    )
+    adopt(&world.disk.shared(), Path::new("/blocks"), STORE, &**table, old, &KEEP, &keeping)
 }
 
 fn has(table: &MemoryTable, kind: Kind, number: u64) -> bool {
@@ -109,7 +113,7 @@ fn check_adopted(world: &World, table: &Arc<MemoryTable>, pending: &[u64]) {
 fn what_lies_here_is_kept_and_the_rest_is_listed() {
     let (world, table) = (ours(), theirs());
     let adopted = adopt_into(&world, &table, true).unwrap();
-    assert_eq!(adopted, Adopted { here: 35, listed: 25 });
+    assert_eq!(adopted, Adopted { here: 35, listed: 25, elsewhere: 0 });
     assert!(!has(&table, Kind::Pending, 62), "pending there is nothing here");
     check_adopted(&world, &table, &[100]);
 }
@@ -118,7 +122,7 @@ fn what_lies_here_is_kept_and_the_rest_is_listed() {
 fn without_its_own_table_a_node_gives_nothing_up_that_a_client_may_rely_on() {
     let (world, table) = (ours(), theirs());
     let adopted = adopt_into(&world, &table, false).unwrap();
-    assert_eq!(adopted, Adopted { here: 35, listed: 25 });
+    assert_eq!(adopted, Adopted { here: 35, listed: 25, elsewhere: 0 });
     let kept: Vec<u64> = (80..90).chain(100..101).collect();
     check_adopted(&world, &table, &kept);
 }
@@ -126,9 +130,12 @@ fn without_its_own_table_a_node_gives_nothing_up_that_a_client_may_rely_on() {
 #[test]
 fn an_empty_node_lists_everything() {
     let (world, table) = (World::new(), theirs());
-    assert_eq!(adopt_into(&world, &table, false), Ok(Adopted { here: 0, listed: 60 }));
+    assert_eq!(
+        adopt_into(&world, &table, false),
+        Ok(Adopted { here: 0, listed: 60, elsewhere: 0 })
+    );
     let again = adopt_into(&world, &table, false);
-    assert_eq!(again, Ok(Adopted { here: 0, listed: 60 }), "once more is no harm");
+    assert_eq!(again, Ok(Adopted { here: 0, listed: 60, elsewhere: 0 }), "once more is no harm");
 }
 
 #[test]
@@ -151,7 +158,46 @@ fn cut_anywhere_it_is_begun_again() {
         world.disk.crash(operations);
         table.flush().unwrap();
         let adopted = adopt_into(&world, &table, true).unwrap();
-        assert_eq!(adopted, Adopted { here: 35, listed: 25 }, "{operations} {first}");
+        assert_eq!(adopted, Adopted { here: 35, listed: 25, elsewhere: 0 }, "{operations} {first}");
+        check_adopted(&world, &table, &[100]);
+    }
+}
+
+#[test]
+fn the_placement_says_what_is_listed_and_what_lies_here_counts_whatever_it_says() {
+    for operations in [9, 11, 14, 17, 1000] {
+        let (world, table) = (ours(), theirs());
+        // The lender need not have 7, 45 and 46.
+        let mut changes = Changes::default();
+        for number in [7, 45, 46] {
+            changes.delete(Family::Local, index::block_key(Kind::Named, block(number)));
+            let key = index::block_key(Kind::Elsewhere, block(number));
+            changes.put(Family::Local, key, index::listed_row());
+        }
+        table.write(&changes).unwrap();
+        table.flush().unwrap();
+        let nowhere = all_on(2, &Placement::default());
+        world.disk.power_off_after(operations);
+        if adopt_by(&world, &table, true, &nowhere).is_err() {
+            world.disk.crash(operations);
+            if operations % 2 == 0 {
+                table.lose_power();
+            }
+        }
+        world.disk.crash(operations);
+        let adopted = adopt_by(&world, &table, true, &nowhere).unwrap();
+        assert_eq!(adopted, Adopted { here: 35, listed: 0, elsewhere: 25 });
+        assert_eq!(index::placed(&*table), Ok(Some(1)));
+        let here = |number: u64| number < 30 || (40..45).contains(&number);
+        for number in 0..60 {
+            let kinds = [Kind::Named, Kind::Listed, Kind::Elsewhere];
+            let kinds = kinds.map(|kind| has(&table, kind, number));
+            assert_eq!(kinds, [here(number), false, !here(number)], "{number}");
+        }
+        // Under another placement the same rows say what is to be fetched.
+        let adopted = adopt_by(&world, &table, true, &all_on(1, &nowhere)).unwrap();
+        assert_eq!(adopted, Adopted { here: 35, listed: 25, elsewhere: 0 });
+        assert_eq!(index::placed(&*table), Ok(Some(2)));
         check_adopted(&world, &table, &[100]);
     }
 }

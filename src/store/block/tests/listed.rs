@@ -11,7 +11,7 @@ fn shared(world: &World) -> BlockStore {
     store
 }
 
-fn name(world: &World, store: &BlockStore, numbers: std::ops::Range<u64>) {
+pub(super) fn name(world: &World, store: &BlockStore, numbers: std::ops::Range<u64>) {
     let blocks: Vec<_> = numbers.map(block).collect();
     world.write(store, |changes| store.named(&blocks, changes).unwrap());
 }
@@ -22,20 +22,20 @@ fn upkeep(world: &World, store: &BlockStore) {
 }
 
 /// Which rows there are of a block.
-fn rows(world: &World, number: u64) -> String {
+pub(super) fn rows(world: &World, number: u64) -> String {
     let has = |kind: &Kind| {
         world.table.get(Family::Local, &index::block_key(*kind, block(number))).unwrap().is_some()
     };
-    let kinds = [Kind::Named, Kind::Pending, Kind::Listed];
+    let kinds = [Kind::Named, Kind::Pending, Kind::Listed, Kind::Elsewhere];
     kinds.into_iter().filter(has).map(|kind| char::from(kind as u8)).collect()
 }
 
-fn missing(store: &BlockStore) -> Vec<u64> {
+pub(super) fn missing(store: &BlockStore) -> Vec<u64> {
     store.missing(None, 100).unwrap().into_iter().map(|block| block.number).collect()
 }
 
 /// Damages the frame of a block where it lies.
-fn damage(world: &World, store: &BlockStore, number: u64) {
+pub(super) fn damage(world: &World, store: &BlockStore, number: u64) {
     let place = store.locate(block(number)).unwrap().unwrap();
     let path = place.segment.path(Path::new("/blocks"));
     world.disk.flip_bit(&path, place.offset() + 100, 2).unwrap();

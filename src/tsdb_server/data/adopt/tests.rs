@@ -106,7 +106,7 @@ fn a_node_that_fell_behind_takes_over_the_table_and_keeps_its_blocks() {
     drop((blocks, table));
     assert_eq!(resume_in(dir.path()), None);
     send(&ahead, dir.path());
-    assert_eq!(resume_in(dir.path()), Some(Adopted { here: 20, listed: 5 }));
+    assert_eq!(resume_in(dir.path()), Some(Adopted { here: 20, listed: 5, elsewhere: 0 }));
     assert_eq!(resume_in(dir.path()), None, "once");
     assert!(!dir.path().join(INCOMING).exists());
     let (table, blocks) = parts(dir.path());
@@ -133,7 +133,7 @@ fn every_step_may_be_cut_off() {
     let disk = RealDisk::shared();
     let adopted =
         make_ours(&disk, dir.path(), STORE, NodeId(1), &table::Options::default()).unwrap();
-    assert_eq!(adopted, Adopted { here: 2, listed: 3 });
+    assert_eq!(adopted, Adopted { here: 2, listed: 3, elsewhere: 0 });
     assert_eq!(
         make_ours(&disk, dir.path(), STORE, NodeId(1), &table::Options::default()),
         Ok(adopted)
@@ -158,7 +158,7 @@ fn a_node_without_a_table_takes_one_over() {
     ahead.name(0..5);
     let dir = tempfile::tempdir().unwrap();
     send(&ahead, dir.path());
-    assert_eq!(resume_in(dir.path()), Some(Adopted { here: 0, listed: 5 }));
+    assert_eq!(resume_in(dir.path()), Some(Adopted { here: 0, listed: 5, elsewhere: 0 }));
     let (_, blocks) = parts(dir.path());
     assert_eq!(blocks.listed(), 5);
     // What is not complete is left where it is.

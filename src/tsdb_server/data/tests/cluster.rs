@@ -7,9 +7,9 @@ use super::*;
 use crate::series::Direction;
 use crate::series::KeyRange;
 use crate::series::table::Rows;
+use crate::store::block::Keeping;
 use crate::store::block::adopt;
 use crate::types::NodeId;
-use crate::types::placement::Placed;
 use crate::wire::quorum::Boot;
 use crate::wire::quorum::PutNo;
 use crate::wire::quorum::Quorum;
@@ -43,7 +43,12 @@ struct Cluster {
 
 fn open(disk: &SimulatedDisk, table: &Arc<MemoryTable>) -> BlockStore {
     let (rows, dir): (Arc<dyn Table>, _) = (table.clone(), Path::new("/blocks"));
-    let options = Options { segment_bytes: 2 << 20, allocate_bytes: 64 << 10, open_files_max: 8 };
+    let options = Options {
+        segment_bytes: 2 << 20,
+        allocate_bytes: 64 << 10,
+        open_files_max: 8,
+        rows_per_step: 10,
+    };
     let opened = BlockStore::open(disk.shared(), dir, STORE, rows, options, Access::ReadWrite);
     let (store, faults) = opened.unwrap();
     assert_eq!(faults, []);
@@ -227,16 +232,8 @@ impl Cluster {
         node.table.lose_power();
         let dir = Path::new("/blocks");
         let old = Some(node.table.clone() as Arc<dyn Table>);
-        adopt(
-            &node.disk.shared(),
-            dir,
-            STORE,
-            &*table,
-            old,
-            &[APPLIED],
-            (NodeId(1), &Placed::default()),
-        )
-        .unwrap();
+        let keeping = Keeping::new(NodeId(1), Arc::default());
+        adopt(&node.disk.shared(), dir, STORE, &*table, old, &[APPLIED], &keeping).unwrap();
         table.lose_power();
         node.table = table;
         node.store = open(&node.disk, &node.table);

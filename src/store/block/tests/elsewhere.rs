@@ -1,0 +1,547 @@
+//! Blocks that are not to be here: naming, placing, letting go. `homes` has several nodes and power cuts.
+
+use super::listed::damage;
+use super::listed::missing;
+use super::listed::name;
+use super::listed::rows;
+use super::*;
+use crate::series::table::Family;
+use crate::series::table::Rows;
+use crate::types::NodeId;
+use crate::types::placement::Layout;
+use crate::types::placement::Placed;
+use crate::types::placement::Placement;
+use crate::types::placement::Share;
+use std::collections::HashSet;
+
+pub(super) const HERE: NodeId = NodeId(1);
+
+pub(super) fn layout(copies: u8, nodes: impl IntoIterator<Item = u64>) -> Layout {
+    let share = |node| Share { node: NodeId(node), weight: 8 };
+    Layout::new(copies, nodes.into_iter().map(share).collect()).unwrap()
+}
+
+/// One copy, on this node or another: about half of all blocks are to be here.
+fn half() -> Placement {
+    changed(&Placement::default(), Some(layout(1, 1..=2)), None)
+}
+
+/// All are to be on the other node, or all here.
+pub(super) fn all_on(node: u64, before: &Placement) -> Placement {
+    changed(before, Some(layout(1, [node])), None)
+}
+
+pub(super) fn changed(before: &Placement, now: Option<Layout>, next: Option<Layout>) -> Placement {
+    let mut placement = before.clone();
+    placement.number += 1;
+    placement.now = now;
+    placement.next = next;
+    placement
+}
+
+fn keep_by(store: &BlockStore, placement: &Placement) {
+    store.keep_by(HERE, Arc::new(Placed::new(placement)));
+}
+
+fn keeps(placement: &Placement, number: u64) -> bool {
+    Placed::new(placement).keeps(HERE, block(number))
+}
+
+fn open(world: &World, placement: &Placement) -> BlockStore {
+    let store = world.open();
+    store.share(true);
+    keep_by(&store, placement);
+    store
+}
+
+/// Upkeep until nothing is due: how many calls it took.
+pub(super) fn settle(world: &World, store: &BlockStore) -> usize {
+    let mut calls = 0;
+    while store.upkeep_due() {
+        world.write(store, |changes| store.upkeep(changes).unwrap());
+        calls += 1;
+        assert!(calls < 10_000);
+    }
+    calls
+}
+
+fn put(store: &BlockStore, numbers: impl IntoIterator<Item = u64>) {
+    for number in numbers {
+        store.put(block(number), &packed(block(number))).unwrap();
+    }
+}
+
+fn surplus(store: &BlockStore) -> Vec<u64> {
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let (page, go_on) = store.surplus(after, 3).unwrap();
+        assert!(page.len() <= 3);
+        found.extend(page.into_iter().map(|block| block.number));
+        after = go_on;
+        if after.is_none() {
+            return found;
+        }
+    }
+}
+
+#[test]
+fn without_a_placement_no_row_says_elsewhere() {
+    let world = World::new();
+    let store = open(&world, &Placement::default());
+    assert!(!store.upkeep_due());
+    put(&store, 0..3);
+    store.sync().unwrap();
+    name(&world, &store, 0..5);
+    assert_eq!((store.placed(), surplus(&store)), (None, vec![]));
+    assert_eq!([2, 3].map(|number| rows(&world, number)), ["B", "L"]);
+    // The first change: everything counts everywhere as before, and it is said that rows are so.
+    let placement = changed(&Placement::default(), None, Some(layout(1, [2])));
+    keep_by(&store, &placement);
+    assert_eq!(store.placed(), None);
+    assert!(settle(&world, &store) > 0);
+    assert_eq!((store.placed(), surplus(&store)), (Some(1), vec![]));
+    assert_eq!([2, 3].map(|number| rows(&world, number)), ["B", "L"]);
+}
+
+#[test]
+fn naming_gives_each_block_one_row() {
+    let (world, placement) = (World::new(), half());
+    let store = open(&world, &placement);
+    settle(&world, &store);
+    put(&store, 0..20);
+    store.sync().unwrap();
+    put(&store, 20..40);
+    name(&world, &store, 0..60);
+    for number in 0..60 {
+        let wanted = match (keeps(&placement, number), number) {
+            (_, 0..20) => "B",
+            (true, _) => "L",
+            (false, _) => "E",
+        };
+        assert_eq!(rows(&world, number), wanted, "{number}");
+    }
+    store.sync().unwrap();
+    settle(&world, &store);
+    for number in 20..60 {
+        let (keeps, read) = (keeps(&placement, number), store.get(block(number)));
+        let here = keeps && number < 40;
+        assert_eq!(read.is_ok(), here, "{number}");
+        if !keeps {
+            let what = read.unwrap_err().to_string();
+            assert!(what.contains("not kept on this node"), "{what}");
+        }
+    }
+    let wanted: Vec<_> = (40..60).filter(|number| keeps(&placement, *number)).collect();
+    assert_eq!((store.listed(), missing(&store)), (wanted.len() as u64, wanted));
+    assert_eq!(store.damage_met(), 0);
+    // Named again, by another op or by a log that is gone through again: nothing changes.
+    let before: Vec<_> = (0..60).map(|number| rows(&world, number)).collect();
+    name(&world, &store, 0..60);
+    assert_eq!(before, (0..60).map(|number| rows(&world, number)).collect::<Vec<_>>());
+    scrub(&store);
+    // What was dropped takes no space for ever, and freeing leaves no row.
+    world.free(&store, 0..60);
+    assert!((0..60).all(|number| rows(&world, number).is_empty()));
+    assert!((0..60).all(|number| store.get(block(number)) == Err(FsError::Stale)));
+    world.reclaim(&store);
+    assert_eq!((store.live_bytes(), store.listed()), (0, 0));
+}
+
+#[test]
+fn named_and_freed_by_one_batch_leaves_nothing() {
+    let world = World::new();
+    let store = open(&world, &all_on(2, &Placement::default()));
+    put(&store, 2..3);
+    world.write(&store, |changes| {
+        store.named(&[block(1), block(2)], changes).unwrap();
+        store.freed(&[block(1), block(2)], changes).unwrap();
+    });
+    assert_eq!([1, 2].map(|number| rows(&world, number)), ["", ""]);
+    assert_eq!(store.get(block(2)), Err(FsError::Stale));
+}
+
+#[test]
+fn what_comes_for_a_block_that_is_elsewhere_is_not_kept() {
+    let world = World::new();
+    let store = open(&world, &all_on(2, &Placement::default()));
+    // Before its row is in the table, and after.
+    let mut changes = Changes::default();
+    store.named(&[block(1)], &mut changes).unwrap();
+    put(&store, 1..2);
+    world.table.write(&changes).unwrap();
+    store.written();
+    put(&store, 1..2);
+    assert_eq!(store.supply(block(1), &frame(block(1))), Ok(Supplied::Unneeded));
+    store.sync().unwrap();
+    settle(&world, &store);
+    assert_eq!(rows(&world, 1), "E");
+    assert!(store.get(block(1)).is_err());
+    assert!(store.pending_sessions().is_empty() && missing(&store).is_empty());
+}
+
+#[test]
+fn written_and_not_durable_when_it_was_named_it_stays_elsewhere_over_a_restart() {
+    let world = World::new();
+    let placement = all_on(2, &Placement::default());
+    let store = open(&world, &placement);
+    settle(&world, &store);
+    put(&store, 1..2);
+    name(&world, &store, 1..2);
+    assert_eq!(rows(&world, 1), "E");
+    store.sync().unwrap();
+    world.table.flush().unwrap();
+    drop(store);
+    // The record is whole, and where rows say nothing yet.
+    let store = open(&world, &placement);
+    assert!(store.pending_sessions().is_empty());
+    settle(&world, &store);
+    assert_eq!((rows(&world, 1), store.live_bytes()), ("E".to_owned(), 0));
+    // Where its naming was lost, it is found and counts.
+    put(&store, 2..3);
+    name(&world, &store, 2..3);
+    store.sync().unwrap();
+    drop(store);
+    world.table.lose_power();
+    let store = open(&world, &placement);
+    name(&world, &store, 2..3);
+    assert_eq!(rows(&world, 2), "B");
+    check(&store, 2..3);
+}
+
+#[test]
+fn placing_turns_rows_in_steps_and_says_when_it_is_done() {
+    let (world, nowhere) = (World::new(), all_on(2, &Placement::default()));
+    let store = open(&world, &nowhere);
+    settle(&world, &store);
+    put(&store, 0..10);
+    store.sync().unwrap();
+    name(&world, &store, 0..50);
+    let here = all_on(1, &nowhere);
+    keep_by(&store, &here);
+    assert_eq!(store.placed(), None);
+    world.write(&store, |changes| store.upkeep(changes).unwrap());
+    assert_eq!((store.placed(), store.listed()), (None, 7), "a step");
+    // What is named meanwhile follows the new one.
+    name(&world, &store, 50..52);
+    assert!(settle(&world, &store) > 5);
+    assert_eq!(store.placed(), Some(2));
+    assert_eq!(missing(&store), (10..52).collect::<Vec<_>>());
+    // A step whose changes are not in the table yet says nothing.
+    let nowhere = all_on(2, &here);
+    keep_by(&store, &nowhere);
+    for number in 10..15 {
+        store.supply(block(number), &frame(block(number))).unwrap();
+    }
+    store.sync().unwrap();
+    for number in 15..20 {
+        store.supply(block(number), &frame(block(number))).unwrap();
+    }
+    loop {
+        let mut changes = Changes::default();
+        store.upkeep(&mut changes).unwrap();
+        assert_eq!(store.placed(), None);
+        world.table.write(&changes).unwrap();
+        store.written();
+        if store.placed().is_some() {
+            break;
+        }
+    }
+    assert_eq!((store.placed(), store.listed(), missing(&store)), (Some(3), 0, vec![]));
+    for number in 0..52 {
+        assert_eq!(rows(&world, number), if number < 15 { "B" } else { "E" }, "{number}");
+    }
+    store.sync().unwrap();
+    settle(&world, &store);
+    scrub(&store);
+    check(&store, 0..15);
+    world.free(&store, 0..52);
+    world.reclaim(&store);
+    assert_eq!(store.live_bytes(), 0);
+}
+
+#[test]
+fn another_placement_begins_the_pass_anew_and_so_does_a_power_cut() {
+    let (world, nowhere) = (World::new(), all_on(2, &Placement::default()));
+    let store = open(&world, &nowhere);
+    settle(&world, &store);
+    name(&world, &store, 0..30);
+    let here = all_on(1, &nowhere);
+    keep_by(&store, &here);
+    world.write(&store, |changes| store.upkeep(changes).unwrap());
+    let nowhere = all_on(2, &here);
+    keep_by(&store, &nowhere);
+    settle(&world, &store);
+    assert_eq!((store.placed(), store.listed()), (Some(3), 0));
+    assert!((0..30).all(|number| rows(&world, number) == "E"));
+    let here = all_on(1, &nowhere);
+    keep_by(&store, &here);
+    for _ in 0..3 {
+        world.write(&store, |changes| store.upkeep(changes).unwrap());
+    }
+    world.table.flush().unwrap();
+    world.write(&store, |changes| store.upkeep(changes).unwrap());
+    drop(store);
+    world.table.lose_power();
+    let store = open(&world, &here);
+    assert_eq!((store.placed(), store.listed()), (None, 21));
+    settle(&world, &store);
+    assert_eq!((store.placed(), store.listed()), (Some(4), 30));
+    world.table.flush().unwrap();
+    let store = open(&world, &here);
+    assert!(!store.upkeep_due());
+    assert_eq!(store.placed(), Some(4));
+}
+
+#[test]
+fn what_a_client_put_before_the_block_was_to_be_here_counts() {
+    let (world, nowhere) = (World::new(), all_on(2, &Placement::default()));
+    let store = open(&world, &nowhere);
+    settle(&world, &store);
+    name(&world, &store, 0..3);
+    keep_by(&store, &all_on(1, &nowhere));
+    // Upkeep has not come to these rows yet.
+    put(&store, 0..1);
+    store.sync().unwrap();
+    put(&store, 1..2);
+    world.free(&store, 2..3);
+    settle(&world, &store);
+    assert_eq!([0, 1, 2].map(|number| rows(&world, number)), ["B", "L", ""]);
+    store.sync().unwrap();
+    settle(&world, &store);
+    assert_eq!((rows(&world, 1), store.listed()), ("B".to_owned(), 0));
+    check(&store, 0..2);
+    scrub(&store);
+}
+
+#[test]
+fn letting_go_takes_only_what_it_may() {
+    let (world, placement) = (World::new(), half());
+    let store = world.open();
+    store.share(true);
+    world.name(&store, 0..40);
+    put(&store, 50..51);
+    store.sync().unwrap();
+    keep_by(&store, &placement);
+    settle(&world, &store);
+    let over: Vec<_> = (0..40).filter(|number| !keeps(&placement, *number)).collect();
+    assert_eq!(surplus(&store), over);
+    let (freed, late) = (over[0], over[1]);
+    world.free(&store, freed..freed + 1);
+    // Everything is handed in: what is to be here, what is pending, what is freed and what was never heard of.
+    let asked: Vec<_> = (0..70).filter(|number| *number != late).map(block).collect();
+    store.let_go(&asked);
+    check(&store, over[2..].iter().copied());
+    settle(&world, &store);
+    for number in 0..40 {
+        let wanted = match number {
+            _ if number == freed => "",
+            _ if number == late || keeps(&placement, number) => "B",
+            _ => "E",
+        };
+        assert_eq!(rows(&world, number), wanted, "{number}");
+    }
+    assert_eq!((surplus(&store), store.listed()), (vec![late], 0));
+    check(&store, (0..40).filter(|number| keeps(&placement, *number)).chain([late, 50]));
+    // Not flushed: it is as if it had not been.
+    drop(store);
+    let store = open(&world, &placement);
+    settle(&world, &store);
+    scrub(&store);
+    world.reclaim(&store);
+    check(&store, (0..40).filter(|number| keeps(&placement, *number)));
+    // What was allowed under one placement is not under the next.
+    store.let_go(&[block(late)]);
+    keep_by(&store, &all_on(2, &placement));
+    settle(&world, &store);
+    assert_eq!(rows(&world, late), "B");
+}
+
+#[test]
+fn letting_go_gives_space_back_and_a_power_cut_the_block() {
+    let world = World::new();
+    let store = world.open();
+    store.share(true);
+    world.name(&store, 0..100);
+    world.flush(&store);
+    let nowhere = all_on(2, &Placement::default());
+    keep_by(&store, &nowhere);
+    settle(&world, &store);
+    world.flush(&store);
+    store.let_go(&(0..100).map(block).collect::<Vec<_>>());
+    settle(&world, &store);
+    assert_eq!((store.live_bytes(), surplus(&store)), (0, vec![]));
+    drop(store);
+    world.table.lose_power();
+    let store = open(&world, &nowhere);
+    check(&store, 0..100);
+    store.let_go(&(0..100).map(block).collect::<Vec<_>>());
+    settle(&world, &store);
+    world.reclaim(&store);
+    assert!(world.disk.used() < 2 << 20, "{}", world.disk.used());
+    scrub(&store);
+    assert!((0..100).all(|number| rows(&world, number) == "E"));
+}
+
+#[test]
+fn a_damaged_copy_that_need_not_be_here_is_repaired_or_let_go_of() {
+    let world = World::new();
+    let store = world.open();
+    store.share(true);
+    world.name(&store, 0..10);
+    let nowhere = all_on(2, &Placement::default());
+    keep_by(&store, &nowhere);
+    for number in [3, 4] {
+        damage(&world, &store, number);
+        assert!(store.get(block(number)).is_err());
+    }
+    settle(&world, &store);
+    assert_eq!([3, 4, 5].map(|number| rows(&world, number)), ["BL", "BL", "B"]);
+    assert_eq!(missing(&store), [3, 4]);
+    store.supply(block(3), &frame(block(3))).unwrap();
+    store.sync().unwrap();
+    settle(&world, &store);
+    store.let_go(&[block(4)]);
+    settle(&world, &store);
+    assert_eq!([3, 4].map(|number| rows(&world, number)), ["B", "E"]);
+    assert_eq!((store.listed(), store.damage_met()), (0, 0));
+    // Listed in the very call that may let it go: it is let go of later, or both rows go.
+    damage(&world, &store, 6);
+    assert!(store.get(block(6)).is_err());
+    store.let_go(&[block(6)]);
+    settle(&world, &store);
+    store.let_go(&[block(6)]);
+    settle(&world, &store);
+    assert_eq!((rows(&world, 6), store.listed()), ("E".to_owned(), 0));
+}
+
+#[test]
+fn a_block_that_is_elsewhere_when_a_segment_is_copied_stays_so() {
+    let world = World::new();
+    let store = world.open();
+    store.share(true);
+    world.name(&store, 0..100);
+    world.free(&store, (0..100).filter(|number| number % 3 != 0));
+    let nowhere = all_on(2, &Placement::default());
+    keep_by(&store, &nowhere);
+    settle(&world, &store);
+    let plan = store.plan_reclaim().unwrap();
+    store.reclaim(&plan, &mut |_| ControlFlow::Continue(())).unwrap();
+    // The copies are there, their rows not yet.
+    store.let_go(&(0..100).map(block).collect::<Vec<_>>());
+    settle(&world, &store);
+    store.let_go(&(0..100).map(block).collect::<Vec<_>>());
+    settle(&world, &store);
+    assert!((0..100).step_by(3).all(|number| rows(&world, number) == "E"));
+    world.reclaim(&store);
+    assert_eq!(store.live_bytes(), 0);
+    scrub(&store);
+}
+
+#[test]
+fn puts_and_the_driver_at_once_leave_each_block_one_row() {
+    let (world, placement) = (World::new(), half());
+    let store = open(&world, &placement);
+    settle(&world, &store);
+    std::thread::scope(|threads| {
+        for thread in 0..4 {
+            let store = &store;
+            threads.spawn(move || {
+                for number in (0..200).filter(|number| number % 4 == thread || number % 7 == 0) {
+                    put(store, [number]);
+                    if number % 11 == 0 {
+                        store.sync().unwrap();
+                        // Who hears this before the block is named counts on it.
+                    }
+                }
+                store.sync().unwrap();
+            });
+        }
+        let mut placement = placement.clone();
+        for number in 0..200 {
+            name(&world, &store, number..number + 1);
+            if number % 50 == 49 {
+                placement = all_on(1 + number % 4 / 2, &placement);
+                keep_by(&store, &placement);
+            }
+            if number % 3 == 0 {
+                world.write(&store, |changes| store.upkeep(changes).unwrap());
+            }
+            if number % 5 == 0 {
+                world.free(&store, number..number + 1);
+            }
+        }
+        keep_by(&store, &all_on(1, &placement));
+    });
+    store.sync().unwrap();
+    settle(&world, &store);
+    for number in 0..200 {
+        match rows(&world, number).as_str() {
+            "" | "P" => assert_eq!(number % 5, 0, "{number}"),
+            "B" => check(&store, number..number + 1),
+            "L" => assert!(missing(&store).contains(&number)),
+            other => panic!("{number}: {other}"),
+        }
+    }
+    world.write(&store, |changes| store.sweep_session(SessionId(0), changes).unwrap());
+    world.free(&store, (0..200).filter(|number| number % 5 != 0));
+    world.reclaim(&store);
+    assert_eq!((store.live_bytes(), store.listed()), (0, 0));
+}
+
+#[test]
+fn rebuilt_rows_say_what_is_here_and_what_is_elsewhere() {
+    let world = World::new();
+    let store = world.open();
+    store.share(true);
+    let placement = half();
+    keep_by(&store, &placement);
+    settle(&world, &store);
+    put(&store, 0..20);
+    store.sync().unwrap();
+    name(&world, &store, 0..40);
+    let before: Vec<_> = (0..40).map(|number| rows(&world, number)).collect();
+    drop(store);
+    let keeping = Keeping::new(HERE, Arc::new(Placed::new(&placement)));
+    let rebuilt = |named: &HashSet<BlockId>, keeping: &Keeping| {
+        let disk = world.disk.shared();
+        let changes = rebuild(&*disk, Path::new("/blocks"), &*world.table, named, keeping);
+        world.table.write(&changes.unwrap()).unwrap();
+    };
+    let named: HashSet<_> = (0..40).map(block).collect();
+    let now = || (0..40).map(|number| rows(&world, number)).collect::<Vec<_>>();
+    // Rows that are right stay so, whether the placement can be read or not.
+    rebuilt(&named, &Keeping::new(HERE, Arc::default()));
+    assert_eq!(now(), before);
+    rebuilt(&named, &keeping);
+    assert_eq!(now(), before);
+    // All rows are lost; one says that a block is elsewhere which is here, one is of a block that nothing names.
+    let mut changes = Changes::default();
+    for number in 0..40 {
+        for kind in [index::Kind::Named, index::Kind::Listed, index::Kind::Elsewhere] {
+            changes.delete(Family::Local, index::block_key(kind, block(number)));
+        }
+    }
+    for number in [3, 99] {
+        let key = index::block_key(index::Kind::Elsewhere, block(number));
+        changes.put(Family::Local, key, index::listed_row());
+    }
+    world.table.write(&changes).unwrap();
+    rebuilt(&named, &keeping);
+    assert_eq!((now(), rows(&world, 99)), (before, String::new()));
+}
+
+#[test]
+fn a_row_that_cannot_be_read_has_rows_looked_through_once_more() {
+    let (world, placement) = (World::new(), half());
+    let store = open(&world, &placement);
+    settle(&world, &store);
+    name(&world, &store, 0..20);
+    world.write(&store, |changes| {
+        changes.put(Family::Local, "placed", vec![77]);
+    });
+    let store = open(&world, &placement);
+    assert_eq!(store.placed(), None);
+    settle(&world, &store);
+    assert_eq!(store.placed(), Some(1));
+    assert_eq!(world.table.get(Family::Local, b"placed").unwrap(), Some(vec![1, 1].into()));
+}
