@@ -57,6 +57,12 @@ pub struct Settings {
     pub node_roles: Roles,
     /// As `10.0.0.0/8,…`; empty: all.
     pub node_networks: String,
+    /// After this time without an answer a node is done without.
+    pub node_gone: Duration,
+    /// Bytes a second.
+    pub node_repair_rate: u64,
+    /// Bytes a second.
+    pub node_scrub_rate: u64,
     /// `HOST:PORT`; `None`: there are no metrics.
     pub metrics_listen: Option<String>,
 }
@@ -134,6 +140,9 @@ impl Settings {
                 any if any == "any" => String::new(),
                 networks => networks,
             },
+            node_gone: Duration::from_nanos(values.number("node.gone")),
+            node_repair_rate: values.number("node.repair-rate"),
+            node_scrub_rate: values.number("node.scrub-rate"),
             metrics_listen: values.optional_text("metrics.listen"),
         }
     }

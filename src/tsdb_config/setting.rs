@@ -187,6 +187,25 @@ pub const SETTINGS: &[Setting] = &[
         help: "Which networks may connect, as 10.0.0.0/8,192.168.7.0/24, or any. Certificates are asked of all of them.",
     },
     Setting {
+        key: "node.gone",
+        kind: Kind::Time(60_000, 30 * 24 * 3_600_000),
+        default: "30m",
+        help: "After this time without an answer from a node, what it kept is copied elsewhere, where enough others are left. It \
+               counts on the node that leads: set it alike on all.",
+    },
+    Setting {
+        key: "node.repair-rate",
+        kind: Kind::Size(64 << 10, 1024 * GIB),
+        default: "64MiB",
+        help: "How much a node fetches in a second, at most, of blocks that it is to have and has not.",
+    },
+    Setting {
+        key: "node.scrub-rate",
+        kind: Kind::Size(64 << 10, 1024 * GIB),
+        default: "8MiB",
+        help: "How much a node reads in a second, at most, to find damage before somebody meets it; all of it once a week.",
+    },
+    Setting {
         key: "metrics.listen",
         kind: Kind::AddressOr("off"),
         default: "off",

@@ -33,6 +33,7 @@ use crate::tsdb_server::cluster::socket::Asked;
 use crate::tsdb_server::cluster::socket::Entrance;
 use crate::tsdb_server::cluster::socket::Local;
 use crate::tsdb_server::cluster::work::Pause;
+use crate::tsdb_server::data;
 use crate::tsdb_server::door::Door;
 use crate::tsdb_server::door::Porter;
 use crate::tsdb_server::lock_node::LockNode;
@@ -71,6 +72,28 @@ pub struct Options {
     /// The nodes that are known at the start, this one included, where the store's rows do not say it yet.
     pub nodes: Vec<NodeAt>,
     pub store: open::Options,
+    pub rates: Rates,
+}
+
+/// How fast a node works in the background, and how patient it is.
+#[derive(Clone, Debug)]
+pub struct Rates {
+    /// A node that has not answered for so long is done without.
+    pub gone: Duration,
+    /// Blocks that are missing are fetched no faster, in bytes a second.
+    pub repair: u64,
+    /// All blocks are read no faster to find damage, in bytes a second.
+    pub scrub: u64,
+}
+
+impl Default for Rates {
+    fn default() -> Rates {
+        Rates {
+            gone: cluster::place::GONE,
+            repair: data::repair::Options::default().bytes_per_second,
+            scrub: data::scrub::Options::default().bytes_per_second,
+        }
+    }
 }
 
 /// Why a node is to be stopped by whoever runs it.
@@ -138,7 +161,7 @@ impl Member {
         clock: Arc<dyn Clock>,
         on_end: impl Fn() + Send + Sync + 'static,
     ) -> Result<Member, FsError> {
-        let Options { dir, listen, networks, nodes, store } = options;
+        let Options { dir, listen, networks, nodes, store, rates } = options;
         let (here, identity) = identify(&*disk, &dir)?;
         catch_up::take_over(&disk, &dir, &store.table)?;
         let identity = identity.start(&*disk, &dir)?;
@@ -147,7 +170,7 @@ impl Member {
         let (id, boot) = (credentials.current().store(), u64::from_le_bytes(env::random()));
         let claim = Greeting::new(here, identity, boot, id);
         let peers = Peers::new(net.clone(), credentials.clone(), here, claim.clone());
-        let among = Among { node: here, peers: peers.clone() };
+        let among = Among { node: here, peers: peers.clone(), rates: rates.clone() };
         let node = Node::open_among(&dir, disk, clock.clone(), &store, among)?;
         claim.of(&node);
         let nodes = match rows::addresses(&*node)? {
@@ -158,7 +181,7 @@ impl Member {
         let leads = Leads::of(&node);
         let locks = LockNode::start(&node, clock.clone())?;
         let pause = Arc::new(Pause::default());
-        let cluster = cluster_of(here, &node, &peers, &locks, &clock, &pause);
+        let cluster = cluster_of(&node, &peers, &locks, &clock, (here, rates.gone), &pause);
         let asked = Asked::new(cluster.clone());
         let door = Door::new(node.clone(), locks.clone(), asked.clone(), claim);
         let ended = Arc::new(Mutex::new(None));
@@ -332,11 +355,11 @@ fn identify(disk: &dyn Disk, dir: &Path) -> Result<(NodeId, Identity), FsError> 
 
 /// The cluster as this node sees it, and its hands.
 fn cluster_of(
-    here: NodeId,
     node: &Arc<Node>,
     peers: &Arc<Peers>,
     locks: &Arc<LockNode>,
     clock: &Arc<dyn Clock>,
+    (here, gone): (NodeId, Duration),
     pause: &Arc<Pause>,
 ) -> Arc<Cluster> {
     let clients = ByLeases {
@@ -355,6 +378,7 @@ fn cluster_of(
         others: hands,
         clock: clock.clone(),
         pause: pause.clone(),
+        gone,
     }))
 }
 

@@ -42,6 +42,7 @@ use crate::tsdb_server::cluster::disk::Identity;
 use crate::tsdb_server::data::Data;
 use crate::tsdb_server::data::lend::Lender;
 use crate::tsdb_server::data::repair;
+use crate::tsdb_server::member::Rates;
 use crate::tsdb_server::open;
 use crate::tsdb_server::open::Options;
 use crate::tsdb_server::peers::Peers;
@@ -114,6 +115,7 @@ impl Default for Fresh {
 pub struct Among {
     pub node: NodeId,
     pub peers: Arc<Peers>,
+    pub rates: Rates,
 }
 
 impl Among {

@@ -159,6 +159,7 @@ impl Cluster {
             networks: Networks::everywhere(),
             nodes,
             store: embedded::options(false),
+            rates: member::Rates::default(),
         };
         loop {
             let (behind, told) = mpsc::channel();

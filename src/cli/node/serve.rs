@@ -16,6 +16,7 @@ use crate::tsdb_server::cluster::metrics::Metrics;
 use crate::tsdb_server::member;
 use crate::tsdb_server::member::Ended;
 use crate::tsdb_server::member::Member;
+use crate::tsdb_server::member::Rates;
 use sd_notify::NotifyState;
 use signal_hook::consts::SIGHUP;
 use signal_hook::consts::SIGUSR1;
@@ -47,6 +48,11 @@ pub(super) fn run(dir: &Path, settings: &Settings, mut signals: Signals) -> anyh
         networks,
         nodes: disk::joined(&*device, dir)?,
         store: store::options("served as a node".to_owned(), settings),
+        rates: Rates {
+            gone: settings.node_gone,
+            repair: settings.node_repair_rate,
+            scrub: settings.node_scrub_rate,
+        },
     };
     loop {
         let wake = || {

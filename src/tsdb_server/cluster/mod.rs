@@ -37,9 +37,10 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How long a certificate of a node or a client is good for, unless it is told otherwise.
-pub const CERTIFICATE_VALID: std::time::Duration = std::time::Duration::from_secs(366 * 24 * 3600);
+pub const CERTIFICATE_VALID: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// A node's view of its cluster, and its hands.
 pub struct Cluster {
@@ -52,6 +53,7 @@ pub struct Cluster {
     pub clock: Arc<dyn Clock>,
     /// How whatever waits here is ended.
     pub pause: Arc<Pause>,
+    gone: Duration,
     /// What is known of the others, where this node leads.
     heard: Mutex<Heard>,
     /// Nodes that are being taken out.
@@ -68,13 +70,27 @@ pub struct Parts {
     pub others: Arc<dyn Others>,
     pub clock: Arc<dyn Clock>,
     pub pause: Arc<Pause>,
+    /// A node that has not answered for so long is done without.
+    pub gone: Duration,
 }
 
 impl Cluster {
     pub fn new(parts: Parts) -> Cluster {
-        let Parts { here, server, members, copies, clients, others, clock, pause } = parts;
+        let Parts { here, server, members, copies, clients, others, clock, pause, gone } = parts;
         let (heard, leaving) = Default::default();
-        Cluster { here, server, members, copies, clients, others, clock, pause, heard, leaving }
+        Cluster {
+            here,
+            server,
+            members,
+            copies,
+            clients,
+            others,
+            clock,
+            pause,
+            gone,
+            heard,
+            leaving,
+        }
     }
 
     /// Has another node lead, where this one does and another can: before it is stopped.

@@ -173,7 +173,8 @@ impl Cluster {
         let arrived = |next| heard.have_all(next, placement, LogIndex(0));
         let settled = known && placement.next.as_ref().is_some_and(arrived);
         let keepers = members.filter_map(|node| keeper(*node)).collect();
-        place::decide(&place::Facts { placement, keepers, leaving: &leaving, settled })
+        let gone = self.gone;
+        place::decide(&place::Facts { placement, keepers, leaving: &leaving, gone, settled })
     }
 
     fn place(&self, facts: &Facts) -> Result<(), FsError> {

@@ -14,7 +14,7 @@ use crate::types::placement::WEIGHT_MAX;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// A node that has not answered for so long is to be done without: what it kept is copied elsewhere.
+/// A node that has not answered for so long is to be done without, if nothing else is said: what it kept is copied elsewhere.
 pub const GONE: Duration = Duration::from_secs(30 * 60);
 /// What nodes weigh that are alike.
 const WEIGHT: u64 = 8;
@@ -39,6 +39,8 @@ pub struct Facts<'a> {
     pub keepers: Vec<Keeper>,
     /// Nodes that are to keep nothing, whether they answer or not.
     pub leaving: &'a BTreeSet<NodeId>,
+    /// A node that has been silent for so long is done without.
+    pub gone: Duration,
     /// The homes that are to be have every block, and everybody knows which these are.
     pub settled: bool,
 }
@@ -67,7 +69,7 @@ impl Facts<'_> {
         };
         let mut fit: Vec<&Keeper> = self.keepers.iter().filter(fit).collect();
         fit.sort_by_key(|keeper| (keeper.silent, keeper.node));
-        let here = fit.iter().filter(|keeper| keeper.silent < GONE).count();
+        let here = fit.iter().filter(|keeper| keeper.silent < self.gone).count();
         fit.truncate(here.max(usize::from(self.placement.copies)));
         fit
     }

@@ -185,6 +185,7 @@ impl World {
             others: made.clone(),
             clock: clock.clone(),
             pause: Arc::default(),
+            gone: place::GONE,
         }));
         let net = Net::start(clock, Bounds::default()).unwrap();
         let mut world = World { _scratch: scratch, dir, node, made, net, cluster, listener: None };

@@ -348,7 +348,7 @@ impl Node {
                     for_space.upgrade().map_or(0, |node| node.space_left())
                 }),
             },
-            repair::Options::default(),
+            repair::Options { bytes_per_second: among.rates.repair, ..repair::Options::default() },
         );
         // Set once, as the node is opened once.
         let _ = self.repair.set(repair.watch());
@@ -361,7 +361,7 @@ impl Node {
                     for_scrub.upgrade().ok_or(FsError::Closing)?.replica.upkeep()
                 }),
             },
-            scrub::Options::default(),
+            scrub::Options { bytes_per_second: among.rates.scrub, ..scrub::Options::default() },
         );
         let mut tasks = self.tasks.lock();
         tasks.start(repair)?;

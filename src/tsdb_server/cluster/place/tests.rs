@@ -42,7 +42,7 @@ fn decided_when(
     settled: bool,
 ) -> Option<Placement> {
     let leaving = leaving.iter().copied().map(NodeId).collect();
-    decide(&Facts { placement, keepers, leaving: &leaving, settled })
+    decide(&Facts { placement, keepers, leaving: &leaving, gone: GONE, settled })
 }
 
 fn next(now: Option<Layout>, next: Option<Layout>) -> Option<Placement> {

@@ -37,6 +37,7 @@ impl World {
             others: made.clone(),
             clock: clock.clone(),
             pause: Arc::default(),
+            gone: place::GONE,
         }))
     }
 
