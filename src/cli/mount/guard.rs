@@ -47,7 +47,7 @@ const DUMPING: &str = "CoreDumping:\t1";
 /// How long its beginning is waited for, and its end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A guard that is there. Dropped, it ends and is waited for.
+/// A guard that is there. Dropped, it ends the connection, if that is still there, and itself, and is waited for: a mount drops it last.
 pub(super) struct Guard {
     /// Where it ends, so does the guard.
     line: Option<UnixStream>,
@@ -139,15 +139,14 @@ fn watch() -> io::Result<()> {
     line.write_all(b"1")?;
     loop {
         match rustix::event::poll(&mut [PollFd::new(&line, PollFlags::IN)], Some(&LOOK_EVERY)) {
+            Ok(0) | Err(Errno::INTR) if is_dying(&mut status)? => break,
             Ok(0) | Err(Errno::INTR) => {}
-            // The process has closed all that it had, the device with it: the kernel does the rest.
-            Ok(_) => return Ok(()),
+            Ok(_) => break,
             Err(error) => return Err(error.into()),
         }
-        if is_dying(&mut status)? {
-            return switch.write_all(b"1");
-        }
     }
+    // Mostly it is gone already. If it is not, nobody answers on it any more.
+    switch.write_all(b"1")
 }
 
 fn is_dying(status: &mut File) -> io::Result<bool> {
