@@ -14,6 +14,8 @@ mod crashes;
 mod cut;
 /// Disks that are full.
 mod disks;
+/// Mounts that are killed inside the kernel.
+mod dying;
 /// Nodes that die and come back.
 mod failover;
 /// What befalls processes.

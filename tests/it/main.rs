@@ -24,6 +24,8 @@ mod embedded;
 mod format;
 /// A full disk.
 mod full;
+/// The process that guards a mount.
+mod guard;
 /// The file system's rules against a tree in memory.
 mod model;
 /// Calls on a mount, one by one.

@@ -221,6 +221,7 @@ fn what_a_disk_cannot_hold_costs_nothing_else() {
         write_op(ino(30), 0, inline("one")),
         set(30, u64::MAX),
         write_op(ino(31), i64::MAX as u64 - 1, inline("nowhere")),
+        write_op(ino(31), 4, inline("there")),
         write_op(ino(32), 0, inline("two")),
     ];
     let head = Head {
@@ -243,7 +244,11 @@ fn what_a_disk_cannot_hold_costs_nothing_else() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(said.matches("not extracted").count(), 2, "{said}");
     assert_eq!(fs::read(out.join("inode-30")).unwrap(), b"one");
+    assert_eq!(fs::read(out.join("inode-31")).unwrap(), b"\0\0\0\0there");
     assert_eq!(fs::read(out.join("inode-32")).unwrap(), b"two");
+    let list = fs::read_to_string(out.join("refused.txt")).unwrap();
+    let ranges = "(inode 31)\n  5 bytes from 4 to before 9\n";
+    assert!(list.contains(ranges), "{list}");
 }
 
 #[test]

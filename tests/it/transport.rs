@@ -571,3 +571,24 @@ fn a_mount_whose_server_died_is_replaced() {
     assert_eq!(fs::read(served.dir.join("alive")).unwrap(), b"alive");
     assert_eq!(next.unmount(LIMIT).unwrap(), Unmounted::Gone);
 }
+
+#[test]
+fn a_switch_ends_its_own_mount_and_no_later_one() {
+    let device = |served: &Served| rustix::fs::stat(&served.dir).unwrap().st_dev;
+    let first = Served::start();
+    let (number, mut switch) = (device(&first), first.mounted.switch().unwrap());
+    assert_eq!(first.mounted.unmount(LIMIT).unwrap(), Unmounted::Gone);
+    // The kernel uses the lowest number that is free, unless others are quicker.
+    let mut others = Vec::new();
+    wait_until(LIMIT, "a mount with the same number", || {
+        others.push(Served::start());
+        device(others.last().unwrap()) == number
+    });
+    let next = others.last().unwrap();
+    switch.write_all(b"1").unwrap();
+    assert_eq!(fs::read(next.dir.join("alive")).unwrap(), b"alive");
+    let mut switch = next.mounted.switch().unwrap();
+    switch.write_all(b"1").unwrap();
+    assert_eq!(next.mounted.wait(), Ok(()));
+    assert_eq!(errno(fs::metadata(&next.dir)), libc::ENOTCONN);
+}

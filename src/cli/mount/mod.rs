@@ -1,9 +1,10 @@
 //! `tsfs mount`: serves a store at a directory, in the background or in the foreground.
 //!
-//! `options.rs` reads what follows `-o`, `background.rs` has the process that stays, `store.rs` the store, and
-//! `serve.rs` puts the parts together.
+//! `options.rs` reads what follows `-o`, `background.rs` has the process that stays, `guard.rs` the one that sees to its end, `store.rs`
+//! the store, and `serve.rs` puts the parts together.
 
 mod background;
+pub(super) mod guard;
 mod options;
 pub(super) mod remote;
 mod serve;

@@ -6,6 +6,7 @@ use crate::cli::Context;
 use crate::cli::Exit;
 use crate::cli::mount::Args;
 use crate::cli::mount::background;
+use crate::cli::mount::guard;
 use crate::cli::mount::options::Options;
 use crate::cli::mount::remote;
 use crate::cli::mount::source::Cluster;
@@ -104,6 +105,7 @@ pub(super) fn run(
         _ => fuse::mount::mount(Arc::new(Rooted::new(tree, root)), &at, &options.kernel)?,
     };
     let mounted = Arc::new(mounted);
+    let _guard = guard::start(&mounted);
 
     end_on_signal(signals, &mounted)?;
     ready(&client, context)?;

@@ -52,7 +52,7 @@ struct Extract<'a> {
     names: Names,
     /// Where contents are that an op names.
     blocks: HashMap<BlockId, u64>,
-    /// What was written to each file: start to end.
+    /// What was written to each file that was made: start to end.
     written: BTreeMap<Ino, BTreeMap<u64, u64>>,
     list: BufWriter<File>,
     bytes: u64,
@@ -217,7 +217,12 @@ impl Extract<'_> {
     fn write(&mut self, ino: Ino, at: u64, bytes: &[u8]) -> anyhow::Result<()> {
         let file = match self.known(ino)? {
             Some(file) => file,
-            None => new_file(&self.made(ino))?,
+            None => {
+                let file = new_file(&self.made(ino))?;
+                // It is there from now on, also if this cannot be written to it.
+                self.written.insert(ino, BTreeMap::new());
+                file
+            }
         };
         file.write_all_at(bytes, at).with_context(|| format!("cannot write inode {ino}"))?;
         let (mut start, mut end) = (at, at + bytes.len() as u64);

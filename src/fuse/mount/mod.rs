@@ -8,6 +8,7 @@
 
 mod fusermount;
 mod options;
+mod switch;
 pub mod table;
 
 pub use options::MountOptions;

@@ -37,12 +37,7 @@ const SURE: Duration = Duration::from_secs(3);
 /// The inodes that a question about the present is about.
 pub(super) fn inodes(request: &Request) -> Vec<Ino> {
     match request {
-        Request::Get { keys, at: AsOf::Now, .. } => {
-            let mut inos: Vec<Ino> = keys.iter().filter_map(|key| key::inode_of(key)).collect();
-            inos.dedup();
-            inos
-        }
-        Request::Copy { keys, .. } => {
+        Request::Get { keys, at: AsOf::Now, .. } | Request::Copy { keys, .. } => {
             let mut inos: Vec<Ino> = keys.iter().filter_map(|key| key::inode_of(key)).collect();
             inos.dedup();
             inos
