@@ -13,19 +13,25 @@ use crate::tsdb_config::Settings;
 use crate::tsdb_server::cluster::disk;
 use crate::tsdb_server::cluster::init::Described;
 use crate::tsdb_server::cluster::metrics::Metrics;
+use crate::tsdb_server::cluster::work::Pause;
 use crate::tsdb_server::member;
 use crate::tsdb_server::member::Ended;
 use crate::tsdb_server::member::Member;
 use crate::tsdb_server::member::Rates;
+use crate::types::FsError;
 use sd_notify::NotifyState;
 use signal_hook::consts::SIGHUP;
 use signal_hook::consts::SIGUSR1;
 use signal_hook::iterator::Signals;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What wakes the thread that waits for signals, where the node itself has something to say.
 pub(super) const WAKE: i32 = SIGUSR1;
+
+/// After a table that was not received, so long nothing is asked for.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// What became of a life of the node.
 enum Life {
@@ -68,7 +74,15 @@ pub(super) fn run(dir: &Path, settings: &Settings, mut signals: Signals) -> anyh
             }
             Life::Behind(from) => {
                 tracing::info!(from = from.0, "the log does not reach back to what is here");
-                member.catch_up(&device, from)?;
+                match member.catch_up(&device, from) {
+                    Ok(()) => {}
+                    // It sends its table to others just now, or has gone: the next life is told again.
+                    Err(error @ (FsError::Io(_) | FsError::Unreachable(_))) => {
+                        tracing::warn!(%error, "the table of another node was not received; tried again soon");
+                        Pause::default().rest(AGAIN)?;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
     }

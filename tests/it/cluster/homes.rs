@@ -7,13 +7,20 @@ use super::place::Cluster;
 use crate::support;
 use crate::support::Random;
 use serde_json::Value;
+use std::io::Write;
 use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 /// Every mount has to have heard of a placement before it counts; blocks are copied, and the others let go of.
 const MOVED_LIMIT: Duration = Duration::from_secs(180);
 /// Of one file: some dozens of blocks; much more than what nodes take from their disks ahead of use.
 const FILE_BYTES: usize = 96 << 20;
+
+/// Of a file that is one block of many.
+const SMALL_BYTES: usize = 300_000;
 
 /// Bytes that a node's segments take.
 fn segments(cluster: &Cluster, node: usize) -> u64 {
@@ -127,5 +134,66 @@ fn a_node_does_what_its_roles_say() {
     let other = cluster.mount();
     assert_eq!(sum(other.dir()), expected);
     other.close();
+    cluster.close();
+}
+
+/// Writes files, each synced before the next, until it is told to stop: how many.
+fn write_files(dir: &Path, stop: &AtomicBool) -> u64 {
+    let mut count = 0;
+    while !stop.load(SeqCst) {
+        let mut file = std::fs::File::create(dir.join(format!("file{count}"))).unwrap();
+        file.write_all(&Random::new(count).noise(SMALL_BYTES)).unwrap();
+        file.sync_all().unwrap();
+        count += 1;
+    }
+    count
+}
+
+#[test]
+fn blocks_move_while_nodes_die() {
+    let scratch = support::scratch();
+    let stores: Vec<_> = (1..=4).map(|n| scratch.path().join(format!("store{n}"))).collect();
+    let mut cluster = Cluster::on(Net::loopback(), stores, scratch.path());
+    let mount = cluster.mount();
+    let stop = AtomicBool::new(false);
+    let count = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write_files(mount.dir(), &stop));
+        // While blocks are moved, and while they are let go of, one after the other dies, the leader too.
+        for round in 0..6 {
+            let leader = cluster.settle();
+            let node = (leader + round) % 4;
+            cluster.kill(node);
+            support::pause(Duration::from_millis(700));
+            cluster.start(node);
+        }
+        cluster.settle();
+        await_homes(&cluster, &[1, 2, 3, 4]);
+        // One is taken out, and another dies in the middle of that.
+        let mut remove = cluster.tsfs(0);
+        remove.args(["cluster", "remove", "4"]).arg(cluster.store(0));
+        let mut remove = support::Running::start(remove.stderr(Stdio::null()));
+        support::wait_until(MOVED_LIMIT, "blocks to be on their way", || {
+            cluster.status(1).is_some_and(|status| status["placement"]["moving"] == true)
+        });
+        let other = if cluster.leader_says(1) == Some(1) { 2 } else { 1 };
+        cluster.kill(other);
+        support::pause(Duration::from_millis(700));
+        cluster.start(other);
+        let removed = remove.0.wait().unwrap();
+        assert!(removed.success(), "{removed}");
+        stop.store(true, SeqCst);
+        writer.join().unwrap()
+    });
+    cluster.kill(3);
+    cluster.nodes.truncate(3);
+    cluster.settle();
+    await_homes(&cluster, &[1, 2, 3]);
+    mount.close();
+    let late = cluster.mount();
+    for n in 0..count {
+        let read = std::fs::read(late.join(format!("file{n}"))).unwrap();
+        assert!(read == Random::new(n).noise(SMALL_BYTES), "file {n} of {count}");
+    }
+    late.close();
     cluster.close();
 }
