@@ -3,6 +3,7 @@
 
 mod adopt;
 mod crash;
+mod cuts;
 mod elsewhere;
 mod homes;
 mod listed;
