@@ -180,7 +180,7 @@ fn what_comes_for_a_block_that_is_elsewhere_is_not_kept() {
 }
 
 #[test]
-fn written_and_not_durable_when_it_was_named_it_stays_elsewhere_over_a_restart() {
+fn written_and_not_durable_when_it_was_named_it_is_elsewhere_until_it_is_found() {
     let world = World::new();
     let placement = all_on(2, &Placement::default());
     let store = open(&world, &placement);
@@ -191,11 +191,11 @@ fn written_and_not_durable_when_it_was_named_it_stays_elsewhere_over_a_restart()
     store.sync().unwrap();
     world.table.flush().unwrap();
     drop(store);
-    // The record is whole, and where rows say nothing yet.
+    // The record is whole, and where rows say nothing yet: for all that is known, others count on it.
     let store = open(&world, &placement);
     assert!(store.pending_sessions().is_empty());
     settle(&world, &store);
-    assert_eq!((rows(&world, 1), store.live_bytes()), ("E".to_owned(), 0));
+    assert_eq!((rows(&world, 1), surplus(&store)), ("B".to_owned(), vec![1]));
     // Where its naming was lost, it is found and counts.
     put(&store, 2..3);
     name(&world, &store, 2..3);
@@ -206,6 +206,44 @@ fn written_and_not_durable_when_it_was_named_it_stays_elsewhere_over_a_restart()
     name(&world, &store, 2..3);
     assert_eq!(rows(&world, 2), "B");
     check(&store, 2..3);
+}
+
+#[test]
+fn what_was_fetched_and_told_counts_where_its_row_is_lost() {
+    let (world, nowhere) = (World::new(), all_on(2, &Placement::default()));
+    let store = open(&world, &nowhere);
+    settle(&world, &store);
+    name(&world, &store, 0..9);
+    world.table.flush().unwrap();
+    let here = all_on(1, &nowhere);
+    keep_by(&store, &here);
+    settle(&world, &store);
+    for number in 0..9 {
+        store.supply(block(number), &frame(block(number))).unwrap();
+    }
+    store.sync().unwrap();
+    settle(&world, &store);
+    // Whoever leads hears this, and others let go.
+    assert_eq!((store.placed(), store.listed()), (Some(2), 0));
+    drop(store);
+    world.table.lose_power();
+    let store = open(&world, &nowhere);
+    assert!(store.pending_sessions().is_empty(), "its session may have ended");
+    world.write(&store, |changes| store.sweep_session(SessionId(0), changes).unwrap());
+    check(&store, 0..9);
+    assert!((0..9).all(|number| rows(&world, number) == "B"));
+    world.free(&store, 0..9);
+    world.reclaim(&store);
+    assert_eq!(store.live_bytes(), 0);
+    // Freed before anything was written of it.
+    drop(store);
+    world.table.lose_power();
+    let store = open(&world, &nowhere);
+    world.free(&store, 0..9);
+    settle(&world, &store);
+    assert!((0..9).all(|number| rows(&world, number).is_empty()));
+    world.reclaim(&store);
+    assert_eq!(store.live_bytes(), 0);
 }
 
 #[test]

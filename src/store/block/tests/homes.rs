@@ -409,6 +409,13 @@ impl Cluster {
                 let operations = self.below(40);
                 self.nodes[n].world.disk.power_off_after(operations);
             }
+            // All at once: what is in no row yet is in the segments.
+            _ if self.below(3) == 0 => {
+                for n in 0..NODES {
+                    let seed = self.below(1 << 20);
+                    self.nodes[n].restart(seed, &self.log);
+                }
+            }
             _ if self.below(4) == 0 => {
                 let from = self.any_node();
                 self.adopt(n, from);
@@ -448,6 +455,7 @@ impl Cluster {
             let seed = self.below(1 << 20);
             self.nodes[n].restart(seed, &self.log);
         }
+        self.check();
         let last = changed(&self.placement(), self.placement().now, Some(layout(COPIES, 2..=5)));
         self.log.push(Entry::Place(last.clone()));
         self.round();
