@@ -7,6 +7,9 @@ mod cuts;
 mod elsewhere;
 mod homes;
 mod listed;
+mod node;
+mod rebuild;
+mod surplus;
 
 use super::*;
 use crate::series::table::Changes;

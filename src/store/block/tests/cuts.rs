@@ -9,10 +9,10 @@ use super::elsewhere::all_on;
 use super::elsewhere::changed;
 use super::elsewhere::layout;
 use super::elsewhere::settle;
-use super::homes::Entry;
-use super::homes::Node;
-use super::homes::check_rows;
 use super::listed::rows;
+use super::node::Entry;
+use super::node::Node;
+use super::node::check_rows;
 use super::*;
 use crate::types::placement::Placement;
 
@@ -92,7 +92,7 @@ impl Life {
 
     fn check(&self) {
         check_rows(&self.node, &self.log, BLOCKS);
-        let freed = |number: &u64| self.node.applied == self.log.len() && *number % 3 == 0;
+        let freed = |number: &u64| self.node.applied == self.log.len() && number.is_multiple_of(3);
         for number in self.told.difference(&self.let_go).filter(|number| !freed(number)) {
             assert!(self.node.has(*number), "block {number}");
         }
