@@ -71,6 +71,9 @@ pub(super) struct Placing {
     unsaved: HashMap<BlockId, bool>,
     /// Blocks that may be let go of.
     let_go: BTreeSet<BlockId>,
+    /// Blocks that are elsewhere as rows say, and of which opening found a record that no row knows of. The row that named them
+    /// was lost with the power: others may have let go of them since, so the next write of rows makes them durable here again.
+    pub(super) found: BTreeSet<BlockId>,
 }
 
 /// Rows of a kind, from behind a block on; those of [`Kind::Elsewhere`] come first, those of [`Kind::Listed`] last.
@@ -91,7 +94,7 @@ impl Placing {
     }
 
     pub(super) fn is_due(&self) -> bool {
-        self.left.is_some() || !self.let_go.is_empty()
+        self.left.is_some() || !self.let_go.is_empty() || !self.found.is_empty()
     }
 
     /// Whether there may be rows that say that something is elsewhere. Where not, nobody looks for them.
@@ -335,7 +338,9 @@ impl Writing<'_> {
         put_row(block, self.changes);
     }
 
+    /// Its row goes.
     pub(super) fn not_elsewhere(&mut self, block: BlockId) {
+        self.state.placing.found.remove(&block);
         self.state.placing.unsaved.insert(block, false);
         self.delete(Kind::Elsewhere, block);
     }

@@ -251,6 +251,9 @@ impl<'a> Writing<'a> {
         if self.state.arrived.remove(&block) {
             self.unlist(block);
         }
+        if self.state.placing.found.contains(&block) {
+            self.not_elsewhere(block);
+        }
     }
 
     /// A block that nothing names, nor will.
@@ -306,6 +309,7 @@ impl<'a> Writing<'a> {
         let (arrived, pending) = (&self.state.arrived, &self.state.pending);
         let ready: Vec<_> = arrived
             .iter()
+            .chain(&self.state.placing.found)
             .filter_map(|block| pending.get(block).map(|pending| (*block, *pending)))
             .filter(|(_, pending)| self.state.is_synced(pending.place))
             .collect();

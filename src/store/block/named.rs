@@ -5,6 +5,7 @@
 use crate::series::table::Changes;
 use crate::store::block::BlockStore;
 use crate::store::block::Fate;
+use crate::store::block::State;
 use crate::store::block::index::Kind;
 use crate::store::block::index::Writing;
 use crate::telemetry::counter;
@@ -12,6 +13,13 @@ use crate::types::BlockId;
 use crate::types::FsError;
 use crate::types::SessionId;
 use std::collections::BTreeSet;
+
+impl State {
+    /// Whether the log names a pending block: it has arrived for the list, or was found though rows say that it is elsewhere.
+    fn is_named(&self, pending: BlockId) -> bool {
+        self.arrived.contains(&pending) || self.placing.found.contains(&pending)
+    }
+}
 
 impl BlockStore {
     /// Applied ops name these blocks from now on. One that is not durable here is listed for repair, or is elsewhere if it need
@@ -111,8 +119,7 @@ impl BlockStore {
         let state = &mut *self.state.lock();
         state.working()?;
         let all = BlockId { session, number: 0 }..=BlockId { session, number: u64::MAX };
-        // What has arrived for the list is named.
-        let unnamed = |block: &BlockId| !state.arrived.contains(block);
+        let unnamed = |block: &BlockId| !state.is_named(*block);
         let swept: Vec<_> =
             state.pending.range(all).map(|(block, _)| *block).filter(unnamed).collect();
         for (_, putting) in state.putting.iter_mut().filter(|(block, _)| block.session == session) {
@@ -131,7 +138,7 @@ impl BlockStore {
     /// The sessions that have blocks no op named. After a restart, those among them that have ended are to be swept.
     pub fn pending_sessions(&self) -> BTreeSet<SessionId> {
         let state = self.state.lock();
-        let unnamed = state.pending.keys().filter(|block| !state.arrived.contains(block));
+        let unnamed = state.pending.keys().filter(|block| !state.is_named(**block));
         unnamed.map(|block| block.session).collect()
     }
 

@@ -100,6 +100,7 @@ impl Opening<'_> {
             if self.disk.exists(self.dir)? { self.disk.list(self.dir)? } else { Vec::new() };
         let files: BTreeSet<_> =
             names.iter().filter_map(|name| SegmentId::from_name(name)).collect();
+        self.state.placing = Placing::of(index::placed(self.rows)?);
         let newest = rows.keys().chain(&files).max();
         self.state.next_segment = newest.map_or(1, |id| id.0 + 1);
         index::each_block(self.rows, Kind::Pending, |block, place| {
@@ -115,7 +116,6 @@ impl Opening<'_> {
             }
         }
         self.listed()?;
-        self.state.placing = Placing::of(index::placed(self.rows)?);
         if self.access == Access::Read {
             let error = FsError::Io("the store was opened for reading only".to_string());
             self.state.failed = Some(error);
@@ -255,7 +255,8 @@ impl Opening<'_> {
     /// returned.
     fn found(&mut self, record: Record) -> Result<u32, FsError> {
         let Record { block, place, origin, .. } = record;
-        let row = |kind| self.rows.get(Family::Local, &index::block_key(kind, block));
+        let rows = self.rows;
+        let row = |kind| rows.get(Family::Local, &index::block_key(kind, block));
         let rowed = match self.state.pending.get(&block) {
             Some(pending) => pending.rowed.then_some(pending.place),
             None => match row(Kind::Named)? {
@@ -268,11 +269,12 @@ impl Opening<'_> {
                     }
                     from
                 }
-                // Named before it was durable, and it need not be here.
-                None if row(Kind::Elsewhere)?.is_some() => None,
                 None if origin == Origin::Put => {
                     self.state.pending.insert(block, Pending { place, rowed: false });
                     self.state.unrowed.push(block);
+                    if row(Kind::Elsewhere)?.is_some() {
+                        self.state.placing.found.insert(block);
+                    }
                     None
                 }
                 None => None,

@@ -3,9 +3,13 @@
 
 mod adopt;
 mod crash;
+mod cuts;
 mod elsewhere;
 mod homes;
 mod listed;
+mod node;
+mod rebuild;
+mod surplus;
 
 use super::*;
 use crate::series::table::Changes;

@@ -1,6 +1,5 @@
 //! Blocks that are not to be here: naming, placing, letting go. `homes` has several nodes and power cuts.
 
-use super::listed::damage;
 use super::listed::missing;
 use super::listed::name;
 use super::listed::rows;
@@ -12,7 +11,6 @@ use crate::types::placement::Layout;
 use crate::types::placement::Placed;
 use crate::types::placement::Placement;
 use crate::types::placement::Share;
-use std::collections::HashSet;
 
 pub(super) const HERE: NodeId = NodeId(1);
 
@@ -22,7 +20,7 @@ pub(super) fn layout(copies: u8, nodes: impl IntoIterator<Item = u64>) -> Layout
 }
 
 /// One copy, on this node or another: about half of all blocks are to be here.
-fn half() -> Placement {
+pub(super) fn half() -> Placement {
     changed(&Placement::default(), Some(layout(1, 1..=2)), None)
 }
 
@@ -39,15 +37,15 @@ pub(super) fn changed(before: &Placement, now: Option<Layout>, next: Option<Layo
     placement
 }
 
-fn keep_by(store: &BlockStore, placement: &Placement) {
+pub(super) fn keep_by(store: &BlockStore, placement: &Placement) {
     store.keep_by(HERE, Arc::new(Placed::new(placement)));
 }
 
-fn keeps(placement: &Placement, number: u64) -> bool {
+pub(super) fn keeps(placement: &Placement, number: u64) -> bool {
     Placed::new(placement).keeps(HERE, block(number))
 }
 
-fn open(world: &World, placement: &Placement) -> BlockStore {
+pub(super) fn open(world: &World, placement: &Placement) -> BlockStore {
     let store = world.open();
     store.share(true);
     keep_by(&store, placement);
@@ -65,13 +63,13 @@ pub(super) fn settle(world: &World, store: &BlockStore) -> usize {
     calls
 }
 
-fn put(store: &BlockStore, numbers: impl IntoIterator<Item = u64>) {
+pub(super) fn put(store: &BlockStore, numbers: impl IntoIterator<Item = u64>) {
     for number in numbers {
         store.put(block(number), &packed(block(number))).unwrap();
     }
 }
 
-fn surplus(store: &BlockStore) -> Vec<u64> {
+pub(super) fn surplus(store: &BlockStore) -> Vec<u64> {
     let (mut found, mut after) = (Vec::new(), None);
     loop {
         let (page, go_on) = store.surplus(after, 3).unwrap();
@@ -180,7 +178,7 @@ fn what_comes_for_a_block_that_is_elsewhere_is_not_kept() {
 }
 
 #[test]
-fn written_and_not_durable_when_it_was_named_it_stays_elsewhere_over_a_restart() {
+fn written_and_not_durable_when_it_was_named_it_is_elsewhere_until_it_is_found() {
     let world = World::new();
     let placement = all_on(2, &Placement::default());
     let store = open(&world, &placement);
@@ -191,11 +189,11 @@ fn written_and_not_durable_when_it_was_named_it_stays_elsewhere_over_a_restart()
     store.sync().unwrap();
     world.table.flush().unwrap();
     drop(store);
-    // The record is whole, and where rows say nothing yet.
+    // The record is whole, and where rows say nothing yet: for all that is known, others count on it.
     let store = open(&world, &placement);
     assert!(store.pending_sessions().is_empty());
     settle(&world, &store);
-    assert_eq!((rows(&world, 1), store.live_bytes()), ("E".to_owned(), 0));
+    assert_eq!((rows(&world, 1), surplus(&store)), ("B".to_owned(), vec![1]));
     // Where its naming was lost, it is found and counts.
     put(&store, 2..3);
     name(&world, &store, 2..3);
@@ -206,6 +204,44 @@ fn written_and_not_durable_when_it_was_named_it_stays_elsewhere_over_a_restart()
     name(&world, &store, 2..3);
     assert_eq!(rows(&world, 2), "B");
     check(&store, 2..3);
+}
+
+#[test]
+fn what_was_fetched_and_told_counts_where_its_row_is_lost() {
+    let (world, nowhere) = (World::new(), all_on(2, &Placement::default()));
+    let store = open(&world, &nowhere);
+    settle(&world, &store);
+    name(&world, &store, 0..9);
+    world.table.flush().unwrap();
+    let here = all_on(1, &nowhere);
+    keep_by(&store, &here);
+    settle(&world, &store);
+    for number in 0..9 {
+        store.supply(block(number), &frame(block(number))).unwrap();
+    }
+    store.sync().unwrap();
+    settle(&world, &store);
+    // Whoever leads hears this, and others let go.
+    assert_eq!((store.placed(), store.listed()), (Some(2), 0));
+    drop(store);
+    world.table.lose_power();
+    let store = open(&world, &nowhere);
+    assert!(store.pending_sessions().is_empty(), "its session may have ended");
+    world.write(&store, |changes| store.sweep_session(SessionId(0), changes).unwrap());
+    check(&store, 0..9);
+    assert!((0..9).all(|number| rows(&world, number) == "B"));
+    world.free(&store, 0..9);
+    world.reclaim(&store);
+    assert_eq!(store.live_bytes(), 0);
+    // Freed before anything was written of it.
+    drop(store);
+    world.table.lose_power();
+    let store = open(&world, &nowhere);
+    world.free(&store, 0..9);
+    settle(&world, &store);
+    assert!((0..9).all(|number| rows(&world, number).is_empty()));
+    world.reclaim(&store);
+    assert_eq!(store.live_bytes(), 0);
 }
 
 #[test]
@@ -314,130 +350,6 @@ fn what_a_client_put_before_the_block_was_to_be_here_counts() {
 }
 
 #[test]
-fn letting_go_takes_only_what_it_may() {
-    let (world, placement) = (World::new(), half());
-    let store = world.open();
-    store.share(true);
-    world.name(&store, 0..40);
-    put(&store, 50..51);
-    store.sync().unwrap();
-    keep_by(&store, &placement);
-    settle(&world, &store);
-    let over: Vec<_> = (0..40).filter(|number| !keeps(&placement, *number)).collect();
-    assert_eq!(surplus(&store), over);
-    let (freed, late) = (over[0], over[1]);
-    world.free(&store, freed..freed + 1);
-    // Everything is handed in: what is to be here, what is pending, what is freed and what was never heard of.
-    let asked: Vec<_> = (0..70).filter(|number| *number != late).map(block).collect();
-    store.let_go(&asked);
-    check(&store, over[2..].iter().copied());
-    settle(&world, &store);
-    for number in 0..40 {
-        let wanted = match number {
-            _ if number == freed => "",
-            _ if number == late || keeps(&placement, number) => "B",
-            _ => "E",
-        };
-        assert_eq!(rows(&world, number), wanted, "{number}");
-    }
-    assert_eq!((surplus(&store), store.listed()), (vec![late], 0));
-    check(&store, (0..40).filter(|number| keeps(&placement, *number)).chain([late, 50]));
-    // Not flushed: it is as if it had not been.
-    drop(store);
-    let store = open(&world, &placement);
-    settle(&world, &store);
-    scrub(&store);
-    world.reclaim(&store);
-    check(&store, (0..40).filter(|number| keeps(&placement, *number)));
-    // What was allowed under one placement is not under the next.
-    store.let_go(&[block(late)]);
-    keep_by(&store, &all_on(2, &placement));
-    settle(&world, &store);
-    assert_eq!(rows(&world, late), "B");
-}
-
-#[test]
-fn letting_go_gives_space_back_and_a_power_cut_the_block() {
-    let world = World::new();
-    let store = world.open();
-    store.share(true);
-    world.name(&store, 0..100);
-    world.flush(&store);
-    let nowhere = all_on(2, &Placement::default());
-    keep_by(&store, &nowhere);
-    settle(&world, &store);
-    world.flush(&store);
-    store.let_go(&(0..100).map(block).collect::<Vec<_>>());
-    settle(&world, &store);
-    assert_eq!((store.live_bytes(), surplus(&store)), (0, vec![]));
-    drop(store);
-    world.table.lose_power();
-    let store = open(&world, &nowhere);
-    check(&store, 0..100);
-    store.let_go(&(0..100).map(block).collect::<Vec<_>>());
-    settle(&world, &store);
-    world.reclaim(&store);
-    assert!(world.disk.used() < 2 << 20, "{}", world.disk.used());
-    scrub(&store);
-    assert!((0..100).all(|number| rows(&world, number) == "E"));
-}
-
-#[test]
-fn a_damaged_copy_that_need_not_be_here_is_repaired_or_let_go_of() {
-    let world = World::new();
-    let store = world.open();
-    store.share(true);
-    world.name(&store, 0..10);
-    let nowhere = all_on(2, &Placement::default());
-    keep_by(&store, &nowhere);
-    for number in [3, 4] {
-        damage(&world, &store, number);
-        assert!(store.get(block(number)).is_err());
-    }
-    settle(&world, &store);
-    assert_eq!([3, 4, 5].map(|number| rows(&world, number)), ["BL", "BL", "B"]);
-    assert_eq!(missing(&store), [3, 4]);
-    store.supply(block(3), &frame(block(3))).unwrap();
-    store.sync().unwrap();
-    settle(&world, &store);
-    store.let_go(&[block(4)]);
-    settle(&world, &store);
-    assert_eq!([3, 4].map(|number| rows(&world, number)), ["B", "E"]);
-    assert_eq!((store.listed(), store.damage_met()), (0, 0));
-    // Listed in the very call that may let it go: it is let go of later, or both rows go.
-    damage(&world, &store, 6);
-    assert!(store.get(block(6)).is_err());
-    store.let_go(&[block(6)]);
-    settle(&world, &store);
-    store.let_go(&[block(6)]);
-    settle(&world, &store);
-    assert_eq!((rows(&world, 6), store.listed()), ("E".to_owned(), 0));
-}
-
-#[test]
-fn a_block_that_is_elsewhere_when_a_segment_is_copied_stays_so() {
-    let world = World::new();
-    let store = world.open();
-    store.share(true);
-    world.name(&store, 0..100);
-    world.free(&store, (0..100).filter(|number| number % 3 != 0));
-    let nowhere = all_on(2, &Placement::default());
-    keep_by(&store, &nowhere);
-    settle(&world, &store);
-    let plan = store.plan_reclaim().unwrap();
-    store.reclaim(&plan, &mut |_| ControlFlow::Continue(())).unwrap();
-    // The copies are there, their rows not yet.
-    store.let_go(&(0..100).map(block).collect::<Vec<_>>());
-    settle(&world, &store);
-    store.let_go(&(0..100).map(block).collect::<Vec<_>>());
-    settle(&world, &store);
-    assert!((0..100).step_by(3).all(|number| rows(&world, number) == "E"));
-    world.reclaim(&store);
-    assert_eq!(store.live_bytes(), 0);
-    scrub(&store);
-}
-
-#[test]
 fn puts_and_the_driver_at_once_leave_each_block_one_row() {
     let (world, placement) = (World::new(), half());
     let store = open(&world, &placement);
@@ -486,48 +398,6 @@ fn puts_and_the_driver_at_once_leave_each_block_one_row() {
     world.free(&store, (0..200).filter(|number| number % 5 != 0));
     world.reclaim(&store);
     assert_eq!((store.live_bytes(), store.listed()), (0, 0));
-}
-
-#[test]
-fn rebuilt_rows_say_what_is_here_and_what_is_elsewhere() {
-    let world = World::new();
-    let store = world.open();
-    store.share(true);
-    let placement = half();
-    keep_by(&store, &placement);
-    settle(&world, &store);
-    put(&store, 0..20);
-    store.sync().unwrap();
-    name(&world, &store, 0..40);
-    let before: Vec<_> = (0..40).map(|number| rows(&world, number)).collect();
-    drop(store);
-    let keeping = Keeping::new(HERE, Arc::new(Placed::new(&placement)));
-    let rebuilt = |named: &HashSet<BlockId>, keeping: &Keeping| {
-        let disk = world.disk.shared();
-        let changes = rebuild(&*disk, Path::new("/blocks"), &*world.table, named, keeping);
-        world.table.write(&changes.unwrap()).unwrap();
-    };
-    let named: HashSet<_> = (0..40).map(block).collect();
-    let now = || (0..40).map(|number| rows(&world, number)).collect::<Vec<_>>();
-    // Rows that are right stay so, whether the placement can be read or not.
-    rebuilt(&named, &Keeping::new(HERE, Arc::default()));
-    assert_eq!(now(), before);
-    rebuilt(&named, &keeping);
-    assert_eq!(now(), before);
-    // All rows are lost; one says that a block is elsewhere which is here, one is of a block that nothing names.
-    let mut changes = Changes::default();
-    for number in 0..40 {
-        for kind in [index::Kind::Named, index::Kind::Listed, index::Kind::Elsewhere] {
-            changes.delete(Family::Local, index::block_key(kind, block(number)));
-        }
-    }
-    for number in [3, 99] {
-        let key = index::block_key(index::Kind::Elsewhere, block(number));
-        changes.put(Family::Local, key, index::listed_row());
-    }
-    world.table.write(&changes).unwrap();
-    rebuilt(&named, &keeping);
-    assert_eq!((now(), rows(&world, 99)), (before, String::new()));
 }
 
 #[test]
