@@ -10,6 +10,7 @@
 //! [`Changes`]: crate::series::table::Changes
 
 mod adopt;
+mod complete;
 mod elsewhere;
 mod index;
 mod listed;
@@ -124,6 +125,7 @@ struct State {
     unsaved_list: HashMap<BlockId, bool>,
     /// Which of them are to be here.
     placing: elsewhere::Placing,
+    complete: complete::Complete,
     /// What changes say that are not yet in the table: where a block lies, or that it was freed.
     unsaved: HashMap<BlockId, Option<Place>>,
     /// Copies whose rows are to be moved when they are durable.

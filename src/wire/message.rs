@@ -90,8 +90,8 @@ pub struct View {
 pub struct Standing {
     /// The feature level that it knows.
     pub features: u32,
-    /// It has applied the log up to here.
-    pub applied: LogIndex,
+    /// It has applied the log up to here, or further, and of the blocks that are named up to here has all that it is to have.
+    pub complete: LogIndex,
     /// Its rows are of this placement; `None` while they are made so.
     pub placed: Option<u64>,
     /// Blocks that it should have and has not.

@@ -93,6 +93,11 @@ impl Placing {
         self.keeping.as_ref().is_none_or(|keeping| keeping.keeps(block))
     }
 
+    /// Whether rows, in the table, are of the placement that holds.
+    pub(super) fn stands(&self) -> bool {
+        self.left.is_none() && self.unsaved_rows_of.is_none()
+    }
+
     pub(super) fn is_due(&self) -> bool {
         self.left.is_some() || !self.let_go.is_empty() || !self.found.is_empty()
     }
@@ -114,7 +119,9 @@ impl BlockStore {
     /// of before are brought into line by the next calls of [`BlockStore::upkeep`]. Where it is never said, every block is to be
     /// here. The driver's, in the order of the log, and once when the store was opened, before anything is applied.
     pub fn keep_by(&self, here: NodeId, placed: Arc<Placed>) {
-        let placing = &mut self.state.lock().placing;
+        let state = &mut *self.state.lock();
+        state.complete.begin_anew();
+        let placing = &mut state.placing;
         let number = placed.number();
         placing.keeping = Some(Keeping::new(here, placed));
         // Before the first placement there is nothing to be said.
@@ -128,8 +135,7 @@ impl BlockStore {
     /// another.
     pub fn placed(&self) -> Option<u64> {
         let placing = &self.state.lock().placing;
-        let stand = placing.left.is_none() && placing.unsaved_rows_of.is_none();
-        placing.rows_of.filter(|_| stand)
+        placing.rows_of.filter(|_| placing.stands())
     }
 
     /// Whether rows are still to be brought into line with the placement, which calls of [`BlockStore::upkeep`] do.

@@ -292,6 +292,7 @@ impl<'a> Writing<'a> {
     pub(super) fn list(&mut self, block: BlockId) {
         if self.state.unsaved_list.insert(block, true) != Some(true) {
             self.state.listed += 1;
+            self.state.complete.listed(block);
             self.changes.put(Family::Local, block_key(Kind::Listed, block), listed_row());
         }
     }
@@ -300,6 +301,7 @@ impl<'a> Writing<'a> {
     pub(super) fn unlist(&mut self, block: BlockId) {
         if self.state.unsaved_list.insert(block, false) != Some(false) {
             self.state.listed -= 1;
+            self.state.complete.unlisted(block);
             self.delete(Kind::Listed, block);
         }
     }

@@ -124,6 +124,7 @@ impl Cluster {
             members: self.members.members(),
             followers: self.members.followers(),
             placement: rows::placement(&*self.server)?,
+            committed: self.members.committed(),
         })
     }
 }

@@ -47,18 +47,25 @@ pub(super) struct Heard {
     standings: BTreeMap<NodeId, Standing>,
     /// When each answered last, or was missed first.
     answered: BTreeMap<NodeId, Duration>,
-    /// Since when the placement has been this one, by its number.
-    placement: Option<(u64, Duration)>,
+    /// The placement, since when it has been this one, and what was committed then.
+    placement: Option<Since>,
+}
+
+/// A placement that is being waited for.
+#[derive(Clone, Copy)]
+struct Since {
+    number: u64,
+    at: Duration,
+    committed: LogIndex,
 }
 
 impl Heard {
     /// Whether these nodes have rows of the placement, and everything that it says they are to have and that is named up to here.
+    /// What is named later they may lack: it is listed there, and whoever has it beside keeps it until it is at home.
     fn have_all(&self, nodes: &Layout, placement: &Placement, named: LogIndex) -> bool {
         let has_all = |node: NodeId| {
             self.standings.get(&node).is_some_and(|standing| {
-                standing.applied >= named
-                    && standing.placed == Some(placement.number)
-                    && standing.lacks == 0
+                standing.complete >= named && standing.placed == Some(placement.number)
             })
         };
         nodes.nodes().all(has_all)
@@ -147,8 +154,9 @@ impl Cluster {
                 false => Some(*answered.entry(*node).or_insert(now)),
             };
         }
-        if placement.is_none_or(|(number, _)| number != facts.placement.number) {
-            *placement = Some((facts.placement.number, now));
+        let number = facts.placement.number;
+        if placement.is_none_or(|since| since.number != number) {
+            *placement = Some(Since { number, at: now, committed: facts.committed });
         }
     }
 
@@ -168,10 +176,11 @@ impl Cluster {
         };
         let members = facts.members.voters.iter().chain(&facts.members.learners);
         let placement = &facts.placement;
-        let known_since = heard.placement.filter(|(number, _)| *number == placement.number);
-        let known = known_since.is_some_and(|(_, since)| now.saturating_sub(since) >= HEARD);
-        let arrived = |next| heard.have_all(next, placement, LogIndex(0));
-        let settled = known && placement.next.as_ref().is_some_and(arrived);
+        let since = heard.placement.filter(|since| since.number == placement.number);
+        let settled = since.zip(placement.next.as_ref()).is_some_and(|(since, next)| {
+            now.saturating_sub(since.at) >= HEARD
+                && heard.have_all(next, placement, since.committed)
+        });
         let keepers = members.filter_map(|node| keeper(*node)).collect();
         let gone = self.gone;
         place::decide(&place::Facts { placement, keepers, leaving: &leaving, gone, settled })

@@ -7,6 +7,7 @@ use crate::meta::record::Node;
 use crate::tsdb_log::entry::Members;
 use crate::tsdb_server::cluster::place;
 use crate::tsdb_server::cluster::seams::Follower;
+use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::types::Role;
 use crate::types::placement::Placement;
@@ -28,6 +29,8 @@ pub struct Facts {
     /// What nodes say of themselves. Of those that are not here nobody knows.
     pub standings: BTreeMap<NodeId, Standing>,
     pub placement: Placement,
+    /// What is in the log for good.
+    pub committed: LogIndex,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -99,6 +102,16 @@ impl Facts {
     pub fn follows(&self, node: NodeId) -> bool {
         let follows = |follower: &Follower| follower.answers && follower.lag <= LAG_MAX;
         node == self.leader || self.follower(node).is_some_and(follows)
+    }
+
+    /// Whether a node has every block, but for what was named in the last seconds: while programs write there is always some.
+    fn is_nearly_whole(&self, node: NodeId) -> bool {
+        let nearly = |standing: &Standing| {
+            standing.lacks_by(&self.placement).is_some()
+                && standing.complete.0.saturating_add(LAG_MAX) >= self.committed.0
+                && standing.complete > LogIndex(0)
+        };
+        self.has_every_block(node) || self.standings.get(&node).is_some_and(nearly)
     }
 
     fn has_role(&self, node: NodeId, role: Role) -> bool {
@@ -342,7 +355,7 @@ pub fn drain(facts: &Facts, node: NodeId) -> Result<Plan, String> {
 pub fn promote(facts: &Facts) -> Option<Plan> {
     let Members { voters, learners, .. } = &facts.members;
     let ready = learners.iter().copied().find(|node| {
-        facts.follows(*node) && facts.has_every_block(*node) && facts.has_role(*node, Role::Ts)
+        facts.follows(*node) && facts.is_nearly_whole(*node) && facts.has_role(*node, Role::Ts)
     })?;
     let mut all = voters.clone();
     all.push(ready);

@@ -2,6 +2,7 @@
 
 use crate::tsdb_log::entry::Members;
 use crate::types::FsError;
+use crate::types::LogIndex;
 use crate::types::NodeId;
 use crate::types::SessionId;
 use crate::wire::cluster::Answer;
@@ -30,6 +31,9 @@ pub trait Membership: Send + Sync {
     fn leader(&self) -> Option<NodeId>;
 
     fn term(&self) -> u64;
+
+    /// The last entry of the log that is there for good, as far as this node knows.
+    fn committed(&self) -> LogIndex;
 
     /// Empty where this node does not lead.
     fn followers(&self) -> Vec<Follower>;
@@ -100,6 +104,10 @@ impl Membership for Alone {
 
     fn term(&self) -> u64 {
         1
+    }
+
+    fn committed(&self) -> LogIndex {
+        LogIndex(0)
     }
 
     fn followers(&self) -> Vec<Follower> {

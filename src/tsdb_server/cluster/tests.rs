@@ -67,8 +67,9 @@ struct Made {
     followers: Mutex<Vec<Follower>>,
     /// What a node lacks; one block less each time it is asked.
     lacks: Mutex<BTreeMap<NodeId, u64>>,
-    /// What all have applied, and which placement their rows are of.
-    applied: Mutex<u64>,
+    committed: Mutex<u64>,
+    /// Up to where one that lacks nothing has everything, and which placement the rows of all are of.
+    complete: Mutex<u64>,
     placed: Mutex<u64>,
     asked: Mutex<Vec<(NodeId, Ask)>>,
 }
@@ -84,6 +85,10 @@ impl Membership for Made {
 
     fn term(&self) -> u64 {
         7
+    }
+
+    fn committed(&self) -> LogIndex {
+        LogIndex(*self.committed.lock())
     }
 
     fn followers(&self) -> Vec<Follower> {
@@ -109,7 +114,7 @@ impl Copies for Made {
         *left = left.saturating_sub(1);
         Some(Standing {
             features: FEATURES,
-            applied: LogIndex(*self.applied.lock()),
+            complete: LogIndex(if *left == 0 { *self.complete.lock() } else { 0 }),
             placed: Some(*self.placed.lock()),
             lacks: *left,
             disk_total: 1 << 40,

@@ -38,6 +38,14 @@ pub struct Parts {
     pub upkeep: Box<dyn Fn() -> Result<(), FsError> + Send>,
 }
 
+/// Blocks that may be let go of once they are at home.
+struct Asked {
+    blocks: Vec<BlockId>,
+    named: LogIndex,
+    number: u64,
+    after: Option<BlockId>,
+}
+
 /// The task. See the module's text.
 pub struct Surplus {
     parts: Parts,
@@ -45,13 +53,15 @@ pub struct Surplus {
     after: Option<BlockId>,
     /// This round has found something.
     found: bool,
+    /// What is asked about: these blocks, named by this entry, under the placement of this number; and from where to go on.
+    asked: Option<Asked>,
     /// The last whole round found nothing under the placement of this number; when.
     clean: Option<(u64, Duration)>,
 }
 
 impl Surplus {
     pub fn new(parts: Parts) -> Surplus {
-        Surplus { parts, after: None, found: false, clean: None }
+        Surplus { parts, after: None, found: false, asked: None, clean: None }
     }
 
     fn is_due(&self, number: u64) -> bool {
@@ -76,18 +86,26 @@ impl Task for Surplus {
         if moves || self.parts.blocks.placed() != Some(number) || !self.is_due(number) {
             return Ok(Worked::Idle(LOOK_EVERY));
         }
-        let (found, after) = self.parts.blocks.surplus(self.after, GROUP)?;
-        if !found.is_empty() {
-            // Only now: what was found was named by the entry that is asked about.
-            let (_, named) = (self.parts.applied)()?;
-            if !(self.parts.is_at_home)(number, named)? {
+        // The same again until it may go: homes of a busy cluster have what is older first.
+        let asked = match self.asked.take().filter(|asked| asked.number == number) {
+            Some(asked) => asked,
+            None => {
+                let (blocks, after) = self.parts.blocks.surplus(self.after, GROUP)?;
+                // Only now: what was found was named by the entry that is asked about.
+                let (_, named) = (self.parts.applied)()?;
+                Asked { blocks, named, number, after }
+            }
+        };
+        if !asked.blocks.is_empty() {
+            if !(self.parts.is_at_home)(number, asked.named)? {
+                self.asked = Some(asked);
                 return Ok(Worked::Idle(LOOK_EVERY));
             }
             self.found = true;
-            self.parts.blocks.let_go(&found);
+            self.parts.blocks.let_go(&asked.blocks);
             (self.parts.upkeep)()?;
         }
-        self.after = after;
+        self.after = asked.after;
         if self.after.is_none() {
             let now = self.parts.clock.steady();
             self.clean = (!std::mem::take(&mut self.found)).then_some((number, now));

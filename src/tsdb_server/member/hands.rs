@@ -52,6 +52,10 @@ impl Membership for Hands {
         self.node.leadership().term.0
     }
 
+    fn committed(&self) -> LogIndex {
+        self.node.commit()
+    }
+
     fn followers(&self) -> Vec<Follower> {
         let commit = self.node.commit();
         let follower = |other: crate::tsdb_log::core::Follower| Follower {

@@ -256,13 +256,13 @@ impl Node {
 
     /// What this node says of itself to the one that leads.
     pub fn standing(&self) -> Standing {
-        // In this order: what it lacks is of what it has applied, or of more.
+        // In this order: what is complete is of what it has applied, or of more.
         let applied = self.replica.progress().index;
         let placed = self.blocks.placed();
         let space = self.reserve.space();
         Standing {
             features: FEATURES,
-            applied,
+            complete: self.blocks.complete(applied),
             placed,
             lacks: self.blocks.listed(),
             disk_total: space.total,

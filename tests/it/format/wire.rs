@@ -316,7 +316,7 @@ fn responses() -> Vec<Response> {
         Response::Copying(copying()),
         Response::Standing(Standing {
             features: 3,
-            applied: LogIndex(70_000),
+            complete: LogIndex(70_000),
             placed: Some(4),
             lacks: 9,
             disk_total: 1 << 40,

@@ -14,11 +14,13 @@ fn row(roles: Roles) -> Node {
     Node { name, address, roles, added, incarnation, starts: 1, boot: 1 }
 }
 
+const COMMITTED: u64 = 100_000;
+
 /// How a node stands that lacks so many blocks, and has rows of placement 4.
 fn lacking(blocks: u64) -> Standing {
     Standing {
         features: 3,
-        applied: LogIndex(100),
+        complete: LogIndex(if blocks == 0 { COMMITTED } else { 0 }),
         placed: Some(4),
         lacks: blocks,
         disk_total: 1 << 40,
@@ -36,6 +38,7 @@ fn cluster(n: u64) -> Facts {
         followers: nodes[1..].iter().map(follower).collect(),
         standings: nodes.iter().map(|node| (*node, lacking(0))).collect(),
         placement: Placement::default(),
+        committed: LogIndex(COMMITTED),
         members: Members { voters: nodes, ..Members::default() },
     }
 }
@@ -240,6 +243,15 @@ fn roles_say_who_decides_and_who_leads() {
     let learner = || cluster(3).learner(4, 0, 0);
     assert_eq!(promote(&learner()), Some(vec![members(&[1, 2, 3, 4])]));
     assert_eq!(promote(&learner().with_roles(4, "data")), None);
+    // While programs write, something is always missing; what is old must not be.
+    let mut busy = learner().lacking(4, 3);
+    let stands = |facts: &mut Facts, complete| {
+        facts.standings.get_mut(&NodeId(4)).unwrap().complete = LogIndex(complete);
+    };
+    stands(&mut busy, COMMITTED - LAG_MAX);
+    assert!(promote(&busy).is_some());
+    stands(&mut busy, COMMITTED - LAG_MAX - 1);
+    assert_eq!(promote(&busy), None);
     let other = cluster(4).with_roles(4, "data");
     let learns = Step::Members { voters: [1, 2, 3].map(NodeId).into(), learners: vec![NodeId(4)] };
     assert_eq!(demote(&other), Some(vec![learns]));

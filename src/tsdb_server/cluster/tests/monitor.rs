@@ -79,6 +79,7 @@ fn blocks_are_placed_when_there_are_more_nodes_than_copies() {
     assert_eq!(world.placement(), Placement::default(), "every node keeps everything");
     world.add(4);
     look(&cluster);
+    (*world.made.committed.lock(), *world.made.complete.lock()) = (10, 10);
     let placement = world.placement();
     assert_eq!((placement.number, nodes(placement.next.as_ref())), (1, vec![1, 2, 3, 4]));
     assert!(!cluster.is_at_home(1, LogIndex(0)).unwrap(), "it is to change");
@@ -97,10 +98,10 @@ fn blocks_are_placed_when_there_are_more_nodes_than_copies() {
     let placement = world.placement();
     assert_eq!((placement.number, nodes(placement.now.as_ref())), (2, vec![1, 2, 3, 4]));
     assert_eq!(placement.next, None);
-    // Then what is beside may go, where all have rows of this placement and have applied what is asked about.
+    // Then what is beside may go, where all have rows of this placement and everything that is asked about.
     look(&cluster);
     assert!(!cluster.is_at_home(2, LogIndex(0)).unwrap());
-    (*world.made.placed.lock(), *world.made.applied.lock()) = (2, 50);
+    (*world.made.placed.lock(), *world.made.complete.lock()) = (2, 50);
     look(&cluster);
     assert!(cluster.is_at_home(2, LogIndex(50)).unwrap());
     assert!(
