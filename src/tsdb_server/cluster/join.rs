@@ -145,7 +145,8 @@ impl Cluster {
             let mut learners = members.learners.clone();
             learners.push(node);
             learners.sort_unstable();
-            match self.members.change(members.voters.clone(), learners) {
+            let voters = members.voters.clone();
+            match self.members.change(members, voters, learners) {
                 // Another change is under way, or this one is.
                 Ok(()) | Err(FsError::Refused(_)) if left > 0 => self.pause.rest(NEXT_CHANGE)?,
                 Ok(()) => {}

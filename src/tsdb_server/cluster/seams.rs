@@ -38,11 +38,17 @@ pub trait Membership: Send + Sync {
     /// Empty where this node does not lead.
     fn followers(&self) -> Vec<Follower>;
 
-    /// Has these be all voters and all learners. [`Membership::members`] says when it holds.
+    /// Has these be all voters and all learners, where the members are still those of `from`. [`Membership::members`] says
+    /// when it holds.
     ///
     /// # Errors
     /// `NotLeader`; `Refused` with the reason; `Closing`.
-    fn change(&self, voters: Vec<NodeId>, learners: Vec<NodeId>) -> Result<(), FsError>;
+    fn change(
+        &self,
+        from: Members,
+        voters: Vec<NodeId>,
+        learners: Vec<NodeId>,
+    ) -> Result<(), FsError>;
 
     /// Has another voter lead. [`Membership::leader`] says when it does.
     ///
@@ -114,7 +120,7 @@ impl Membership for Alone {
         Vec::new()
     }
 
-    fn change(&self, _: Vec<NodeId>, _: Vec<NodeId>) -> Result<(), FsError> {
+    fn change(&self, _: Members, _: Vec<NodeId>, _: Vec<NodeId>) -> Result<(), FsError> {
         Err(FsError::Refused("this log has one member, and can have no other".to_owned()))
     }
 

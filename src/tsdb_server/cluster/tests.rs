@@ -95,8 +95,14 @@ impl Membership for Made {
         self.followers.lock().clone()
     }
 
-    fn change(&self, voters: Vec<NodeId>, learners: Vec<NodeId>) -> Result<(), FsError> {
+    fn change(
+        &self,
+        from: Members,
+        voters: Vec<NodeId>,
+        learners: Vec<NodeId>,
+    ) -> Result<(), FsError> {
         let mut members = self.members.lock();
+        assert_eq!(*members, from);
         (members.voters, members.learners) = (voters, learners);
         Ok(())
     }

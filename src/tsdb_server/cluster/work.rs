@@ -74,6 +74,11 @@ impl Cluster {
     pub fn carry_out(&self, plan: &Plan, watch: Watch<'_>) -> Result<Worked, FsError> {
         let mut leaving = Leaving { cluster: self, nodes: BTreeSet::new() };
         for step in plan {
+            if let Step::Forget(node) = step {
+                leaving.add(*node);
+            }
+        }
+        for step in plan {
             tracing::info!(%step, "the cluster is changed");
             match step {
                 Step::HandOver(to) => {
@@ -102,10 +107,13 @@ impl Cluster {
                     self.wait(&doing, "blocks", 0, left, watch)?;
                 }
                 Step::Members { voters, learners } => {
-                    self.members.change(voters.clone(), learners.clone())?;
+                    self.change_members(voters, learners, &leaving.nodes)?;
                     let holds = || {
                         let members = self.members.members();
-                        members.voters == *voters && members.learners == *learners
+                        let learns = |node| members.learners.contains(node);
+                        members.voters == *voters
+                            && learners.iter().all(learns)
+                            && !leaving.nodes.iter().any(learns)
                     };
                     self.settle("the nodes agree on who decides", holds, watch)?;
                 }
@@ -115,6 +123,22 @@ impl Cluster {
             }
         }
         Ok(Worked::Done)
+    }
+
+    /// Has these vote and these learn. Whoever came since that was decided goes on learning.
+    fn change_members(
+        &self,
+        voters: &[NodeId],
+        learners: &[NodeId],
+        leaving: &BTreeSet<NodeId>,
+    ) -> Result<(), FsError> {
+        let from = self.members.members();
+        let mut learners = learners.to_vec();
+        learners.extend(from.learners.iter().filter(|node| !leaving.contains(node)));
+        learners.sort_unstable();
+        learners.dedup();
+        learners.retain(|node| !voters.contains(node));
+        self.members.change(from, voters.to_vec(), learners)
     }
 
     /// Blocks that a node should have and has not; `None` where it is not known.

@@ -66,8 +66,13 @@ impl Membership for Hands {
         self.node.followers().into_iter().map(follower).collect()
     }
 
-    fn change(&self, voters: Vec<NodeId>, learners: Vec<NodeId>) -> Result<(), FsError> {
-        self.node.change_members(voters, learners)
+    fn change(
+        &self,
+        from: Members,
+        voters: Vec<NodeId>,
+        learners: Vec<NodeId>,
+    ) -> Result<(), FsError> {
+        self.node.change_members(from, voters, learners)
     }
 
     fn hand_over(&self, to: NodeId) -> Result<(), FsError> {

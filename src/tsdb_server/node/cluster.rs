@@ -193,13 +193,14 @@ impl Node {
     }
 
     /// # Errors
-    /// As for [`Replica::change_members`](crate::tsdb_server::replica::Replica::change_members).
+    /// As for [`Replica::change_members_from`](crate::tsdb_server::replica::Replica::change_members_from).
     pub fn change_members(
         &self,
+        from: Members,
         voters: Vec<NodeId>,
         learners: Vec<NodeId>,
     ) -> Result<(), FsError> {
-        self.replica.change_members(voters, learners).map(drop)
+        self.replica.change_members_from(from, voters, learners).map(drop)
     }
 
     /// # Errors

@@ -199,8 +199,13 @@ impl Driver {
                     let done = core.hand_over(to);
                     passed.answers.push(Box::new(move || answer(done)));
                 }
-                Ask::Change { voters, learners, answer } => {
-                    let done = core.change_members(voters, learners);
+                Ask::Change { from, voters, learners, answer } => {
+                    let done = match from.is_none_or(|from| from == *core.members()) {
+                        true => core.change_members(voters, learners),
+                        false => Err(FsError::Refused(
+                            "the members were changed meanwhile; try again".to_owned(),
+                        )),
+                    };
                     passed.answers.push(Box::new(move || answer(done)));
                 }
             }

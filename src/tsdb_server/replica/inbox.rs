@@ -2,6 +2,7 @@
 //!
 //! `docs/decisions/0004-whoever-has-work-drives-the-log.md` has the states and why nothing is ever forgotten here.
 
+use crate::tsdb_log::entry::Members;
 use crate::tsdb_log::entry::Message;
 use crate::tsdb_log::header::Body;
 use crate::types::BatchSeq;
@@ -77,6 +78,8 @@ pub(super) enum Ask {
         answer: Answer<()>,
     },
     Change {
+        /// Only where these are the members.
+        from: Option<Members>,
         voters: Vec<NodeId>,
         learners: Vec<NodeId>,
         answer: Answer<LogIndex>,

@@ -148,7 +148,20 @@ impl Replica {
         voters: Vec<NodeId>,
         learners: Vec<NodeId>,
     ) -> Result<LogIndex, FsError> {
-        self.ask(|answer| Ask::Change { voters, learners, answer })
+        self.ask(|answer| Ask::Change { from: None, voters, learners, answer })
+    }
+
+    /// The same, unless these are not the members any more: then it was decided from what is past.
+    ///
+    /// # Errors
+    /// As for [`Replica::change_members`].
+    pub fn change_members_from(
+        &self,
+        from: Members,
+        voters: Vec<NodeId>,
+        learners: Vec<NodeId>,
+    ) -> Result<LogIndex, FsError> {
+        self.ask(|answer| Ask::Change { from: Some(from), voters, learners, answer })
     }
 
     /// Has another voter lead as soon as it has everything. Returns when it was told; [`Replica::leadership`] says when it

@@ -96,7 +96,7 @@ impl Stepped {
         answer: impl FnOnce(Result<LogIndex, FsError>) + Send + 'static,
     ) {
         let answer = Box::new(answer);
-        self.taken.input.asks.push(Ask::Change { voters, learners, answer });
+        self.taken.input.asks.push(Ask::Change { from: None, voters, learners, answer });
     }
 
     /// Drives once, with everything that was put in. Says who leads, if that has changed.

@@ -150,3 +150,23 @@ fn a_node_that_is_taken_out_has_its_blocks_moved_first() {
     look(&cluster);
     assert_eq!(nodes(world.placement().next.as_ref()), [1, 2, 3, 5]);
 }
+
+#[test]
+fn a_node_that_joins_while_another_is_made_a_voter_goes_on_learning() {
+    let world = World::new();
+    world.add(2);
+    let mut members = Members::alone(NodeId(1));
+    members.learners.push(NodeId(2));
+    *world.made.members.lock() = members;
+    let plan = plan::promote(&world.cluster.facts().unwrap()).unwrap();
+    world.made.members.lock().learners.push(NodeId(3));
+    world.cluster.carry_out(&plan, &mut |_| ControlFlow::Continue(())).unwrap();
+    let members = world.made.members.lock().clone();
+    assert_eq!((members.voters, members.learners), ([1, 2].map(NodeId).into(), vec![NodeId(3)]));
+    // One that is taken out does not.
+    let plan =
+        vec![Step::Members { voters: vec![NodeId(1)], learners: vec![] }, Step::Forget(NodeId(2))];
+    world.made.members.lock().learners = vec![NodeId(2), NodeId(3)];
+    world.cluster.carry_out(&plan, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(world.made.members.lock().learners, [NodeId(3)]);
+}
