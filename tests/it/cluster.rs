@@ -20,6 +20,8 @@ mod dying;
 mod failover;
 /// What befalls processes.
 mod faults;
+/// The system's own mount, and fstab.
+mod fstab;
 /// A store of one process becomes three.
 mod grow;
 /// What happened, and when.

@@ -19,6 +19,7 @@ use crate::tsdb_server::cluster::work::Worked;
 use crate::types::FsError;
 use crate::types::NodeId;
 use crate::types::Stamp;
+use crate::types::placement::Placement;
 use crate::wire::cluster::Announced;
 use crate::wire::cluster::Answer;
 use crate::wire::cluster::Ask;
@@ -195,6 +196,7 @@ impl Cluster {
         };
         let nodes: Vec<NodeState> = nodes.into_iter().map(state).collect();
         let mut health = trouble(leader, &members.voters, &followers, &nodes);
+        health.extend(too_few_homes(&rows::placement(&*self.server)?));
         health.extend(self.server.status()?.health);
         Ok(Overview {
             store: net::StoreId(rows::store(&*self.server)?.uuid).to_string(),
@@ -245,6 +247,17 @@ fn trouble(
         }
     }
     lines
+}
+
+/// What is to be said where blocks have homes by name, and fewer than they want.
+fn too_few_homes(placement: &Placement) -> Option<String> {
+    let homes = placement.now.as_ref()?.nodes().count();
+    (homes < usize::from(placement.copies)).then(|| {
+        format!(
+            "{homes} nodes keep blocks, and {} copies are wanted: add a node with the role 'data' ('tsfs cluster invite')",
+            placement.copies
+        )
+    })
 }
 
 fn valid(seconds: u64) -> Result<Duration, FsError> {

@@ -143,6 +143,12 @@ fn a_node_that_is_taken_out_has_its_blocks_moved_first() {
     assert_eq!(worked.unwrap(), Worked::Done);
     assert!(said.iter().all(|said| said.contains("fetch what node 4 keeps")), "{said:?}");
     assert_eq!(nodes(world.placement().now.as_ref()), [1, 2, 3]);
+    let health = |cluster: &Cluster| cluster.overview().unwrap().health.join("; ");
+    assert!(!health(&cluster).contains("copies are wanted"), "{}", health(&cluster));
+    cluster.want_copies(5).unwrap();
+    assert!(health(&cluster).contains("3 nodes keep blocks, and 5 copies are wanted"));
+    cluster.want_copies(3).unwrap();
+    assert!(cluster.want_copies(4).is_err() && cluster.want_copies(1).is_err());
     assert_eq!(rows::node(&*world.node, NodeId(4)).unwrap(), None);
     assert_eq!(world.made.members.lock().voters, [1, 2, 3].map(NodeId));
     // Nobody is leaving any more.
