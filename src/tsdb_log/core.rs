@@ -48,6 +48,9 @@ const MESSAGE_BYTES: u64 = 1 << 20;
 /// Messages with entries that a follower may have unanswered.
 const MESSAGES_IN_FLIGHT: usize = 256;
 
+/// Ticks between voters that stand for election as the way to the leader is broken: more than an election takes.
+const STAND_APART: usize = 2;
+
 /// How a member counts time, in ticks of its driver.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -102,6 +105,8 @@ pub struct Core {
     chance: u64,
     /// Ticks without a sign of a leader after which it stands for election.
     patience: usize,
+    /// The way to the leader is broken: how long it had not been heard of when that was last looked at.
+    hurry: Option<usize>,
     /// Ticks in which it votes for nobody. It cannot know whom it heard of before it was started.
     abstains: usize,
 }
@@ -159,6 +164,7 @@ impl Core {
             rounds: Rounds::default(),
             chance: options.seed,
             patience: 0,
+            hurry: None,
             abstains: if alone { 0 } else { options.election_ticks },
         };
         core.draw_patience();
@@ -287,8 +293,16 @@ impl Core {
         debug_assert_eq!(self.engine.raft.raft_log.persisted, self.last().0, "ticks come first");
         self.abstains = self.abstains.saturating_sub(1);
         self.engine.set_batch_append(false);
+        let unheard = self.engine.raft.election_elapsed;
+        if self.hurry.is_some_and(|before| unheard < before) {
+            // It was heard of again.
+            self.hurry = None;
+            self.draw_patience();
+        }
         self.engine.raft.set_randomized_election_timeout(self.patience);
         self.engine.tick();
+        let unheard = self.engine.raft.election_elapsed;
+        self.hurry = self.hurry.filter(|_| !self.is_leader()).map(|_| unheard);
         if !self.is_leader() && self.engine.raft.election_elapsed == 0 {
             // It has just stood for election. Next time it waits for another while.
             self.draw_patience();
@@ -298,6 +312,21 @@ impl Core {
     /// The member could not be reached: what is under way to it is probably lost.
     pub fn unreachable(&mut self, node: NodeId) {
         self.engine.report_unreachable(node.0);
+        if self.leader() == Some(node) && !self.is_leader() {
+            self.hurry_without(node);
+        }
+    }
+
+    /// The way to the leader is broken, as when its process has died. It is waited for no longer than has to be, which others rely
+    /// on; and by their numbers the voters stand one after the other, so that no two stand at once.
+    fn hurry_without(&mut self, leader: NodeId) {
+        let others = self.members.voters.iter().filter(|voter| **voter != leader);
+        let mut others = others.enumerate();
+        let Some((rank, _)) = others.find(|(_, voter)| **voter == self.options.node) else {
+            return;
+        };
+        self.patience = self.patience.min(self.options.election_ticks + rank * STAND_APART);
+        self.hurry = Some(self.engine.raft.election_elapsed);
     }
 
     /// Who needs a table, as the log does not reach back to what they have; since this was last asked.

@@ -226,3 +226,43 @@ fn three_members_elect_replicate_and_overwrite_what_a_cut_off_leader_left() {
     assert!(all.iter().all(|member| member.bodies() == [&body(1)[..], &body(2)[..]]));
     assert!(one.iter().all(|entry| entry.kind == EntryKind::Command));
 }
+
+#[test]
+fn a_leader_that_is_known_to_be_gone_is_followed_soon_and_by_one() {
+    let ids = [NodeId(1), NodeId(2), NodeId(3)];
+    let members = Members { voters: ids.to_vec(), ..Members::default() };
+    for seed in 0..20 {
+        let mut all = ids.map(|node| {
+            let options = Options { seed: seed * 3 + node.0, ..Options::alone(node) };
+            Member::open(options, &members, Arc::default(), LogIndex(0))
+        });
+        tick_until(&mut all, None, |all| all.iter().any(|member| member.core.is_leader()));
+        // So that everybody has just heard of it.
+        (0..20).for_each(|_| {
+            all.iter_mut().for_each(|member| member.core.tick());
+            settle(&mut all, None);
+        });
+        let leader = all.iter().position(|member| member.core.is_leader()).unwrap();
+        let (gone, term) = (ids[leader], all[leader].core.term());
+        all.iter_mut().for_each(|member| member.core.unreachable(gone));
+        let mut ticks = 0;
+        while !all.iter().any(|member| member.core.is_leader() && member.core.term() > term) {
+            for (n, member) in all.iter_mut().enumerate() {
+                if n != leader {
+                    member.core.tick();
+                }
+            }
+            settle(&mut all, Some(gone));
+            ticks += 1;
+            assert!(ticks <= Options::alone(gone).election_ticks, "seed {seed}: {ticks} ticks");
+        }
+        let next = all.iter().find(|member| member.core.is_leader() && member.core.term() > term);
+        assert_eq!(next.unwrap().core.term(), Term(term.0 + 1), "seed {seed}: one stood once");
+        // Where it was a connection only, it is followed as before, and patience is as it was.
+        (0..40).for_each(|_| {
+            all.iter_mut().for_each(|member| member.core.tick());
+            settle(&mut all, None);
+        });
+        assert!(all.iter().all(|member| member.core.hurry.is_none()));
+    }
+}
