@@ -33,7 +33,7 @@ impl Complete {
         self.young.remove(&block);
     }
 
-    /// Another placement: what is to be here is something else.
+    /// Another placement, so that what is to be here is something else; or damage was found in what had been here.
     pub(super) fn begin_anew(&mut self) {
         *self = Complete::default();
     }

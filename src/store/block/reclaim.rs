@@ -199,8 +199,8 @@ impl BlockStore {
         dead || moved || rows || state.scrubbed_unsaved || !state.retiring.removed.is_empty()
     }
 
-    /// Moves the rows of copied blocks, keeps the list for repair, brings rows into line with the placement, retires dead segments and forgets removed ones. The
-    /// driver's.
+    /// Moves the rows of copied blocks, keeps the list for repair, brings rows into line with the placement, retires dead
+    /// segments and forgets removed ones. The driver's.
     ///
     /// # Errors
     /// `Damaged`, `Io`.
@@ -220,6 +220,10 @@ impl BlockStore {
             moves.iter().filter(|(_, holds, _)| *holds).map(|(moved, ..)| moved.block).collect();
         let state = &mut *self.state.lock();
         state.working()?;
+        if !noted.is_empty() {
+            // They were named long ago: what was said of how far everything is here is not true any more.
+            state.complete.begin_anew();
+        }
         let mut writing = Writing::new(state, changes);
         for block in noted.iter().filter(|block| !moving.contains(block)) {
             writing.list(*block);

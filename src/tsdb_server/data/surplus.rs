@@ -49,7 +49,8 @@ struct Asked {
 /// The task. See the module's text.
 pub struct Surplus {
     parts: Parts,
-    /// Up to where this round is.
+    /// The placement that this round goes by, and up to where it is.
+    number: u64,
     after: Option<BlockId>,
     /// This round has found something.
     found: bool,
@@ -61,7 +62,7 @@ pub struct Surplus {
 
 impl Surplus {
     pub fn new(parts: Parts) -> Surplus {
-        Surplus { parts, after: None, found: false, asked: None, clean: None }
+        Surplus { parts, number: 0, after: None, found: false, asked: None, clean: None }
     }
 
     fn is_due(&self, number: u64) -> bool {
@@ -85,6 +86,10 @@ impl Task for Surplus {
         let moves = placement.next.is_some() || placement.now.is_none();
         if moves || self.parts.blocks.placed() != Some(number) || !self.is_due(number) {
             return Ok(Worked::Idle(LOOK_EVERY));
+        }
+        if self.number != number {
+            // What was looked at before was looked at by another.
+            (self.number, self.after, self.found) = (number, None, false);
         }
         // The same again until it may go: homes of a busy cluster have what is older first.
         let asked = match self.asked.take().filter(|asked| asked.number == number) {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::series::table::Family;
 use crate::series::table::Rows;
+use crate::types::LogIndex;
 use index::Kind;
 
 fn shared(world: &World) -> BlockStore {
@@ -267,4 +268,21 @@ fn puts_and_the_driver_at_once_leave_every_named_block_right_or_listed() {
     world.free(&store, (0..200).filter(|number| number % 5 != 0));
     world.reclaim(&store);
     assert_eq!(store.live_bytes(), 0);
+}
+
+#[test]
+fn what_is_found_damaged_is_not_said_to_be_here() {
+    let world = World::new();
+    let store = world.open();
+    store.share(true);
+    world.name(&store, 1..4);
+    assert_eq!(store.complete(LogIndex(5)), LogIndex(5));
+    store.met(block(2), &FsError::Damaged("a bit is another".to_owned()));
+    world.write(&store, |changes| store.upkeep(changes).unwrap());
+    assert_eq!(store.listed(), 1);
+    assert_eq!(store.complete(LogIndex(6)), LogIndex(0), "its home has no whole copy");
+    assert_eq!(store.supply(block(2), &frame(block(2))).unwrap(), Supplied::Written);
+    store.sync().unwrap();
+    world.write(&store, |changes| store.upkeep(changes).unwrap());
+    assert_eq!((store.listed(), store.complete(LogIndex(7))), (0, LogIndex(7)));
 }
