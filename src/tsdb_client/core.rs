@@ -8,7 +8,7 @@ use crate::tsdb_client::Caller;
 use crate::tsdb_client::OnInvalidate;
 use crate::tsdb_client::Options;
 use crate::tsdb_client::VALID_MAX;
-use crate::tsdb_client::ahead::Streams;
+use crate::tsdb_client::ahead::Ahead;
 use crate::tsdb_client::blocks::Blocks;
 use crate::tsdb_client::change::Change;
 use crate::tsdb_client::copies::Copies;
@@ -72,7 +72,7 @@ pub(super) struct Core {
     pub(super) rows: Rows,
     pub(super) blocks: Arc<Blocks>,
     pub(super) pool: Pool,
-    pub(super) streams: Streams,
+    pub(super) ahead: Ahead,
     pub(super) journal: Arc<Journal>,
     local: Mutex<Local>,
     /// The flusher waits here.
@@ -112,8 +112,9 @@ impl Core {
         options: Options,
         welcome: Welcome,
     ) -> Result<Core, FsError> {
-        let pool = Pool::start(options.workers)
-            .map_err(|error| FsError::io("start a worker thread", &error))?;
+        let no_thread = |error| FsError::io("start a worker thread", &error);
+        let pool = Pool::start("tsfs-work", options.workers).map_err(no_thread)?;
+        let ahead = Ahead::start(options.block_cache_bytes).map_err(no_thread)?;
         let near = server.lease() == Duration::MAX;
         let own = Own::new(near, welcome.whole);
         let copies = Copies::new(options.row_cache_bytes / COPIES_SHARE);
@@ -127,7 +128,7 @@ impl Core {
             rows: Rows::new(options.row_cache_bytes),
             blocks: Arc::new(Blocks::new(options.block_cache_bytes, server.clone())),
             pool,
-            streams: Streams::default(),
+            ahead,
             journal: Arc::default(),
             local: Mutex::new(Local::new(own, copies)),
             work: Condvar::new(),

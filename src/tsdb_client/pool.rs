@@ -1,4 +1,4 @@
-//! The workers: threads that compress, decompress and read ahead.
+//! Threads that take what they are given one after the other: the workers, that compress, and those that read ahead.
 //!
 //! What they are given is bounded by who gives it: contents to pack by the bound on dirty bytes, reading ahead by
 //! [`Pool::is_busy`].
@@ -44,11 +44,11 @@ pub(super) struct Pool {
 impl Pool {
     /// # Errors
     /// Where a thread cannot be started.
-    pub(super) fn start(workers: usize) -> std::io::Result<Pool> {
+    pub(super) fn start(name: &str, threads: usize) -> std::io::Result<Pool> {
         let mut pool = Pool { shared: Arc::default(), threads: Vec::new() };
-        for n in 0..workers.max(1) {
+        for n in 0..threads.max(1) {
             let shared = pool.shared.clone();
-            let thread = std::thread::Builder::new().name(format!("tsfs-work-{n}"));
+            let thread = std::thread::Builder::new().name(format!("{name}-{n}"));
             pool.threads.push(thread.spawn(move || work(&shared))?);
         }
         Ok(pool)
@@ -89,8 +89,11 @@ impl Drop for Pool {
         self.shared.queue.lock().closed = true;
         self.shared.more.notify_all();
         for thread in self.threads.drain(..) {
-            // A worker that panicked has said so; there is nothing left to wait for.
-            let _ = thread.join();
+            // What a thread of ours was given may be the last that holds whoever has the pool; and it ends behind this.
+            if thread.thread().id() != std::thread::current().id() {
+                // One that panicked has said so; there is nothing left to wait for.
+                let _ = thread.join();
+            }
         }
     }
 }

@@ -27,6 +27,7 @@ use tsfs::tsdb_client::RenameHow;
 use tsfs::tsdb_client::SetAttr;
 use tsfs::tsdb_client::Wait;
 use tsfs::tsdb_client::XattrHow;
+use tsfs::tsdb_client::patience::at_once;
 use tsfs::types::AsOf;
 use tsfs::types::FileKind;
 use tsfs::types::FsError;
@@ -156,6 +157,37 @@ fn what_both_look_at_is_asked_for_once_and_again_after_a_change() {
     assert!(asked() - before <= 55, "{}", asked() - before);
     assert_eq!(names(&b, dir, true).len(), 52);
     assert!(leader.asked("take back") > 0);
+}
+
+#[test]
+fn whoever_reads_on_finds_the_next_rows_and_blocks_at_hand() {
+    const STEP: u32 = 128 << 10;
+    let (_leader, a, b) = two();
+    let ino = file(&a, ROOT, "large");
+    let data = Random(9).bytes(6 << 20);
+    let handle = open(&a, ino);
+    data.chunks(1 << 20).enumerate().for_each(|(n, part)| write(&a, handle, (n << 20) as u64, part));
+    fsync(&a, Some(handle)).unwrap();
+    a.release(handle);
+    // What was taken from its owner rests for a while before it is anybody's to keep.
+    wait_for("the file to be kept", || {
+        b.getattr(ino, NOW).unwrap();
+        at_once(|| b.getattr(ino, NOW)).is_some()
+    });
+    let mut found = read(&b, ino, NOW, 0, STEP);
+    while found.len() < data.len() {
+        let offset = found.len() as u64;
+        // Other regions of the file, which have rows of their own.
+        wait_for("what comes next to be at hand", || {
+            match at_once(|| b.read(ino, NOW, offset, STEP, Wait::Never)) {
+                Some(Ok(Some(bytes))) => found.extend_from_slice(&bytes),
+                Some(Ok(None)) | None => return false,
+                Some(Err(error)) => panic!("{error}"),
+            }
+            true
+        });
+    }
+    assert!(found == data);
 }
 
 #[test]
