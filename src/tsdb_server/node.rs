@@ -39,6 +39,7 @@ use crate::store::space::Reserve;
 use crate::store::table::RocksTable;
 use crate::telemetry::counter;
 use crate::tsdb_server::cluster::disk::Identity;
+use crate::tsdb_server::cluster::headroom::Together;
 use crate::tsdb_server::data::Data;
 use crate::tsdb_server::data::lend::Lender;
 use crate::tsdb_server::data::repair;
@@ -148,6 +149,8 @@ pub struct Node {
     granting: Mutex<()>,
     /// When this node, whose disk was full, last had another lead.
     passed_on: Mutex<Option<Duration>>,
+    /// What all nodes together have room for, where this one leads them.
+    together: Together,
     /// What opening found damaged.
     faults: Vec<FsError>,
     tasks: Mutex<Tasks>,
@@ -235,6 +238,7 @@ impl Node {
             nodes: RwLock::default(),
             granting: Mutex::default(),
             passed_on: Mutex::default(),
+            together: Together::default(),
             faults: parts.faults,
             _holder: parts.holder,
         });
@@ -393,6 +397,7 @@ impl Node {
                     .to_owned(),
             );
         }
+        lines.extend(self.together.trouble());
         lines
     }
 }

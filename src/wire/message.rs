@@ -99,6 +99,8 @@ pub struct Standing {
     /// Bytes of the disk that its store is on.
     pub disk_total: u64,
     pub disk_free: u64,
+    /// Bytes that may still be written there: what is free less the reserve.
+    pub room: u64,
 }
 
 impl Standing {

@@ -10,6 +10,7 @@ pub mod announce;
 pub mod answer;
 pub mod clients;
 pub mod disk;
+pub mod headroom;
 pub mod init;
 pub mod join;
 pub mod metrics;

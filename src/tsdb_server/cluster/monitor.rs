@@ -7,6 +7,7 @@ use crate::meta::apply::FEATURES;
 use crate::meta::op::ClusterOp;
 use crate::meta::op::Op;
 use crate::tsdb_server::cluster::Cluster;
+use crate::tsdb_server::cluster::headroom::headroom;
 use crate::tsdb_server::cluster::place;
 use crate::tsdb_server::cluster::place::Keeper;
 use crate::tsdb_server::cluster::plan;
@@ -232,11 +233,13 @@ impl Cluster {
             Ok(facts) => facts,
             Err(FsError::NotLeader { .. }) => {
                 *self.heard.lock() = Heard::default();
+                self.copies.heard_of_headroom(None);
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
         self.listen(&facts);
+        self.copies.heard_of_headroom(Some(headroom(&facts)));
         self.raise(&facts)?;
         self.place(&facts)?;
         let plans = [plan::promote, plan::better_leader, plan::demote];

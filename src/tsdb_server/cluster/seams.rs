@@ -1,6 +1,7 @@
 //! What the cluster asks of the parts that it is made of.
 
 use crate::tsdb_log::entry::Members;
+use crate::tsdb_server::cluster::headroom::Headroom;
 use crate::types::FsError;
 use crate::types::LogIndex;
 use crate::types::NodeId;
@@ -61,6 +62,9 @@ pub trait Membership: Send + Sync {
 pub trait Copies: Send + Sync {
     /// How a node stands; `None` where it does not say.
     fn standing(&self, node: NodeId) -> Option<Standing>;
+
+    /// For how much more there is room on all of them, which clients are told; `None` where this node does not know any more.
+    fn heard_of_headroom(&self, headroom: Option<Headroom>);
 }
 
 /// Who uses the file system.
@@ -133,6 +137,8 @@ impl Copies for Alone {
     fn standing(&self, _: NodeId) -> Option<Standing> {
         None
     }
+
+    fn heard_of_headroom(&self, _: Option<Headroom>) {}
 }
 
 impl Others for Alone {

@@ -28,6 +28,7 @@ use crate::store::label::Label;
 use crate::tsdb_log::entry::Members;
 use crate::tsdb_server::cluster::clients::ByRows;
 use crate::tsdb_server::cluster::disk::Identity;
+use crate::tsdb_server::cluster::headroom::Headroom;
 use crate::tsdb_server::cluster::init::Described;
 use crate::tsdb_server::cluster::plan::Step;
 use crate::tsdb_server::cluster::seams::Follower;
@@ -125,8 +126,11 @@ impl Copies for Made {
             lacks: *left,
             disk_total: 1 << 40,
             disk_free: 1 << 39,
+            room: 1 << 38,
         })
     }
+
+    fn heard_of_headroom(&self, _: Option<Headroom>) {}
 }
 
 impl Others for Made {

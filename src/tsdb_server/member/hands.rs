@@ -6,6 +6,7 @@ use crate::net::NetError;
 use crate::net::Wait;
 use crate::tsdb_log::entry::Members;
 use crate::tsdb_server::cluster::Cluster;
+use crate::tsdb_server::cluster::headroom::Headroom;
 use crate::tsdb_server::cluster::seams::Copies;
 use crate::tsdb_server::cluster::seams::Follower;
 use crate::tsdb_server::cluster::seams::Membership;
@@ -92,6 +93,10 @@ impl Copies for Hands {
             Response::Standing(standing) => Some(standing),
             _ => None,
         }
+    }
+
+    fn heard_of_headroom(&self, headroom: Option<Headroom>) {
+        self.node.heard_of_headroom(headroom);
     }
 }
 

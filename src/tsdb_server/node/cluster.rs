@@ -12,6 +12,7 @@ use crate::series::table::Table;
 use crate::tsdb_log::core::Follower;
 use crate::tsdb_log::entry::Members;
 use crate::tsdb_log::entry::Message;
+use crate::tsdb_server::cluster::headroom::Headroom;
 use crate::tsdb_server::data::lend::LentId;
 use crate::tsdb_server::data::repair;
 use crate::tsdb_server::data::repair::Repair;
@@ -72,7 +73,7 @@ impl lock_node::Log for Node {
         match Server::space_left(self) {
             // Whoever leads next says what is left there.
             0 if self.passes_on().is_some() => PASSING_BYTES,
-            left => left,
+            left => self.together.least(left),
         }
     }
 
@@ -192,6 +193,11 @@ impl Node {
         }
     }
 
+    /// What the nodes together have room for, as the one that leads has just heard; nothing where this node does not lead.
+    pub fn heard_of_headroom(&self, headroom: Option<Headroom>) {
+        self.together.heard(headroom, Server::space_left(self));
+    }
+
     /// # Errors
     /// As for [`Replica::change_members_from`](crate::tsdb_server::replica::Replica::change_members_from).
     pub fn change_members(
@@ -268,6 +274,7 @@ impl Node {
             lacks: self.blocks.listed(),
             disk_total: space.total,
             disk_free: space.free,
+            room: self.reserve.space_left(self.clock.steady()),
         }
     }
 

@@ -166,7 +166,9 @@ fn whoever_reads_on_finds_the_next_rows_and_blocks_at_hand() {
     let ino = file(&a, ROOT, "large");
     let data = Random(9).bytes(6 << 20);
     let handle = open(&a, ino);
-    data.chunks(1 << 20).enumerate().for_each(|(n, part)| write(&a, handle, (n << 20) as u64, part));
+    data.chunks(1 << 20)
+        .enumerate()
+        .for_each(|(n, part)| write(&a, handle, (n << 20) as u64, part));
     fsync(&a, Some(handle)).unwrap();
     a.release(handle);
     // What was taken from its owner rests for a while before it is anybody's to keep.

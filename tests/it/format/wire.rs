@@ -321,6 +321,7 @@ fn responses() -> Vec<Response> {
             lacks: 9,
             disk_total: 1 << 40,
             disk_free: 1 << 39,
+            room: 1 << 38,
         }),
         Response::MayLetGo(true),
     ];

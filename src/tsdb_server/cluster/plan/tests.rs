@@ -25,6 +25,7 @@ fn lacking(blocks: u64) -> Standing {
         lacks: blocks,
         disk_total: 1 << 40,
         disk_free: 1 << 39,
+        room: 1 << 38,
     }
 }
 
