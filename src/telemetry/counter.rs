@@ -42,6 +42,11 @@ impl Counter {
         self.name.to_lowercase()
     }
 
+    /// Whether it counts what a mount does, by its name; the others count what a store does, which may be another process.
+    pub fn is_of_mount(&self) -> bool {
+        ["FUSE_", "CLIENT_"].iter().any(|part| self.name.starts_with(part))
+    }
+
     pub fn add(&self, n: u64) {
         self.value.fetch_add(n, Relaxed);
     }

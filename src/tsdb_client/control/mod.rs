@@ -15,6 +15,7 @@ use crate::meta::op::Op;
 use crate::meta::record::Record;
 use crate::meta::record::Retention;
 use crate::series::changes;
+use crate::telemetry::counter;
 use crate::tsdb_client::Caller;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::FileVersion;
@@ -133,6 +134,9 @@ impl Job<'_> {
                 self.client.core.settle_within(SETTLED_WITHIN);
                 let mut status = self.client.server().status()?;
                 status.health.extend(self.client.core.loss_sentence());
+                // Over a network it is the node that counted the rest.
+                let own = counter::all().filter(|(counter, _)| counter.is_of_mount());
+                status.counters.extend(own.map(|(counter, value)| (counter.name(), value)));
                 self.say(Answer::Status(Box::new(status)))?;
                 Ok(Done::default())
             }

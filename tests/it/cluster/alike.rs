@@ -9,6 +9,7 @@ use super::place::Cluster;
 use crate::support;
 use crate::support::Mount;
 use rustix::io::Errno;
+use serde_json::Value;
 use std::fs;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -83,6 +84,12 @@ fn three_nodes_come_up_and_two_mounts_see_each_other_at_once() {
         shown(first.dir(), second.dir(), n);
     }
     assert_eq!(names(one.dir()), Vec::<String>::new());
+    // Its own figures, beside those of the node that leads.
+    let status = support::run(support::tsfs().args(["status", "--json"]).arg(one.dir()));
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    for counter in ["fuse_requests", "client_direct", "log_syncs"] {
+        assert!(status["counters"][counter].as_u64() > Some(0), "{counter}: {status}");
+    }
     other.close();
     one.close();
     cluster.close();
