@@ -50,5 +50,7 @@ pub(crate) mod place;
 mod refused;
 /// Mounts that sleep.
 mod slept;
+/// Nodes that are slow.
+mod slow;
 /// What one of those programs does.
 mod worker;

@@ -188,7 +188,8 @@ impl Cluster {
                 },
                 answers: match node == self.here {
                     true => Some(true),
-                    false => follower.map(|follower| follower.answers),
+                    // One whose disk or line is slow is silent in the log for longer than an election, and is there.
+                    false => follower.map(|follower| follower.answers || self.others.reaches(node)),
                 },
                 lag: follower.map(|follower| follower.lag),
                 lacks: self.lacks(node),
@@ -223,11 +224,19 @@ fn trouble(
             "no node leads: start nodes until a majority of those that decide answers".to_owned(),
         );
     }
-    for follower in followers.iter().filter(|follower| !follower.answers) {
-        lines.push(format!(
-            "node {} does not answer: start it, or 'tsfs cluster replace' it",
-            follower.node.0
-        ));
+    for Follower { node, answers, lag } in followers {
+        let runs = nodes.iter().any(|state| state.node == node.0 && state.answers == Some(true));
+        if !answers && !runs {
+            lines.push(format!(
+                "node {} does not answer: start it, or 'tsfs cluster replace' it",
+                node.0
+            ));
+        } else if *lag > plan::LAG_MAX || (*lag > 0 && !answers) {
+            lines.push(format!(
+                "node {} lags: it has yet to confirm {lag} entries of the log. Unless it was away, its disk or its network is slow",
+                node.0
+            ));
+        }
     }
     if voters.len() == 2 {
         lines.push(

@@ -88,6 +88,9 @@ pub trait Clients: Send + Sync {
 
 /// The way to the other nodes.
 pub trait Others: Send + Sync {
+    /// Whether the node's process is there, however long it takes to say anything more.
+    fn reaches(&self, node: NodeId) -> bool;
+
     /// Passes a question on, and what the node says to it.
     ///
     /// # Errors
@@ -142,6 +145,10 @@ impl Copies for Alone {
 }
 
 impl Others for Alone {
+    fn reaches(&self, _: NodeId) -> bool {
+        false
+    }
+
     fn ask(
         &self,
         node: NodeId,

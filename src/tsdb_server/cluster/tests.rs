@@ -73,6 +73,8 @@ struct Made {
     complete: Mutex<u64>,
     placed: Mutex<u64>,
     asked: Mutex<Vec<(NodeId, Ask)>>,
+    /// Whom there is no way to.
+    away: Mutex<Vec<NodeId>>,
 }
 
 impl Membership for Made {
@@ -134,6 +136,10 @@ impl Copies for Made {
 }
 
 impl Others for Made {
+    fn reaches(&self, node: NodeId) -> bool {
+        !self.away.lock().contains(&node)
+    }
+
     fn ask(
         &self,
         node: NodeId,

@@ -101,6 +101,10 @@ impl Copies for Hands {
 }
 
 impl Others for Hands {
+    fn reaches(&self, node: NodeId) -> bool {
+        self.peers.pair(node).is_some()
+    }
+
     fn ask(
         &self,
         node: NodeId,

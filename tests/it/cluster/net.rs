@@ -135,6 +135,19 @@ impl Spaces {
         ip(&format!("link set {}h{place} {}", self.stem, if up { "up" } else { "down" }));
     }
 
+    /// The line of a place carries no more than this each way, as tc-tbf(8) is told it, or as much as ever.
+    pub(crate) fn throttle(&self, place: usize, rate: Option<&str>) {
+        let ends = [format!("dev {}h{place}", self.stem), "dev line".to_owned()];
+        let inside = ["-n".to_owned(), self.space(place)];
+        for (end, before) in ends.iter().zip([&[][..], &inside[..]]) {
+            let what = match rate {
+                Some(rate) => format!("qdisc replace {end} root tbf rate {rate}"),
+                None => format!("qdisc del {end} root"),
+            };
+            run(Command::new("tc").args(before).args(what.split(' ')));
+        }
+    }
+
     /// What `from` sends to `to` is lost without a word; the other direction works.
     pub(crate) fn cut(&self, from: usize, to: usize) {
         // It is sent to a card that nobody has.

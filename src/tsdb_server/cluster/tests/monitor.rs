@@ -176,3 +176,26 @@ fn a_node_that_joins_while_another_is_made_a_voter_goes_on_learning() {
     world.cluster.carry_out(&plan, &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(world.made.members.lock().learners, [NodeId(3)]);
 }
+
+#[test]
+fn who_is_slow_is_told_from_who_is_away() {
+    let world = World::new();
+    (2..=4).for_each(|node| world.add(node));
+    let follower = |node, answers, lag| Follower { node: NodeId(node), answers, lag };
+    let few = plan::LAG_MAX;
+    // The second is away; the third takes its time to say anything, the fourth is far behind.
+    world.made.away.lock().push(NodeId(2));
+    world.made.lacks.lock().retain(|node, _| ![2, 3].contains(&node.0));
+    *world.made.followers.lock() =
+        vec![follower(2, false, 9), follower(3, false, 9), follower(4, true, few + 1)];
+    let overview = world.cluster.overview().unwrap();
+    let answers: Vec<_> = overview.nodes.iter().map(|node| node.answers).collect();
+    assert_eq!(answers, [Some(true), Some(false), Some(true), Some(true)]);
+    let [away, slow, far] = &overview.health[..3] else { panic!("{overview:?}") };
+    assert!(away.contains("node 2 does not answer"), "{away}");
+    assert!(slow.contains("node 3 lags") && slow.contains("9 entries"), "{slow}");
+    assert!(far.contains("node 4 lags"), "{far}");
+    *world.made.followers.lock() = (2..=4).map(|node| follower(node, true, few)).collect();
+    let health = world.cluster.overview().unwrap().health;
+    assert!(!health.iter().any(|line| line.contains("lags")), "{health:?}");
+}
