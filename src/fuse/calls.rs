@@ -6,6 +6,7 @@
 use crate::fuse::convert::ino;
 use crate::fuse::linger::Linger;
 use crate::fuse::parked;
+use crate::fuse::parked::Looks;
 use crate::fuse::parked::Lot;
 use crate::fuse::parked::Parking;
 use crate::fuse::parked::Waiting;
@@ -46,7 +47,10 @@ pub(super) struct Calls<V: Vfs> {
 impl<V: Vfs> Calls<V> {
     pub(super) fn new(vfs: Arc<V>, linger: Linger) -> io::Result<Calls<V>> {
         let workers = Arc::new(Workers::start()?);
-        let parking = Parking::start(Arc::clone(&workers), parked::signals)?;
+        let looks = Looks { signals: parked::signals, as_process: parked::as_process };
+        let of = Arc::clone(&vfs);
+        let tell = Box::new(move |after, waits| settled(guarded(|| of.waits(after, waits))));
+        let parking = Parking::start(Arc::clone(&workers), looks, tell)?;
         let lot = Arc::downgrade(parking.lot());
         vfs.on_unlock(Box::new(move |ino| {
             if let Some(lot) = lot.upgrade() {
@@ -169,7 +173,8 @@ impl<V: Vfs> Calls<V> {
             Err(Stop::Error(error)) => reply.send(Err(error)),
             Ok(Locking::Held(by)) => {
                 request.wait = Wait::Allowed;
-                let waiting = waiting(Arc::clone(&self.vfs), request, at, lock, reply);
+                let vfs = Arc::clone(&self.vfs);
+                let waiting = waiting(vfs, request, at, lock, reply, lot.number());
                 lot.attempted(waiting, attempt, Ok(Locking::Held(by)));
             }
             Err(Stop::Waits) => {
@@ -233,7 +238,9 @@ fn try_lock<V: Vfs>(
     let attempt = lot.begin(at.ino);
     match settled(guarded(|| vfs.lock(&request, at, lock))) {
         Ok(Locking::Held(_)) if !waits => reply.send(Err(FsError::Locked)),
-        came => lot.attempted(waiting(vfs, request, at, lock, reply), attempt, came),
+        came => {
+            lot.attempted(waiting(vfs, request, at, lock, reply, lot.number()), attempt, came);
+        }
     }
 }
 
@@ -243,11 +250,14 @@ fn waiting<V: Vfs>(
     at: Place,
     lock: FileLock,
     reply: fuser::ReplyEmpty,
+    number: u64,
 ) -> Waiting {
     Waiting {
+        number,
         ino: at.ino,
-        owner: lock.owner,
+        lock,
         tid: request.pid,
+        as_process: false,
         attempt: Box::new(move || settled(guarded(|| vfs.lock(&request, at, lock)))),
         reply: Box::new(move |answer| reply.send(answer)),
     }

@@ -1,13 +1,20 @@
 //! Locks that programs wait for: put aside until they may be had, a signal comes, or waiting would never end.
 //!
+//! Where waiting would never end is seen here among owners of this mount; for what other mounts have the nodes are told who
+//! waits, and tell who closes a circle.
+//!
 //! A wait takes no thread. It is tried again, on a worker, when a lock on its file goes and each second besides, as of what
 //! another mount has nobody may tell. fuser does not pass the kernel's INTERRUPT on, so the signals that wait for a thread are
 //! looked at (`docs/decisions/0015-file-locks.md`). Not here: what bars a lock, which the file system says.
 
 use crate::fuse::workers::Workers;
+use crate::tsdb_client::FileLock;
 use crate::tsdb_client::Locking;
 use crate::types::FsError;
 use crate::types::Ino;
+use crate::wire;
+use crate::wire::Circled;
+use crate::wire::Moment;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 use std::collections::HashSet;
@@ -20,19 +27,38 @@ use std::time::Duration;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A wait is tried again with every so manieth look.
 const TRY_EVERY: u32 = 20;
+/// What other mounts have in the way is told to the nodes with every so manieth look.
+const TELL_EVERY: u32 = 20;
 /// So many looks in a row a signal of a process with several threads has to be there, before one of them is taken to be the
 /// one that it waits for: another thread takes it sooner.
 const STAYS: u32 = 4;
 
 /// What a program waits for.
 pub(super) struct Waiting {
+    /// The same for as long as it waits, and higher with each that begins.
+    pub(super) number: u64,
     pub(super) ino: Ino,
-    /// Who wants it.
-    pub(super) owner: u64,
+    /// What is wanted, and by whom.
+    pub(super) lock: FileLock,
     /// The thread that waits; zero where it is none of ours.
     pub(super) tid: u32,
+    /// It was seen to wait as a process does. Begins as false.
+    pub(super) as_process: bool,
     pub(super) attempt: Box<dyn Fn() -> Result<Locking, FsError> + Send>,
     pub(super) reply: Box<dyn FnOnce(Result<(), FsError>) + Send>,
+}
+
+/// Tells the nodes who waits, and what they say to it.
+pub(super) type Tell =
+    Box<dyn Fn(Moment, Vec<wire::Waiting>) -> Result<Circled, FsError> + Send + Sync>;
+
+/// What is looked at of a thread that waits.
+#[derive(Clone, Copy)]
+pub(super) struct Looks {
+    pub(super) signals: fn(u32) -> Signal,
+    /// Whether it waits as a process: an open file's lock may be let go of by any thread, so of that nobody can say that it
+    /// never goes.
+    pub(super) as_process: fn(u32) -> bool,
 }
 
 /// Which signals a thread has to take up.
@@ -62,6 +88,21 @@ struct State {
     /// Attempts that are being made: which, on what file, and whether a lock on that has gone since.
     attempts: Vec<(u64, Ino, bool)>,
     closed: bool,
+    telling: Telling,
+}
+
+/// What the nodes know.
+#[derive(Default)]
+struct Telling {
+    /// The last moment that they told.
+    now: Moment,
+    /// Looks until they are told again.
+    due_in: u32,
+    under_way: bool,
+    /// The last wait for another mount's that began.
+    newest: u64,
+    /// They were told of waits, and are to be told when there are none any more.
+    any: bool,
 }
 
 impl State {
@@ -74,12 +115,26 @@ impl State {
             }
             if seen.insert(waits) {
                 // Of those that are to try again nobody knows who is in the way.
-                let still = |parked: &&Parked| parked.waiting.owner == waits && !parked.due;
+                let still = |parked: &&Parked| parked.waiting.lock.owner == waits && !parked.due;
                 let of = self.parked.iter().filter(still);
                 open.extend(of.filter_map(|parked| parked.by));
             }
         }
         false
+    }
+
+    /// Those who wait as processes, as the nodes are told of them; `seen`: these were found to be such now.
+    fn waits(&mut self, seen: &HashSet<u64>) -> Vec<wire::Waiting> {
+        let mut waits = Vec::new();
+        for Parked { waiting, by, due, .. } in &mut self.parked {
+            waiting.as_process |= seen.contains(&waiting.number);
+            // As above: who is to try again may have nobody here in his way.
+            if waiting.as_process && (by.is_none() || !*due) {
+                let Waiting { number, ino, lock, .. } = *waiting;
+                waits.push(wire::Waiting { number, ino, lock, by: *by });
+            }
+        }
+        waits
     }
 
     fn take(&mut self, numbers: &HashSet<u64>) -> Vec<Parked> {
@@ -121,13 +176,14 @@ pub(super) struct Lot {
     state: Mutex<State>,
     changed: Condvar,
     workers: Arc<Workers>,
-    signals: fn(u32) -> Signal,
+    looks: Looks,
+    tell: Tell,
 }
 
 impl Parking {
-    pub(super) fn start(workers: Arc<Workers>, signals: fn(u32) -> Signal) -> io::Result<Parking> {
+    pub(super) fn start(workers: Arc<Workers>, looks: Looks, tell: Tell) -> io::Result<Parking> {
         let (state, changed) = (Mutex::default(), Condvar::new());
-        let lot = Arc::new(Lot { state, changed, workers, signals });
+        let lot = Arc::new(Lot { state, changed, workers, looks, tell });
         let work = Arc::clone(&lot);
         let thread = std::thread::Builder::new().name("fuse-locks".to_owned());
         let thread = thread.spawn(move || while work.look() {})?;
@@ -158,6 +214,13 @@ impl Drop for Parking {
 }
 
 impl Lot {
+    /// For a wait that begins.
+    pub(super) fn number(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.next += 1;
+        state.next
+    }
+
     /// To be called before an attempt is made.
     pub(super) fn begin(self: &Arc<Lot>, ino: Ino) -> Attempt {
         let mut state = self.state.lock();
@@ -191,7 +254,7 @@ impl Lot {
             Ok(Locking::Held(by)) => by,
         };
         let mut state = self.state.lock();
-        if by.is_some_and(|by| state.closes_circle(waiting.owner, by)) {
+        if by.is_some_and(|by| state.closes_circle(waiting.lock.owner, by)) {
             drop(state);
             return (waiting.reply)(Err(FsError::Deadlock));
         }
@@ -199,9 +262,62 @@ impl Lot {
             return;
         }
         let (number, due) = (attempt.number, attempt.is_late(&state));
+        if by.is_none() && waiting.number > state.telling.newest {
+            state.telling.newest = waiting.number;
+            state.telling.due_in = 0;
+        }
         state.parked.push(Parked { waiting, number, by, due, looks: 0, stayed: 0 });
         drop(state);
         self.changed.notify_all();
+    }
+
+    /// Has the nodes told who waits, where that is due; not on this thread, which looks at signals.
+    fn tell_nodes(self: &Arc<Lot>) {
+        let mut state = self.state.lock();
+        state.telling.due_in = state.telling.due_in.saturating_sub(1);
+        let far = state.telling.any || state.parked.iter().any(|parked| parked.by.is_none());
+        if state.telling.under_way || state.telling.due_in > 0 || !far {
+            return;
+        }
+        let unknown = state.parked.iter().map(|parked| &parked.waiting);
+        let unknown = unknown.filter(|waiting| !waiting.as_process);
+        let unknown: Vec<(u64, u32)> =
+            unknown.map(|waiting| (waiting.number, waiting.tid)).collect();
+        drop(state);
+        let seen = unknown.into_iter().filter(|(_, tid)| (self.looks.as_process)(*tid));
+        let seen: HashSet<u64> = seen.map(|(number, _)| number).collect();
+        let mut state = self.state.lock();
+        let waits = state.waits(&seen);
+        let telling = &mut state.telling;
+        (telling.any, telling.under_way, telling.due_in) = (!waits.is_empty(), true, TELL_EVERY);
+        let (now, lot) = (telling.now, Arc::clone(self));
+        drop(state);
+        self.workers.run(Box::new(move || {
+            let came = (lot.tell)(now, waits);
+            lot.told(came);
+        }));
+    }
+
+    /// What the nodes say to it.
+    fn told(&self, came: Result<Circled, FsError>) {
+        let mut state = self.state.lock();
+        state.telling.under_way = false;
+        let Circled { now, refused, soon } = came.unwrap_or_else(|error| {
+            tracing::debug!(%error, "no node was told who waits for locks");
+            Circled::default()
+        });
+        state.telling.now = now;
+        if soon {
+            state.telling.due_in = 1;
+        }
+        let parked = state.parked.iter();
+        let refused = parked.filter(|parked| refused.contains(&parked.waiting.number));
+        let refused = refused.map(|parked| parked.number).collect();
+        let refused = state.take(&refused);
+        drop(state);
+        for Parked { waiting, .. } in refused {
+            (waiting.reply)(Err(FsError::Deadlock));
+        }
     }
 
     /// One look at all that wait; false at the end.
@@ -210,7 +326,7 @@ impl Lot {
         if state.closed {
             return false;
         }
-        if state.parked.is_empty() {
+        if state.parked.is_empty() && !state.telling.any {
             self.changed.wait(&mut state);
         } else if !state.parked.iter().any(|parked| parked.due) {
             self.changed.wait_for(&mut state, LOOK_EVERY);
@@ -219,7 +335,8 @@ impl Lot {
             state.parked.iter().map(|parked| (parked.number, parked.waiting.tid)).collect();
         drop(state);
         let signals: Vec<(u64, Signal)> =
-            threads.into_iter().map(|(number, tid)| (number, (self.signals)(tid))).collect();
+            threads.into_iter().map(|(number, tid)| (number, (self.looks.signals)(tid))).collect();
+        self.tell_nodes();
         let mut state = self.state.lock();
         let interrupted = interrupted(&mut state, &signals);
         let interrupted = state.take(&interrupted);
@@ -265,6 +382,20 @@ fn interrupted(state: &mut State, signals: &[(u64, Signal)]) -> HashSet<u64> {
     ended
 }
 
+/// Whether a thread waits in `F_SETLKW`, and not in `F_OFD_SETLKW`, which look alike here (proc(5)). Not while it is only about to
+/// wait.
+pub(super) fn as_process(tid: u32) -> bool {
+    let call = match tid {
+        0 => return false,
+        tid => std::fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default(),
+    };
+    let mut words = call.split(' ');
+    let is_fcntl = words.next().and_then(|word| word.parse().ok()) == Some(libc::SYS_fcntl);
+    let command = words.nth(1).and_then(|word| word.strip_prefix("0x"));
+    let command = command.and_then(|word| i32::from_str_radix(word, 16).ok());
+    is_fcntl && command == Some(libc::F_SETLKW)
+}
+
 /// What the kernel says of a thread, in `/proc/TID/status` (proc(5)).
 pub(super) fn signals(tid: u32) -> Signal {
     // Zero: a thread of a process that this one's numbers do not reach.
@@ -295,136 +426,4 @@ fn waits_in(status: &str) -> Signal {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::AtomicBool;
-    use std::sync::atomic::Ordering::Relaxed;
-    use std::sync::mpsc::Receiver;
-    use std::sync::mpsc::channel;
-
-    const FILE: u64 = 7;
-
-    fn ino(number: u64) -> Ino {
-        Ino::new(number).unwrap()
-    }
-
-    fn parking(signals: fn(u32) -> Signal) -> Parking {
-        Parking::start(Arc::new(Workers::start().unwrap()), signals).unwrap()
-    }
-
-    /// Waits for a lock that `free` says may be had, and that this owner is in the way of.
-    fn park(
-        parking: &Parking,
-        owner: u64,
-        by: Option<u64>,
-        free: &Arc<AtomicBool>,
-    ) -> Receiver<Result<(), FsError>> {
-        let (tell, told) = channel();
-        let (free, lot) = (Arc::clone(free), parking.lot());
-        let attempt = move || match free.load(Relaxed) {
-            true => Ok(Locking::Done),
-            false => Ok(Locking::Held(by)),
-        };
-        let (begun, came) = (lot.begin(ino(FILE)), attempt());
-        let reply = Box::new(move |answer| tell.send(answer).unwrap());
-        let waiting =
-            Waiting { ino: ino(FILE), owner, tid: owner as u32, attempt: Box::new(attempt), reply };
-        lot.attempted(waiting, begun, came);
-        told
-    }
-
-    #[test]
-    fn a_lock_that_goes_lets_those_in_who_wait_and_nobody_else_is_tried() {
-        let parking = parking(|_| Signal::None);
-        let free = Arc::new(AtomicBool::new(false));
-        let waits = park(&parking, 1, Some(9), &free);
-        parking.lot().unlocked(ino(FILE + 1));
-        assert!(waits.try_recv().is_err());
-        free.store(true, Relaxed);
-        parking.lot().unlocked(ino(FILE));
-        assert_eq!(waits.recv().unwrap(), Ok(()));
-        // Nobody tells of what another mount drops.
-        free.store(false, Relaxed);
-        let waits = park(&parking, 1, None, &free);
-        free.store(true, Relaxed);
-        assert_eq!(waits.recv().unwrap(), Ok(()));
-    }
-
-    #[test]
-    fn what_goes_during_an_attempt_is_not_missed() {
-        let parking = parking(|_| Signal::None);
-        let free = Arc::new(AtomicBool::new(false));
-        let begun = parking.lot().begin(ino(FILE));
-        let elsewhere = parking.lot().begin(ino(FILE + 1));
-        free.store(true, Relaxed);
-        parking.lot().unlocked(ino(FILE));
-        let (tell, told) = channel();
-        let waiting = Waiting {
-            ino: ino(FILE),
-            owner: 1,
-            tid: 1,
-            attempt: Box::new(|| Ok(Locking::Done)),
-            reply: Box::new(move |answer| tell.send(answer).unwrap()),
-        };
-        assert!(!elsewhere.is_late(&parking.lot().state.lock()));
-        parking.lot().attempted(waiting, begun, Ok(Locking::Held(Some(2))));
-        assert_eq!(told.recv_timeout(LOOK_EVERY * (TRY_EVERY / 2)).unwrap(), Ok(()));
-        drop(elsewhere);
-        while !parking.lot().state.lock().attempts.is_empty() {
-            std::thread::yield_now();
-        }
-    }
-
-    #[test]
-    fn who_would_wait_for_himself_is_told() {
-        let parking = parking(|_| Signal::None);
-        let free = Arc::new(AtomicBool::new(false));
-        let first = park(&parking, 1, Some(2), &free);
-        let second = park(&parking, 2, Some(3), &free);
-        let elsewhere = park(&parking, 3, None, &free);
-        assert!(elsewhere.try_recv().is_err());
-        let third = park(&parking, 3, Some(1), &free);
-        assert_eq!(third.recv().unwrap(), Err(FsError::Deadlock));
-        free.store(true, Relaxed);
-        parking.lot().unlocked(ino(FILE));
-        for waits in [first, second, elsewhere] {
-            assert_eq!(waits.recv().unwrap(), Ok(()));
-        }
-    }
-
-    #[test]
-    fn a_signal_ends_a_wait() {
-        let parking = parking(|tid| match tid {
-            1 => Signal::Own,
-            2 | 3 => Signal::Shared(2),
-            _ => Signal::None,
-        });
-        let free = Arc::new(AtomicBool::new(false));
-        let waits: Vec<_> = (1..=4).map(|owner| park(&parking, owner, None, &free)).collect();
-        // Of those that share one, each in turn.
-        for told in &waits[..3] {
-            assert_eq!(told.recv().unwrap(), Err(FsError::Interrupted));
-        }
-        assert!(waits[3].try_recv().is_err());
-        free.store(true, Relaxed);
-        parking.lot().unlocked(ino(FILE));
-        assert_eq!(waits[3].recv().unwrap(), Ok(()));
-    }
-
-    #[test]
-    fn the_kernels_word_on_signals_is_understood() {
-        let status = |own: &str, shared: &str, threads: u32| {
-            format!(
-                "Name:\tx\nTgid:\t77\nThreads:\t{threads}\nSigPnd:\t{own}\nShdPnd:\t{shared}\nSigBlk:\t0000000000000002\n"
-            )
-        };
-        let (none, blocked, sent) = ("0000000000000000", "0000000000000002", "0000000000004000");
-        assert_eq!(waits_in(&status(none, none, 1)), Signal::None);
-        assert_eq!(waits_in(&status(blocked, blocked, 1)), Signal::None);
-        assert_eq!(waits_in(&status(sent, none, 5)), Signal::Own);
-        assert_eq!(waits_in(&status(none, sent, 1)), Signal::Own);
-        assert_eq!(waits_in(&status(none, sent, 5)), Signal::Shared(77));
-        assert_eq!(signals(0), Signal::None);
-        assert_eq!(signals(std::process::id()), Signal::None);
-    }
-}
+mod tests;

@@ -31,6 +31,9 @@ use crate::tsdb_client::Space;
 use crate::tsdb_client::XattrHow;
 use crate::types::FsError;
 use crate::types::Ino;
+use crate::wire::Circled;
+use crate::wire::Moment;
+use crate::wire::Waiting;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -228,6 +231,13 @@ impl<V: Vfs> Vfs for Rooted<V> {
 
     fn lock(&self, request: &Request, at: Place, lock: FileLock) -> Answer<Locking> {
         self.whole.lock(request, self.root.place(at), lock)
+    }
+
+    fn waits(&self, after: Moment, mut waits: Vec<Waiting>) -> Answer<Circled> {
+        for waiting in &mut waits {
+            waiting.ino = self.root.inward(waiting.ino);
+        }
+        self.whole.waits(after, waits)
     }
 
     fn unlock(&self, request: &Request, ino: Ino, owner: u64, bytes: (u64, u64)) -> Answer<()> {

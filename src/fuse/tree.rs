@@ -41,6 +41,9 @@ use crate::tsdb_client::patience::would_wait;
 use crate::types::AsOf;
 use crate::types::FsError;
 use crate::types::Ino;
+use crate::wire::Circled;
+use crate::wire::Moment;
+use crate::wire::Waiting;
 use bytes::Bytes;
 use jiff::tz::TimeZone;
 use std::sync::Arc;
@@ -284,6 +287,10 @@ impl Vfs for Tree {
     fn lock(&self, _: &Request, at: Place, lock: FileLock) -> Answer<Locking> {
         let handle = tsdb_client::Handle::new(at.handle.0).ok_or(FsError::BadHandle)?;
         Ok(self.client.lock(at.ino, handle, lock)?)
+    }
+
+    fn waits(&self, after: Moment, waits: Vec<Waiting>) -> Answer<Circled> {
+        Ok(self.client.waits(after, waits)?)
     }
 
     fn unlock(&self, _: &Request, ino: Ino, owner: u64, (first, last): (u64, u64)) -> Answer<()> {

@@ -24,6 +24,9 @@ use crate::types::FileKind;
 use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::Time;
+use crate::wire::Circled;
+use crate::wire::Moment;
+use crate::wire::Waiting;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -308,6 +311,12 @@ pub trait Vfs: Send + Sync + 'static {
     /// file system is far: else the kernel keeps locks.
     fn lock(&self, _: &Request, _: Place, _: FileLock) -> Answer<Locking> {
         Err(KERNELS.into())
+    }
+
+    /// For what programs here wait that other mounts have locked, as it was once `after` had been told: which waits would never
+    /// end. Waits for the nodes.
+    fn waits(&self, _after: Moment, _waits: Vec<Waiting>) -> Answer<Circled> {
+        Ok(Circled::default())
     }
 
     /// Drops what an owner has locked in these bytes, both included.

@@ -4,6 +4,7 @@
 //! with the sessions that the rows have, each with a lease from then on. Not here: who owns what (`meta::own`), sending
 //! and proposing (`tsdb_server::lock_node`).
 
+pub mod circles;
 pub mod copies;
 #[cfg(test)]
 mod tests;

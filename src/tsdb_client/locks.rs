@@ -26,6 +26,9 @@ use crate::tsdb_client::own::Right;
 use crate::tsdb_client::patience::may_wait;
 use crate::types::FsError;
 use crate::types::Ino;
+use crate::wire::Circled;
+use crate::wire::Moment;
+use crate::wire::Waiting;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -123,6 +126,14 @@ impl Client {
         if let Some(tell) = core.on_unlock.get() {
             tell(ino);
         }
+    }
+
+    /// Says for what programs here wait that other mounts have locked; which waits would never end.
+    ///
+    /// # Errors
+    /// As for [`Server::waits`](crate::wire::Server::waits).
+    pub fn waits(&self, after: Moment, waits: Vec<Waiting>) -> Result<Circled, FsError> {
+        self.core.server.waits(after, waits)
     }
 
     /// Sets a lock, in place of what its owner had there, if nothing is in its way.

@@ -6,6 +6,7 @@
 //!
 //! Locks, in order: `opening` → `office`. No listener is called, nothing is proposed and nobody waits for an entry under `office`.
 
+mod circles;
 pub(super) mod copies;
 mod office;
 mod rights;

@@ -20,10 +20,13 @@ use crate::types::SessionId;
 use crate::types::Stamp;
 use crate::types::Term;
 use crate::types::placement::Placement;
+use crate::wire::Circled;
 use crate::wire::Copying;
+use crate::wire::Moment;
 use crate::wire::Page;
 use crate::wire::Recall;
 use crate::wire::Status;
+use crate::wire::Waiting;
 use crate::wire::Welcome;
 use crate::wire::Whole;
 use crate::wire::cluster;
@@ -255,6 +258,13 @@ pub enum Request {
         number: u64,
         named: LogIndex,
     },
+    /// For what the session's programs wait that other mounts have locked, all of it. Answered with `Circled`.
+    Waits {
+        session: SessionId,
+        /// The last one that it was told of when it said so.
+        after: Moment,
+        waits: Vec<Waiting>,
+    },
 }
 
 /// What is asked of anybody.
@@ -312,6 +322,7 @@ pub enum Response {
     Copying(Copying),
     Standing(Standing),
     MayLetGo(bool),
+    Circled(Circled),
 }
 
 /// What a node tells a session unasked.

@@ -11,6 +11,7 @@ pub mod packet;
 pub mod quorum;
 pub mod refused;
 
+use crate::meta::lock::FileLock;
 use crate::meta::op::Op;
 use crate::meta::op::Outcome;
 use crate::meta::record::Grant;
@@ -25,6 +26,7 @@ use crate::types::FsError;
 use crate::types::Ino;
 use crate::types::SessionId;
 use crate::types::Stamp;
+use crate::types::Term;
 use crate::types::frame::Frame;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -131,6 +133,34 @@ pub struct Proposal {
 pub type Durable = Box<dyn FnOnce(Result<Stamp, FsError>) + Send>;
 /// Called once when the batch is applied, with what came of it and the stamp of its last step.
 pub type Applied = Box<dyn FnOnce(Result<(Outcome, Stamp), FsError>) + Send>;
+
+/// A program waits for a lock.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Waiting {
+    /// The session's own, higher with each wait that begins.
+    pub number: u64,
+    pub ino: Ino,
+    pub lock: FileLock,
+    /// The owner on the same mount who is in the way; none where it is another session.
+    pub by: Option<u64>,
+}
+
+/// When a leader was told something. A later one of the same term has a higher number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Moment {
+    pub term: Term,
+    pub number: u64,
+}
+
+/// What comes of saying who waits.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Circled {
+    pub now: Moment,
+    /// Of the session's waits those that would never end.
+    pub refused: Vec<u64>,
+    /// It is to say so again at once.
+    pub soon: bool,
+}
 
 /// Rows of one answer to a scan.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -241,6 +271,15 @@ pub trait Server: Send + Sync {
     /// every call. `used`: somebody has since it was last asked, so it is worth keeping.
     fn copying(&self, _used: bool) -> (Era, Duration) {
         (Era::default(), Duration::ZERO)
+    }
+
+    /// For what this client's programs wait that others have locked, all of it, as it was once `after` had been told: what comes of
+    /// it. Waits for the server.
+    ///
+    /// # Errors
+    /// `Unreachable`, `Closing`, `Damaged`, `Io`.
+    fn waits(&self, _after: Moment, _waits: Vec<Waiting>) -> Result<Circled, FsError> {
+        Ok(Circled::default())
     }
 
     /// At most `limit` rows of a range, as applied so far.

@@ -37,13 +37,16 @@ use crate::types::SessionId;
 use crate::types::Stamp;
 use crate::types::frame::Frame;
 use crate::wire::Applied;
+use crate::wire::Circled;
 use crate::wire::Copying;
 use crate::wire::Durable;
 use crate::wire::Listener;
+use crate::wire::Moment;
 use crate::wire::Page;
 use crate::wire::Proposal;
 use crate::wire::Server;
 use crate::wire::Status;
+use crate::wire::Waiting;
 use crate::wire::Welcome;
 use crate::wire::message;
 use crate::wire::message::Hello;
@@ -246,6 +249,14 @@ impl Server for Remote {
 
     fn copying(&self, used: bool) -> (Era, Duration) {
         self.links.copying(used)
+    }
+
+    fn waits(&self, after: Moment, waits: Vec<Waiting>) -> Result<Circled, FsError> {
+        let session = self.session();
+        match self.ask(Lane::Control, &Request::Waits { session, after, waits })? {
+            (Response::Circled(circled), _) => Ok(circled),
+            (other, _) => Err(unexpected(&other)),
+        }
     }
 
     fn scan(

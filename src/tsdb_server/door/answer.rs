@@ -109,6 +109,7 @@ impl Door {
             | Request::Renew { .. }
             | Request::GrantInos { .. }
             | Request::KeepCopies { .. }
+            | Request::Waits { .. }
             | Request::Barrier { .. } => self.of_session(request, push)?,
             Request::Copy { .. } | Request::CopyPage { .. } => self.copied(&request)?,
             Request::Administer { by, ops } => self.administer(by, ops, attended)?,
@@ -171,6 +172,9 @@ impl Door {
                     self.node.lead(SURE)?;
                 }
                 Ok(Response::Copying(self.locks.keep_copies(session)?))
+            }
+            Request::Waits { session, after, waits } => {
+                Ok(Response::Circled(self.locks.waits(session, after, waits)?))
             }
             Request::GrantInos { session, count } => {
                 self.node.lead(SURE)?;

@@ -10,6 +10,7 @@ use crate::lease::copies;
 use crate::lease::copies::Ask;
 use crate::lease::copies::Copies;
 use crate::series::table::Rows;
+use crate::tsdb_server::lock_node::circles::LockCircles;
 use crate::tsdb_server::lock_node::rights::Rights;
 use crate::types::FsError;
 use crate::types::Ino;
@@ -28,6 +29,7 @@ pub(super) struct Office {
     pub(super) term: Term,
     pub(super) leases: Leases,
     pub(super) copies: Copies,
+    pub(super) circles: LockCircles,
     pub(super) listeners: BTreeMap<SessionId, Arc<dyn Listener>>,
     /// The turn as of which sessions and recalls are those of the rows.
     turn: Option<u64>,
@@ -59,7 +61,15 @@ impl Office {
         let sessions: Vec<SessionId> = open.map(|(session, _)| *session).collect();
         let copies = Copies::new(copies::Options::default(), term, sessions.clone(), now);
         let leases = Leases::new(options, sessions, now);
-        Office { term, leases, copies, listeners: BTreeMap::new(), turn: None, calls: Vec::new() }
+        Office {
+            term,
+            leases,
+            copies,
+            circles: LockCircles::default(),
+            listeners: BTreeMap::new(),
+            turn: None,
+            calls: Vec::new(),
+        }
     }
 
     /// Takes over what has changed in the rows.

@@ -90,13 +90,21 @@ impl Process {
     fn start(file: &Path, waits: bool, alarm: u32) -> Process {
         let mut command = Command::new("perl");
         command.args(["-e", LOCKS]).arg(file).arg(if waits { "waits" } else { "tries" });
-        command.arg(alarm.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut running = Running::start(&mut command);
+        Process::run(command.arg(alarm.to_string()))
+    }
+
+    fn run(command: &mut Command) -> Process {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut running = Running::start(command);
         let says = BufReader::new(running.0.stdout.take().unwrap());
         let input = running.0.stdin.take();
         let mut process = Process { running, says, input };
         assert_eq!(process.says(), "waits");
         process
+    }
+
+    fn go_on(&mut self) {
+        self.input.as_mut().unwrap().write_all(b"\n").unwrap();
     }
 
     fn says(&mut self) -> String {
@@ -110,6 +118,29 @@ impl Process {
         self.input.take().unwrap().flush().unwrap();
         assert!(self.running.0.wait().unwrap().success());
     }
+}
+
+/// A process that locks one file, waits for a line, waits for the lock of another, says what came of that, and keeps what it has.
+const LOCKS_TWO: &str = r#"
+    use Fcntl;
+    $| = 1;
+    my ($first, $second);
+    open($first, '+<', $ARGV[0]) or die;
+    open($second, '+<', $ARGV[1]) or die;
+    my $lock = pack('s s x4 q q i x4', F_WRLCK, 0, 0, 0, 0);
+    fcntl($first, F_SETLK, $lock) or die;
+    print("waits\n");
+    <STDIN>;
+    my $done = fcntl($second, F_SETLKW, $lock);
+    print($done ? "locked\n" : "errno " . ($! + 0) . "\n");
+    <STDIN>;
+"#;
+
+/// Has the first of two files locked, and wants the second once it is told to go on.
+fn locks_two(first: &Path, second: &Path) -> Process {
+    let mut command = Command::new("perl");
+    command.args(["-e", LOCKS_TWO]).args([first, second]);
+    Process::run(&mut command)
 }
 
 fn says_errno(process: &mut Process, errno: Errno) {
@@ -287,5 +318,96 @@ fn locks_survive_a_leader_and_end_with_their_mount() {
     assert!(start.elapsed() < GONE_LIMIT);
     drop((here, there, dead));
     other.close();
+    cluster.close();
+}
+
+/// Whether a process waits in fcntl(2).
+fn waits_for_a_lock(process: &Process) -> bool {
+    let call = std::fs::read_to_string(format!("/proc/{}/syscall", process.running.0.id()));
+    call.unwrap().split(' ').next() == Some(&libc::SYS_fcntl.to_string())
+}
+
+#[test]
+fn who_closes_a_circle_over_mounts_is_told() {
+    let mut cluster = Cluster::three(Net::loopback());
+    let mounts = [cluster.mount(), cluster.mount(), cluster.mount()];
+    for name in ["f0", "f1", "f2"] {
+        drop(open(&mounts[0].join(name)));
+    }
+    // Over two mounts, over three, and over two while the nodes have to find a new leader.
+    for (count, fails) in [(2, false), (3, false), (2, true)] {
+        let file = |n: usize, of: usize| mounts[n].join(format!("f{}", of % count));
+        let mut processes: Vec<Process> =
+            (0..count).map(|n| locks_two(&file(n, n), &file(n, n + 1))).collect();
+        let (last, others) = processes.split_last_mut().unwrap();
+        for process in &mut *others {
+            process.go_on();
+            support::wait_until(SOON, "a process to wait", || waits_for_a_lock(process));
+        }
+        let leader = cluster.settle();
+        let start = support::now();
+        if fails {
+            cluster.kill(leader);
+        }
+        last.go_on();
+        if fails {
+            // Who closed it a new leader does not know: one of them is told.
+            let (told, tell) = std::sync::mpsc::channel();
+            std::thread::scope(|scope| {
+                for process in &mut processes {
+                    let told = told.clone();
+                    scope.spawn(move || {
+                        let said = process.says();
+                        process.running.kill();
+                        told.send(said).unwrap();
+                    });
+                }
+                let first = tell.recv_timeout(GONE_LIMIT).unwrap();
+                assert_eq!(first, format!("errno {}", Errno::DEADLK.raw_os_error()));
+                assert_eq!(tell.recv_timeout(GONE_LIMIT).unwrap(), "locked");
+            });
+            cluster.start(leader);
+            cluster.settle();
+        } else {
+            says_errno(last, Errno::DEADLK);
+            assert!(others.iter().all(waits_for_a_lock), "one is told");
+            last.running.kill();
+            // With its locks the circle is open.
+            for process in others.iter_mut().rev() {
+                assert_eq!(process.says(), "locked");
+                process.running.kill();
+            }
+        }
+        println!("over {count} mounts, told after {:?}", start.elapsed());
+    }
+    for mount in mounts {
+        mount.close();
+    }
+    cluster.close();
+}
+
+#[test]
+fn open_files_that_wait_for_each_other_are_left_alone() {
+    let mut cluster = Cluster::three(Net::loopback());
+    let (one, other) = (cluster.mount(), cluster.mount());
+    let files = [&one, &other].map(|mount| ["a", "b"].map(|name| open(&mount.join(name))));
+    let [[a, b], [other_a, other_b]] = &files;
+    assert!(try_lock(a, libc::F_WRLCK, 0, 0) && try_lock(other_b, libc::F_WRLCK, 0, 0));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| fcntl(b, libc::F_OFD_SETLKW, libc::F_WRLCK, 0, 0));
+        let second = scope.spawn(|| fcntl(other_a, libc::F_OFD_SETLKW, libc::F_WRLCK, 0, 0));
+        // Longer than it takes to tell a process.
+        let start = support::now();
+        support::wait_until(SOON, "a while", || start.elapsed() > Duration::from_secs(4));
+        assert!(!first.is_finished() && !second.is_finished());
+        // Any thread may let go of an open file's lock.
+        unlock(a);
+        second.join().unwrap().unwrap();
+        unlock(other_b);
+        first.join().unwrap().unwrap();
+    });
+    drop(files);
+    other.close();
+    one.close();
     cluster.close();
 }

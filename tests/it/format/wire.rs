@@ -40,10 +40,13 @@ use tsfs::types::Time;
 use tsfs::types::placement::Layout;
 use tsfs::types::placement::Placement;
 use tsfs::types::placement::Share;
+use tsfs::wire::Circled;
 use tsfs::wire::Copying;
+use tsfs::wire::Moment;
 use tsfs::wire::Page;
 use tsfs::wire::Recall;
 use tsfs::wire::Status;
+use tsfs::wire::Waiting;
 use tsfs::wire::Welcome;
 use tsfs::wire::Whole;
 use tsfs::wire::cluster::Announced;
@@ -155,7 +158,18 @@ fn request_name(request: &Request) -> &'static str {
         Request::GivenBack { .. } => "given back",
         Request::Standing => "standing",
         Request::MayLetGo { .. } => "may let go",
+        Request::Waits { .. } => "waits",
     }
+}
+
+fn moment() -> Moment {
+    Moment { term: Term(12), number: 300 }
+}
+
+/// For one of another mount, and for one of its own.
+fn waits() -> Vec<Waiting> {
+    let lock = lock();
+    [(7, None), (8, Some(10))].map(|(number, by)| Waiting { number, ino: ino(), lock, by }).to_vec()
 }
 
 fn requests() -> Vec<Request> {
@@ -201,6 +215,7 @@ fn requests() -> Vec<Request> {
         Request::GivenBack { session, number: 7 },
         Request::Standing,
         Request::MayLetGo { number: 3, named: LogIndex(70_000) },
+        Request::Waits { session, after: moment(), waits: waits() },
         Request::LastKnown(LastKnown::Rows { keys }),
         Request::LastKnown(LastKnown::Page {
             range: range(),
@@ -259,6 +274,7 @@ fn response_name(response: &Response) -> &'static str {
         Response::Copying(_) => "copying",
         Response::Standing(_) => "standing",
         Response::MayLetGo(_) => "may let go",
+        Response::Circled(_) => "circled",
     }
 }
 
@@ -324,6 +340,7 @@ fn responses() -> Vec<Response> {
             room: 1 << 38,
         }),
         Response::MayLetGo(true),
+        Response::Circled(Circled { now: moment(), refused: vec![8], soon: true }),
     ];
     let refused = Outcome::Refused { op: 2, error: FsError::Exists };
     let (held, applied, repeated) = (Outcome::Held(ino()), Outcome::Applied, Outcome::Repeated);
