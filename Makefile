@@ -37,8 +37,10 @@ install: ## Program, manual, completions, mount(8) helpers and systemd units (PR
 	install -Dm755 "$(TSFS)" "$(DESTDIR)$(PREFIX)/bin/tsfs"
 	install -Dm755 mount-scripts/mount.tsfs "$(DESTDIR)/sbin/mount.tsfs"
 	install -Dm755 mount-scripts/umount.fuse.tsfs "$(DESTDIR)/sbin/umount.fuse.tsfs"
-	install -Dm644 mount-scripts/tsfs@.service "$(DESTDIR)/lib/systemd/system/tsfs@.service"
-	install -Dm644 mount-scripts/tsfs-node@.service "$(DESTDIR)/lib/systemd/system/tsfs-node@.service"
+	install -d "$(DESTDIR)/lib/systemd/system"
+	for unit in tsfs@ tsfs-node@; do \
+		sed "s|/usr/local/bin/tsfs|$(PREFIX)/bin/tsfs|" "mount-scripts/$$unit.service" >"$(DESTDIR)/lib/systemd/system/$$unit.service"; \
+	done
 	"$(TSFS)" man "$(DESTDIR)$(PREFIX)/share/man/man1" >/dev/null
 	install -d "$(DESTDIR)$(PREFIX)/share/bash-completion/completions"
 	"$(TSFS)" completions bash >"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/tsfs"

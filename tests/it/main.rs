@@ -46,5 +46,7 @@ mod refused;
 mod repair;
 /// Scratch directories, mounts and processes that clean up after themselves.
 mod support;
+/// The units, under a systemd of their own.
+mod systemd;
 /// Mounting, and requests through the adapter.
 mod transport;
