@@ -4,6 +4,7 @@
 //! Not here: rules, the log, what a client has not sent yet.
 
 mod cluster;
+mod upkeep;
 
 use crate::env;
 use crate::env::Clock;
@@ -44,6 +45,8 @@ use crate::tsdb_server::data::Data;
 use crate::tsdb_server::data::lend::Lender;
 use crate::tsdb_server::data::repair;
 use crate::tsdb_server::member::Rates;
+use crate::tsdb_server::node::upkeep::Reclaimer;
+use crate::tsdb_server::node::upkeep::Tend;
 use crate::tsdb_server::open;
 use crate::tsdb_server::open::Options;
 use crate::tsdb_server::peers::Peers;
@@ -53,9 +56,7 @@ use crate::tsdb_server::replica::Outbound;
 use crate::tsdb_server::replica::Replica;
 use crate::tsdb_server::retention::Keeper;
 use crate::tsdb_server::room::Room;
-use crate::tsdb_server::task::Task;
 use crate::tsdb_server::task::Tasks;
-use crate::tsdb_server::task::Worked;
 use crate::types::AsOf;
 use crate::types::BatchSeq;
 use crate::types::BlockId;
@@ -83,13 +84,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::Weak;
 use std::time::Duration;
-
-/// How often the reserve is looked at.
-const TEND_EVERY: Duration = Duration::from_secs(1);
-/// How often the data role looks for segments that are mostly dead.
-const RECLAIM_EVERY: Duration = Duration::from_secs(10);
 
 /// A table that nobody reads any more is lent no longer.
 const LENT_FOR: Duration = Duration::from_secs(120);
@@ -305,7 +300,7 @@ impl Node {
         let mut tasks = self.tasks.lock();
         tasks.start(Keeper::new(self, self.clock.clone()))?;
         tasks.start(Tend { node: Arc::downgrade(self), full: false })?;
-        tasks.start(Reclaimer { node: Arc::downgrade(self) })
+        tasks.start(Reclaimer::new(self))
     }
 
     /// Stops everything and leaves the store as on disk as it can be. What is proposed later is refused.
@@ -624,66 +619,4 @@ fn lender(
         kept.needs_log_behind(followers)
     });
     Ok(lender)
-}
-
-/// Keeps the reserve what it should be.
-struct Tend {
-    node: Weak<Node>,
-    /// No writer got space when this was last looked at.
-    full: bool,
-}
-
-impl Task for Tend {
-    fn name(&self) -> &'static str {
-        "reserve"
-    }
-
-    fn work(&mut self) -> Result<Worked, FsError> {
-        let node = self.node.upgrade().ok_or(FsError::Closing)?;
-        node.reserve.tend(node.clock.steady())?;
-        let full = node.space_left() == 0;
-        if full && let Some(next) = node.passes_on() {
-            node.pass_on(next);
-        }
-        match (self.full, full) {
-            (false, true) => tracing::warn!(
-                "the disk is full: programs are told so; delete files, run 'tsfs purge' or make room"
-            ),
-            (true, false) => tracing::info!("there is room on the disk again"),
-            _ => {}
-        }
-        self.full = full;
-        Ok(Worked::Idle(TEND_EVERY))
-    }
-}
-
-/// Rewrites segments that are mostly dead, one at a time; then the table's files of payload, likewise.
-struct Reclaimer {
-    node: Weak<Node>,
-}
-
-impl Task for Reclaimer {
-    fn name(&self) -> &'static str {
-        "reclaim"
-    }
-
-    fn work(&mut self) -> Result<Worked, FsError> {
-        let node = self.node.upgrade().ok_or(FsError::Closing)?;
-        let Some(plan) = node.blocks.plan_reclaim() else {
-            // Segments with nothing live in them go without being rewritten.
-            if node.blocks.upkeep_due() {
-                node.replica.upkeep()?;
-                node.replica.flush()?;
-            }
-            return Ok(match node.table.reclaim()? {
-                true => Worked::More,
-                false => Worked::Idle(RECLAIM_EVERY),
-            });
-        };
-        tracing::debug!(segment = %plan.segment, live = plan.live_bytes, "rewriting a segment");
-        node.blocks.reclaim(&plan, &mut |_| ControlFlow::Continue(()))?;
-        node.replica.upkeep()?;
-        node.replica.flush()?;
-        Ok(Worked::More)
-    }
 }
