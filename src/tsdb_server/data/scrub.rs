@@ -88,6 +88,10 @@ impl Scrubber {
     fn next_segment(&mut self) -> Result<Option<SegmentId>, FsError> {
         let scrubbed = self.scrubbed()?;
         let now = self.parts.clock.wall();
+        if scrubbed.begun > now {
+            // The clock was ahead when that was noted, by days or by years: it is not waited for.
+            self.note(Scrubbed { begun: now, ..scrubbed })?;
+        }
         let since = Duration::from_nanos(now.0.saturating_sub(scrubbed.begun.0));
         let after = match scrubbed.segment {
             Some(after) => after,

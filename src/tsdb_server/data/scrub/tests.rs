@@ -5,6 +5,7 @@ use crate::tsdb_server::data::tests::World;
 use crate::tsdb_server::data::tests::block;
 use crate::tsdb_server::data::tests::frame;
 use crate::tsdb_server::data::tests::write;
+use crate::types::Stamp;
 
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -87,6 +88,22 @@ fn a_round_goes_on_where_it_was_after_a_restart() {
     work(&world, &mut scrubber(&world), 100);
     world.upkeep();
     assert_eq!(world.blocks.missing(None, 9), Ok(vec![block(3), block(999)]));
+}
+
+#[test]
+fn a_clock_that_was_ahead_puts_no_round_off() {
+    let world = World::new();
+    world.name(0..100, |_| true);
+    let ahead = Stamp(world.clock.wall().0 + 100 * WEEK.as_nanos() as u64);
+    world.blocks.note_scrubbed(Scrubbed { segment: None, begun: ahead });
+    world.upkeep();
+    world.damage(3);
+    let mut scrubber = scrubber(&world);
+    assert_eq!(work(&world, &mut scrubber, 100), 0, "a week has to pass first");
+    world.clock.advance(WEEK);
+    work(&world, &mut scrubber, 100);
+    world.upkeep();
+    assert_eq!(world.blocks.missing(None, 9), Ok(vec![block(3)]));
 }
 
 #[test]
