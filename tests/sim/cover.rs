@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 /// Every kind of op, in the order of the table's rows.
-pub(crate) const KINDS: [Kind; 23] = [
+pub(crate) const KINDS: [Kind; 28] = [
     Kind::Open,
     Kind::Renew,
     Kind::Numbers,
@@ -19,6 +19,7 @@ pub(crate) const KINDS: [Kind; 23] = [
     Kind::Direct,
     Kind::Make,
     Kind::Write,
+    Kind::WriteBlock,
     Kind::Cut,
     Kind::Remove,
     Kind::Move,
@@ -28,6 +29,10 @@ pub(crate) const KINDS: [Kind; 23] = [
     Kind::Version,
     Kind::Release,
     Kind::Look,
+    Kind::Put,
+    Kind::Fetch,
+    Kind::Repair,
+    Kind::Collect,
     Kind::Sync,
     Kind::Past,
     Kind::Mark,

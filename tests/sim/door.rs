@@ -1,12 +1,20 @@
 //! What a member answers to mounts: the role lock as it is (`lock_node`), and questions that wait for it.
 //!
 //! In the place of `tsdb_server::door`, which waits on threads: the same checks in the same order, but whoever would wait is
-//! asked again in the next millisecond. Not here: rounds of flushes before a mark, blocks, the cluster's commands.
+//! asked again in the next millisecond. Not here: rounds of flushes before a mark, the cluster's commands.
+
+mod bulk;
+mod seams;
+
+pub(crate) use bulk::hello;
 
 use crate::lines::LineId;
+use crate::lines::calling_member;
 use crate::member::Clocks;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use seams::OwnLog;
+use seams::Push;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -36,21 +44,20 @@ use tsfs::tsdb_server::lock_node::Log as OfNode;
 use tsfs::tsdb_server::replica::stepped::Stepped;
 use tsfs::types::AsOf;
 use tsfs::types::BatchSeq;
+use tsfs::types::BlockId;
 use tsfs::types::FsError;
 use tsfs::types::Ino;
 use tsfs::types::SessionId;
 use tsfs::types::Stamp;
-use tsfs::types::Term;
 use tsfs::wire::Listener;
 use tsfs::wire::Page;
 use tsfs::wire::Proposal;
-use tsfs::wire::Recall;
 use tsfs::wire::Welcome;
 use tsfs::wire::Whole;
 use tsfs::wire::message;
+use tsfs::wire::message::NodeAt;
 use tsfs::wire::message::Request;
 use tsfs::wire::message::Response;
-use tsfs::wire::message::Told;
 use tsfs::wire::message::View;
 use tsfs::wire::packet::Form;
 use tsfs::wire::packet::Packet;
@@ -69,73 +76,6 @@ const TICK: Duration = Duration::from_millis(100);
 
 type Outgoing = Arc<Mutex<Vec<(LineId, Packet)>>>;
 type Came = Arc<Mutex<Option<Result<Outcome, FsError>>>>;
-
-/// The log as the role lock sees it. Nothing can be waited for: what it proposes is taken note of, and it is told to try again.
-#[derive(Default)]
-struct OwnLog {
-    standing: Mutex<(Option<Term>, bool)>,
-    proposed: Mutex<Vec<Op>>,
-}
-
-impl OfNode for OwnLog {
-    fn propose(&self, op: Op) -> Result<Stamp, FsError> {
-        self.proposed.lock().push(op);
-        Err(FsError::Unreachable("it is proposed".to_owned()))
-    }
-
-    fn barrier(&self) -> Result<Stamp, FsError> {
-        Err(FsError::Unreachable("nothing waits here".to_owned()))
-    }
-
-    fn reign(&self) -> Option<Term> {
-        self.standing.lock().0
-    }
-
-    fn catch_up(&self, _: Duration) -> Result<(), FsError> {
-        match self.standing.lock().1 {
-            true => Ok(()),
-            false => Err(FsError::NotLeader { leader: None }),
-        }
-    }
-
-    fn space_left(&self) -> u64 {
-        1 << 30
-    }
-
-    fn store(&self) -> String {
-        "simulated".to_owned()
-    }
-}
-
-/// The way to a mount.
-struct Push {
-    line: LineId,
-    out: Outgoing,
-}
-
-impl Push {
-    fn tell(&self, told: &Told) {
-        let (form, kind, meta) = (Form::Tell, message::TOLD, message::encode(told));
-        let packet = Packet { form, kind, id: 0, meta, tail: Bytes::new() };
-        self.out.lock().push((self.line, packet));
-    }
-}
-
-impl Listener for Push {
-    fn recall(&self, what: Recall) {
-        self.tell(&Told::Recall(what));
-    }
-
-    fn flush(&self, _: Box<dyn FnOnce() + Send>) {}
-
-    fn whole(&self, whole: Whole) {
-        self.tell(&Told::Whole(whole));
-    }
-
-    fn ended(&self, why: &str) {
-        self.tell(&Told::Ended { why: why.to_owned() });
-    }
-}
 
 /// A question that is not answered yet.
 struct Waiting {
@@ -161,6 +101,11 @@ pub(crate) struct Door {
     pub(crate) proposed: Vec<&'static str>,
     /// To whom rows of the present were shown, and of which inode.
     pub(crate) shown: Vec<(SessionId, Ino)>,
+    /// Which process this is.
+    boot: u64,
+    bulk: Vec<bulk::Asked>,
+    /// What was given out of blocks.
+    pub(crate) given: Vec<(BlockId, Bytes)>,
 }
 
 fn not_leader(running: &Stepped) -> FsError {
@@ -168,7 +113,12 @@ fn not_leader(running: &Stepped) -> FsError {
 }
 
 impl Door {
-    pub(crate) fn new(running: &Stepped, table: Arc<MemoryTable>, clock: Arc<Clocks>) -> Door {
+    pub(crate) fn new(
+        running: &Stepped,
+        table: Arc<MemoryTable>,
+        clock: Arc<Clocks>,
+        boot: u64,
+    ) -> Door {
         let log = Arc::new(OwnLog::default());
         let as_log: Arc<dyn OfNode> = log.clone();
         let weak: Weak<dyn OfNode> = Arc::downgrade(&as_log);
@@ -185,6 +135,9 @@ impl Door {
             next_tick: Duration::ZERO,
             proposed: Vec::new(),
             shown: Vec::new(),
+            boot,
+            bulk: Vec::new(),
+            given: Vec::new(),
         }
     }
 
@@ -199,7 +152,16 @@ impl Door {
         }
     }
 
-    pub(crate) fn hear(&mut self, line: LineId, packet: Packet, running: &mut Stepped) {
+    /// `from` is the mount or the member that calls.
+    pub(crate) fn hear(
+        &mut self,
+        line: LineId,
+        from: usize,
+        packet: Packet,
+        running: &mut Stepped,
+    ) {
+        let from_node = calling_member(from).is_some();
+        let Some(packet) = self.take_bulk(line, packet, from_node) else { return };
         let Packet { form, id, meta, tail, .. } = packet;
         let request: Request = message::decode(&meta).expect("a whole packet has a message");
         if form != Form::Ask {
@@ -271,7 +233,14 @@ impl Door {
         if let Request::View = waiting.request {
             let leadership = running.leadership();
             let (leader, term) = (leadership.leader, leadership.term.0);
-            return Ok(Some(Response::View(View { leader, term, ..View::default() })));
+            let members = running.members();
+            let at = |node| NodeAt { node, address: String::new() };
+            let nodes = members.all().into_iter().map(at).collect();
+            let mut voters = [members.voters, members.outgoing].concat();
+            voters.sort_unstable();
+            voters.dedup();
+            let view = View { leader, term, nodes, voters, ..View::default() };
+            return Ok(Some(Response::View(view)));
         }
         if let Some(came) = &waiting.came {
             let Some(came) = came.lock().take() else { return Ok(None) };

@@ -1,6 +1,7 @@
 //! What goes wrong, and when: each kind by itself or together with others, and for a while.
 
 mod harm;
+mod rot;
 
 pub(crate) use harm::Harm;
 
@@ -104,7 +105,10 @@ pub(crate) fn strike(scene: &mut Scene<'_>) -> Fault {
         | Fault::FailedReads
         | Fault::BitFlip
         | Fault::FullDisk
-        | Fault::SlowDisk => scene.harm.disk(fault, who, scene.now, scene.members, scene.chance),
+        | Fault::SlowDisk => {
+            let chance = (!scene.mounts.is_empty(), &mut *scene.chance);
+            scene.harm.disk(fault, who, scene.now, scene.members, chance)
+        }
         Fault::CutOff | Fault::CutOffOneWay | Fault::Halves | Fault::MountCutOff => {
             cut(fault, who, scene);
             u64::MAX

@@ -3,9 +3,13 @@
 mod acknowledged;
 mod book;
 mod coherent;
+mod durable;
 mod equal_rows;
 mod exactly_once;
+mod given;
+mod kept;
 mod lease;
+mod listed;
 mod log_matching;
 mod one_holder;
 mod one_leader;
@@ -21,12 +25,14 @@ use crate::member::Member;
 use crate::mount::Mount;
 use crate::mount::Report;
 use book::Book;
+use bytes::Bytes;
 use equal_rows::EqualRows;
 use one_leader::OneLeader;
 use past::Past;
 use same_outcome::SameOutcome;
 use tsfs::meta::op::Outcome;
 use tsfs::tsdb_log::entry::Entry;
+use tsfs::types::BlockId;
 use tsfs::types::Ino;
 use tsfs::types::NodeId;
 use tsfs::types::SessionId;
@@ -35,6 +41,10 @@ use tsfs::types::SessionId;
 const OWNERS_EVERY: u64 = 40;
 const PAST_EVERY: u64 = 250;
 const SOUND_EVERY: u64 = 700;
+const LISTED_EVERY: u64 = 150;
+const KEPT_EVERY: u64 = 1000;
+/// Of so many blocks that count as durable, one is looked for.
+const DURABLE_EVERY: u64 = 2;
 
 /// What has been seen so far.
 pub(crate) struct Invariants {
@@ -51,6 +61,10 @@ pub(crate) struct Invariants {
     chance: Chance,
     /// Reads of the present that would have been answered.
     pub(crate) reads: u64,
+    /// Copies of blocks that were damaged on purpose.
+    pub(crate) rotten: Option<(NodeId, BlockId)>,
+    pub(crate) durable: u64,
+    pub(crate) given: u64,
 }
 
 impl Invariants {
@@ -65,6 +79,9 @@ impl Invariants {
             mounted,
             chance: Chance::new(!seed),
             reads: 0,
+            rotten: None,
+            durable: 0,
+            given: 0,
         }
     }
 
@@ -76,6 +93,7 @@ impl Invariants {
         if mounts.is_empty() {
             return;
         }
+        self.check_blocks(members);
         let Invariants { book, chance, past, .. } = self;
         prefix::check_reads(book, members);
         let inos: Vec<Ino> = book.inos.iter().copied().collect();
@@ -88,10 +106,10 @@ impl Invariants {
         }
         let member = &members[chance.below(members.len() as u64) as usize];
         if chance.once_in(PAST_EVERY) {
-            past.look(member, chance);
+            past.look(book, member, chance);
         }
         if chance.once_in(PAST_EVERY) {
-            past.look_again(member, chance);
+            past.look_again(book, member, chance);
         }
         if chance.once_in(SOUND_EVERY) {
             sound::check(member);
@@ -99,11 +117,41 @@ impl Invariants {
         }
     }
 
-    pub(crate) fn heard(&mut self, report: Report) {
+    fn check_blocks(&mut self, members: &[Member]) {
+        let Invariants { book, chance, rotten, .. } = self;
+        if chance.once_in(LISTED_EVERY) {
+            let member = &members[chance.below(members.len() as u64) as usize];
+            let cut = chance.once_in(2).then(|| chance.next());
+            let rotten = rotten.filter(|(node, _)| *node == member.node);
+            listed::check(book, member, cut, rotten.map(|(_, block)| block));
+        }
+        if chance.once_in(KEPT_EVERY) {
+            kept::check(book, members, chance.next());
+        }
+    }
+
+    pub(crate) fn heard(&mut self, report: Report, members: &[Member]) {
+        let Invariants { book, chance, rotten, .. } = self;
+        match &report {
+            Report::Durable { block, nodes } => {
+                self.durable += 1;
+                if chance.once_in(DURABLE_EVERY) {
+                    durable::check(book, members, (*block, nodes), *rotten, chance.next());
+                }
+            }
+            Report::Got { block, frame } => given::check(book, *block, frame, "a mount"),
+            _ => {}
+        }
         self.book.note(report);
         for (at, key, row) in std::mem::take(&mut self.book.read) {
             self.past.read(at, key, row);
         }
+    }
+
+    /// A member gives a block out.
+    pub(crate) fn gave(&mut self, block: BlockId, frame: &Bytes) {
+        self.given += 1;
+        given::check(&self.book, block, frame, "somebody");
     }
 
     /// A member shows rows of an inode to a session.
@@ -154,7 +202,10 @@ impl Invariants {
         log_matching::check(&part);
         part.iter().for_each(|member| prefix::check_member(&self.book, member));
         prefix::check_ended(&self.book);
-        self.past.check_end(&part);
+        self.past.check_end(&self.book, &part);
         part.iter().for_each(|member| sound::check(member));
+        if self.mounted {
+            part.iter().for_each(|member| listed::check_end(&self.book, member));
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Connections between mounts and members: bytes in order and in pieces, until they end somewhere.
+//! Connections between mounts and members, and of members that ask others for blocks: bytes in order and in pieces, until they
+//! end somewhere.
 //!
 //! What was on its way when one ends may still arrive, up to any byte: so a member hears late from a connection that its mount
 //! has given up, after it has heard from the next. A loss is a delay, as for TCP. Not here: what is said.
@@ -18,6 +19,9 @@ use tsfs::wire::packet::Packet;
 const STUCK_MS: u64 = 5000;
 /// A piece that is lost is sent again.
 const AGAIN_MS: u64 = 120;
+
+/// The kind of the packet with which both sides begin where it matters which process is there: `Hello`, as in `net`.
+pub(crate) const HELLO: u16 = 100;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct LineId(u64);
@@ -54,6 +58,7 @@ impl Pipe {
 }
 
 struct Line {
+    /// Or who else called.
     mount: usize,
     member: usize,
     /// To the member, and to the mount.
@@ -75,14 +80,31 @@ pub(crate) enum What {
 pub(crate) struct Arrival {
     pub(crate) line: LineId,
     pub(crate) at: Side,
-    /// Which member or mount.
+    /// Which member or mount, and whom it is connected with.
     pub(crate) who: usize,
+    pub(crate) with: usize,
     pub(crate) what: What,
+}
+
+/// Members that call others stand on the side of mounts, behind them.
+const CALLERS: usize = 100;
+
+/// A member as one that calls.
+pub(crate) fn caller(member: usize) -> usize {
+    CALLERS + member
+}
+
+/// The member that calls, if it is no mount.
+pub(crate) fn calling_member(mount: usize) -> Option<usize> {
+    mount.checked_sub(CALLERS)
 }
 
 /// The address of a mount, for those who cut it off.
 pub(crate) fn address(mount: usize) -> NodeId {
-    NodeId(100 + mount as u64)
+    match calling_member(mount) {
+        Some(member) => NodeId(member as u64 + 1),
+        None => NodeId(100 + mount as u64),
+    }
 }
 
 #[derive(Default)]
@@ -150,13 +172,14 @@ impl Lines {
 
     /// A process is gone, and its ends with it.
     pub(crate) fn gone(&mut self, side: Side, who: usize, chance: &mut Chance) {
-        let of = |line: &Line| match side {
-            Side::Member => line.member == who,
-            Side::Mount => line.mount == who,
+        let end = |line: &Line| match side {
+            Side::Member if line.mount == caller(who) => Some(Side::Mount),
+            Side::Member => (line.member == who).then_some(side),
+            Side::Mount => (line.mount == who).then_some(side),
         };
-        let ids: Vec<LineId> =
-            self.lines.iter().filter(|(_, line)| of(line)).map(|(id, _)| *id).collect();
-        for id in ids {
+        let ends: Vec<(LineId, Side)> =
+            self.lines.iter().filter_map(|(id, line)| Some((*id, end(line)?))).collect();
+        for (id, side) in ends {
             self.close(id, side, chance);
         }
     }
@@ -173,9 +196,9 @@ impl Lines {
         for (id, line) in &mut self.lines {
             let (member, mount) = (NodeId(line.member as u64 + 1), address(line.mount));
             for side in [Side::Member, Side::Mount] {
-                let (who, from, to) = match side {
-                    Side::Member => (line.member, mount, member),
-                    Side::Mount => (line.mount, member, mount),
+                let (who, with, from, to) = match side {
+                    Side::Member => (line.member, line.mount, mount, member),
+                    Side::Mount => (line.mount, line.member, member, mount),
                 };
                 let pipe = &mut line.pipes[side as usize];
                 if network.is_cut(from, to)
@@ -190,7 +213,7 @@ impl Lines {
                 if pipe.over || !awake(side, who) {
                     continue;
                 }
-                let arrival = |what| Arrival { line: *id, at: side, who, what };
+                let arrival = |what| Arrival { line: *id, at: side, who, with, what };
                 while pipe.pieces.front().is_some_and(|(due, _)| *due <= now) {
                     let (_, piece) = pipe.pieces.pop_front().unwrap();
                     let mut bytes = &piece[..];

@@ -3,8 +3,8 @@
 //! The same seed gives the same run, to the last byte. A failure prints its seed; `make sim SEED=N` runs that one alone,
 //! `make sim SEEDS=N` as many as asked for. Two loads: one proposer that fills the log, and mounts with sessions. As in
 //! production are the log and its driver, the disk's formats, applying, the rows, the role lock, what a mount owns, and all that
-//! is said, as bytes. Not here: the production client and its threads (`it/model` and `make chaos` have those), blocks on data
-//! nodes, TLS. `docs/decisions/0018-the-simulated-cluster.md` has the reasons and what was planted.
+//! is said, as bytes; so are the blocks of members, and what is decided about those that they lack. Not here: the production client and
+//! its threads (`it/model` and `make chaos` have those), TLS. `docs/decisions/0018-the-simulated-cluster.md` has the reasons and what was planted.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a run tells its figures and its seed")]
@@ -15,6 +15,8 @@ mod chance;
 mod client;
 /// What was under way while what went wrong.
 mod cover;
+/// The blocks of a member, and what it does about those that it lacks.
+mod data;
 /// What a member answers to mounts.
 mod door;
 /// What goes wrong, and when.

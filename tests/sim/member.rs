@@ -1,6 +1,11 @@
 //! One member: its clocks, which go a little wrong, its disk and table, and the process while it runs.
 
+mod image;
+
+pub(crate) use image::Image;
+
 use crate::chance::Chance;
+use crate::data::Side;
 use crate::door::Door;
 use parking_lot::Mutex;
 use std::path::Path;
@@ -22,6 +27,7 @@ use tsfs::series::table::Rows;
 use tsfs::series::table::Table;
 use tsfs::store::block;
 use tsfs::store::block::BlockStore;
+use tsfs::store::block::Keeping;
 use tsfs::store::disk::Access;
 use tsfs::store::disk::Disk;
 use tsfs::store::disk::SimulatedDisk;
@@ -47,6 +53,16 @@ use tsfs::types::Term;
 
 pub(crate) const STORE: [u8; 16] = *b"the simulation's";
 pub(crate) const SESSION: SessionId = SessionId(1);
+const BLOCKS_DIR: &str = "/blocks";
+/// Small, so that many are sealed, rewritten and removed within a run.
+const BLOCKS: block::Options = block::Options {
+    segment_bytes: 64 << 10,
+    allocate_bytes: 16 << 10,
+    open_files_max: 8,
+    rows_per_step: 10,
+};
+/// The rows of `Family::Local` that are as true at the borrower of a table as at its lender.
+const KEPT_ROWS: [&[u8]; 2] = [b"applied", b"members"];
 const LOG: log::Options = log::Options { segment_bytes: 32 << 10, spares_max: 2 };
 pub(crate) const TICK_MS: u64 = 20;
 
@@ -115,6 +131,8 @@ pub(crate) struct Member {
     pub(crate) running: Option<Stepped>,
     /// What it answers to mounts, while it runs.
     pub(crate) door: Option<Door>,
+    /// Its blocks, while it runs.
+    pub(crate) side: Option<Side>,
     /// How often it was started.
     pub(crate) starts: u64,
     /// A sync fails, or has failed.
@@ -132,7 +150,7 @@ pub(crate) struct Member {
 impl Member {
     pub(crate) fn new(node: NodeId, founders: &Members, clock: Arc<Clocks>) -> Member {
         let disk = SimulatedDisk::new(256 << 20);
-        for dir in ["/log", "/blocks"] {
+        for dir in ["/log", BLOCKS_DIR] {
             disk.make_dir(Path::new(dir)).unwrap();
         }
         Log::create(&disk, Path::new("/log"), STORE, founders).unwrap();
@@ -144,6 +162,7 @@ impl Member {
             outbox: Arc::default(),
             running: None,
             door: None,
+            side: None,
             starts: 0,
             doubtful: false,
             cannot_read: false,
@@ -159,13 +178,15 @@ impl Member {
         let disk = self.disk.shared();
         let (blocks, faults) = BlockStore::open(
             disk.clone(),
-            Path::new("/blocks"),
+            Path::new(BLOCKS_DIR),
             STORE,
             self.table.clone(),
-            block::Options::default(),
+            BLOCKS,
             Access::ReadWrite,
         )?;
         assert_eq!(faults, []);
+        let blocks = Arc::new(blocks);
+        blocks.share(true);
         let log = Log::open(disk.clone(), Path::new("/log"), STORE, &LOG)?;
         let reserve = Reserve::open(disk, Path::new("/"), 0, self.clock.steady())?;
         let room = Arc::new(Room::new(Arc::new(reserve), self.clock.clone()));
@@ -174,7 +195,7 @@ impl Member {
         let parts = Parts {
             table: self.table.clone(),
             log,
-            blocks: Arc::new(blocks),
+            blocks: blocks.clone(),
             clock: self.clock.clone(),
             room,
             outbound: Some(self.outbox.clone()),
@@ -186,8 +207,11 @@ impl Member {
             seed: self.node.0 * 1000 + self.starts,
             ..Options::default()
         };
-        let running = Stepped::open(parts, options)?;
-        self.door = Some(Door::new(&running, self.table.clone(), self.clock.clone()));
+        let mut running = Stepped::open(parts, options)?;
+        running.sweep()?;
+        let boot = self.node.0 << 32 | self.starts;
+        self.door = Some(Door::new(&running, self.table.clone(), self.clock.clone(), boot));
+        self.side = Some(Side::new(blocks, self.table.clone(), self.clock.clone()));
         self.running = Some(running);
         self.next_tick = self.clock.steady();
         Ok(())
@@ -196,7 +220,7 @@ impl Member {
     /// The process is gone, and what the table had in memory. After a failed sync a machine shows what is not on its disk, so
     /// there it is the whole machine that goes.
     pub(crate) fn kill(&mut self) {
-        (self.running, self.door) = (None, None);
+        (self.running, self.door, self.side) = (None, None, None);
         self.table.lose_power();
         if self.doubtful {
             self.disk.crash(self.starts);
@@ -294,10 +318,15 @@ impl Member {
         for (family, key, value) in from.rows() {
             changes.put(family, key, value);
         }
+        let table = MemoryTable::default();
+        table.write(&changes)?;
+        let (disk, old) = (self.disk.shared(), self.table.clone());
+        let keeping = Keeping::new(self.node, Arc::default());
+        let dir = Path::new(BLOCKS_DIR);
+        block::adopt(&disk, dir, STORE, &table, Some(old), &KEPT_ROWS, &keeping)?;
         Log::install(&self.disk, Path::new("/log"), STORE, index, term, members)?;
-        self.table = Arc::default();
-        self.table.write(&changes)?;
-        self.table.flush()
+        self.table = Arc::new(table);
+        Ok(())
     }
 
     /// Everything in the log on its disk.

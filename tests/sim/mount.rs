@@ -2,10 +2,12 @@
 //!
 //! In the place of the production client, which runs on threads: its rules are the production's (`meta::apply`, over what the
 //! mount knows), so is what it owns (`tsdb_client::own`) and every byte that it says (`wire`). When things are done is decided
-//! here, one millisecond after the other. Not here: the kernel, contents on data nodes.
+//! here, one millisecond after the other. Not here: the kernel.
 
+mod bulk;
 mod calls;
 mod heard;
+mod make;
 mod stream;
 mod view;
 
@@ -17,6 +19,7 @@ use crate::lines::Lines;
 use crate::lines::Side;
 use crate::member::Clocks;
 use crate::network::Network;
+use bulk::Bulk;
 use bytes::Bytes;
 use calls::Call;
 use std::collections::BTreeMap;
@@ -33,7 +36,9 @@ use tsfs::tsdb_client::own::Given;
 use tsfs::tsdb_client::own::Own;
 use tsfs::tsdb_client::own::Right;
 use tsfs::types::BatchSeq;
+use tsfs::types::BlockId;
 use tsfs::types::Ino;
+use tsfs::types::NodeId;
 use tsfs::types::SessionId;
 use tsfs::types::Stamp;
 use tsfs::wire::Whole;
@@ -57,6 +62,12 @@ pub(crate) enum Report {
     Promised { session: SessionId, seq: u64 },
     /// Something was done, as far as programs can tell.
     Done(Kind),
+    /// A block was put, and will never be another.
+    Put { block: BlockId, frame: Bytes },
+    /// It may be named: a majority of these have it on disk.
+    Durable { block: BlockId, nodes: Vec<NodeId> },
+    /// A block was read.
+    Got { block: BlockId, frame: Bytes },
     /// The past was read.
     Past { at: Stamp, key: Bytes, row: Option<Bytes> },
 }
@@ -97,6 +108,7 @@ enum Asked {
     Past(Stamp, Bytes),
     Batch(u64),
     Store(Kind),
+    View,
 }
 
 /// A session, as its client knows it.
@@ -115,6 +127,9 @@ pub(crate) struct Life {
     numbers: VecDeque<u64>,
     asks_numbers: bool,
     next_block: u64,
+    pub(crate) bulk: Bulk,
+    /// Who takes part is to be asked.
+    asks_view: bool,
     /// Batches that were closed.
     made: u64,
     open: Vec<(Kind, Op)>,
@@ -201,6 +216,7 @@ impl Mount {
                 && life.open.is_empty()
                 && life.leaving.is_none()
                 && life.syncs.is_empty()
+                && !life.bulk.is_under_way()
         })
     }
 
@@ -221,13 +237,15 @@ impl Mount {
                 Asked::Numbers => Some(Kind::Numbers),
                 Asked::Past(..) => Some(Kind::Past),
                 Asked::Store(kind) => Some(*kind),
-                Asked::Rows(..) | Asked::Page(..) | Asked::Batch(_) => None,
+                Asked::Rows(..) | Asked::Page(..) | Asked::Batch(_) | Asked::View => None,
             });
         }
         if let Some(life) = &self.life {
             kinds.extend(life.stream.iter().flat_map(|sent| sent.kinds.iter().copied()));
             kinds.extend(life.open.iter().map(|(kind, _)| *kind));
             kinds.extend((!life.syncs.is_empty()).then_some(Kind::Sync));
+            kinds.extend(life.bulk.is_under_way().then_some(Kind::Put));
+            kinds.extend(life.bulk.reads().then_some(Kind::Fetch));
             kinds.extend(life.leaving.as_ref().map(|_| Kind::Yield));
         }
         kinds
@@ -273,6 +291,7 @@ impl Mount {
     /// One millisecond.
     pub(crate) fn act(&mut self, around: &mut Around<'_>) {
         self.now = around.now;
+        self.work_bulk(around);
         if self.line.is_none() {
             return self.dial(around);
         }
@@ -284,6 +303,7 @@ impl Mount {
             return;
         }
         self.renew(around);
+        self.ask_view(around);
         self.give_back(around);
         self.close_in_time(around);
         self.settle_syncs();
@@ -321,6 +341,15 @@ impl Mount {
         let request = Request::Renew { session: life.session };
         let id = self.ask(&request, Bytes::new(), Asked::Lease(now), around);
         self.life.as_mut().expect("it is there").renewing = Some(id);
+    }
+
+    /// Who takes part: asked where the lease was renewed, so that the one tells that leads.
+    fn ask_view(&mut self, around: &mut Around<'_>) {
+        let Some(life) = &mut self.life else { return };
+        let asked = self.asks.values().any(|asked| matches!(asked, Asked::View));
+        if std::mem::take(&mut life.asks_view) && !asked {
+            self.ask(&Request::View, Bytes::new(), Asked::View, around);
+        }
     }
 
     /// What was asked back goes, once the kernel has forgotten it.

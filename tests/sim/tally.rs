@@ -26,6 +26,13 @@ pub(crate) struct Tally {
     pub(crate) cut_short: u64,
     pub(crate) refused_packets: u64,
     pub(crate) damage_found: u64,
+    /// Blocks that counted as durable, that were given out, that rotted and were replaced.
+    pub(crate) durable: u64,
+    pub(crate) given: u64,
+    pub(crate) replaced: u64,
+    /// Blocks that were fetched from other members, segments that were rewritten.
+    pub(crate) repaired: u64,
+    pub(crate) collected: u64,
     pub(crate) digest: u64,
 }
 
@@ -41,7 +48,7 @@ impl Tally {
         self.digest ^= other.digest;
     }
 
-    fn counts(&mut self) -> [&mut u64; 13] {
+    fn counts(&mut self) -> [&mut u64; 18] {
         [
             &mut self.simulated_ms,
             &mut self.promised,
@@ -56,6 +63,11 @@ impl Tally {
             &mut self.cut_short,
             &mut self.refused_packets,
             &mut self.damage_found,
+            &mut self.durable,
+            &mut self.given,
+            &mut self.replaced,
+            &mut self.repaired,
+            &mut self.collected,
         ]
     }
 
@@ -72,6 +84,9 @@ impl Tally {
             Load::Log => assert!(self.promised > 0 && self.turned > 0, "{self:#?}"),
             Load::Mounts => {
                 let met = [self.fenced, self.replayed, self.looked_again, self.cut_short];
+                assert!(met.iter().all(|count| *count > 0), "{self:#?}");
+                let Tally { durable, given, replaced, repaired, collected, .. } = *self;
+                let met = [durable, given, replaced, repaired, collected];
                 assert!(met.iter().all(|count| *count > 0), "{self:#?}");
                 assert_eq!(self.cover.undone(), [], "{self:#?}");
                 let holes = self.cover.holes(all);

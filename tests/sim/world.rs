@@ -1,5 +1,7 @@
 //! All of it together, a millisecond at a time.
 
+mod blocks;
+
 use crate::chance::Chance;
 use crate::client::Client;
 use crate::faults;
@@ -10,6 +12,7 @@ use crate::lines::Arrival;
 use crate::lines::Lines;
 use crate::lines::Side;
 use crate::lines::What;
+use crate::lines::calling_member;
 use crate::member::Clocks;
 use crate::member::Member;
 use crate::mount::Around;
@@ -173,18 +176,20 @@ impl World {
             && !members.is_joint()
             && running.commit() == index
             && members.all().iter().all(level)
+            && (self.mounts.is_empty() || self.has_all_blocks(&members.all()))
     }
 
     fn describe(&self) -> String {
         let each = self.members.iter().map(|member| {
             let running = member.running.as_ref();
             format!(
-                "node {} {:?} commit {:?} applied {} members {:?}; ",
+                "node {} {:?} commit {:?} applied {} members {:?} lacks {:?}; ",
                 member.node.0,
                 running.map(|r| r.leadership()),
                 running.map(|r| r.commit().0),
                 member.progress().index.0,
                 running.map(|r| r.members()),
+                member.side.as_ref().map(|side| side.describe()),
             )
         });
         let mounts = self.mounts.iter().map(|mount| {
@@ -222,9 +227,12 @@ impl World {
     /// What mounts and members say to each other arrives, and mounts go on.
     fn talk(&mut self, more: bool) {
         let World { now, members, mounts, lines, network, chance, .. } = self;
-        let awake = |side: Side, who: usize| match side {
-            Side::Member => members[who].asleep_until <= *now && members[who].door.is_some(),
-            Side::Mount => mounts[who].asleep_until <= *now,
+        let awake = |side: Side, who: usize| match (side, calling_member(who)) {
+            (Side::Mount, None) => mounts[who].asleep_until <= *now,
+            (_, caller) => {
+                let member = &members[caller.unwrap_or(who)];
+                member.asleep_until <= *now && member.door.is_some()
+            }
         };
         let arrivals = lines.arrive(*now, network, awake, chance);
         let leads = |member: &Member| member.asleep_until <= *now && member.leads().is_some();
@@ -232,14 +240,21 @@ impl World {
         let count = members.len();
         let around =
             &mut Around { now: *now, lines, network, chance, leader, members: count, more };
-        for Arrival { line, at, who, what } in arrivals {
+        for Arrival { line, at, who, with, what } in arrivals {
             match (at, what) {
-                (Side::Mount, what) => mounts[who].hear(line, what, around),
+                (Side::Mount, what) => match calling_member(who) {
+                    Some(caller) => {
+                        if let Some(side) = &mut members[caller].side {
+                            side.hear(line, with, what);
+                        }
+                    }
+                    None => mounts[who].hear(line, what, around),
+                },
                 (Side::Member, what) => {
                     let Member { door, running, .. } = &mut members[who];
                     let (Some(door), Some(running)) = (door, running) else { continue };
                     match what {
-                        What::Packet(packet) => door.hear(line, packet, running),
+                        What::Packet(packet) => door.hear(line, with, packet, running),
                         What::End => door.ended(line),
                     }
                 }
@@ -250,12 +265,13 @@ impl World {
             mount.act(around);
         }
         let active = self.harm.active(self.now);
+        self.invariants.rotten = self.harm.rotten();
         for mount in &mut self.mounts {
             for report in std::mem::take(&mut mount.reports) {
                 if let Report::Done(kind) = report {
                     self.tally.cover.done(kind, &active);
                 }
-                self.invariants.heard(report);
+                self.invariants.heard(report, &self.members);
             }
         }
     }
@@ -277,14 +293,12 @@ impl World {
         self.send_messages(n);
         let member = &mut self.members[n];
         member.count_time();
-        let (running, door) = (&mut member.running, &mut member.door);
-        let (running, door) = running.as_mut().zip(door.as_mut()).expect("it was started");
-        if self.invariants.is_mounted() {
-            door.work(running);
-        }
         let before = member.disk.operations();
+        let mut fine = !self.invariants.is_mounted() || self.serve(n);
+        let member = &mut self.members[n];
+        let running = member.running.as_mut().expect("it was started");
         let (disk, may_break) = (&member.disk, member.cannot_read || self.harm.is_flipped(n));
-        let mut fine = drive(running, disk, may_break);
+        fine = fine && drive(running, disk, may_break);
         let wrote = member.disk.operations() != before;
         if fine && wrote && member.slow_ms > 0 {
             // Until it is written nobody hears of it.
@@ -342,6 +356,9 @@ impl World {
         for (session, ino) in door.shown.drain(..) {
             self.invariants.shown(mounts, session, ino);
         }
+        for (block, frame) in door.given.drain(..) {
+            self.invariants.gave(block, &frame);
+        }
         for (line, packet) in door.take_out() {
             lines.send(*now, (line, Side::Mount), &packet, network, chance);
         }
@@ -392,6 +409,9 @@ impl World {
             cut_short: self.lines.cut_short,
             refused_packets: self.network.refused,
             damage_found: self.harm.found,
+            durable: self.invariants.durable,
+            given: self.invariants.given,
+            replaced: self.harm.replaced,
             digest: digests.fold(self.chance.next(), |all, one| all.rotate_left(7) ^ one),
             ..self.tally
         };

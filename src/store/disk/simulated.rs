@@ -42,7 +42,7 @@ struct State {
     failing_reads: Vec<String>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Inode {
     durable: Vec<u8>,
     /// What reads see.
@@ -53,13 +53,14 @@ struct Inode {
     handles: u32,
 }
 
+#[derive(Clone)]
 enum Change {
     Write { offset: usize, bytes: Vec<u8> },
     SetLen(usize),
     Punch { offset: usize, len: usize },
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Dir {
     durable: BTreeMap<String, u64>,
     cached: BTreeMap<String, u64>,
@@ -67,6 +68,7 @@ struct Dir {
 }
 
 /// One change of a directory: names that go and names that come, as one.
+#[derive(Clone)]
 struct Renaming {
     gone: Option<String>,
     come: Option<(String, u64)>,
@@ -141,6 +143,25 @@ impl SimulatedDisk {
         let State { inodes, dirs, .. } = state;
         inodes
             .retain(|id, _| dirs.values().any(|dir| dir.durable.values().any(|named| named == id)));
+    }
+
+    /// Another disk with what lies in one directory of this one, which can be read: to look at without being noticed.
+    pub fn copy_of(&self, dir: &Path) -> SimulatedDisk {
+        let copy = SimulatedDisk::new(u64::MAX);
+        {
+            let (from, to) = (self.state.lock(), &mut *copy.state.lock());
+            if let Some(dir_there) = from.dirs.get(dir) {
+                to.dirs.insert(dir.to_path_buf(), dir_there.clone());
+                let come = dir_there.unsynced.iter().filter_map(|change| change.come.as_ref());
+                let ids = dir_there.cached.values().chain(dir_there.durable.values());
+                let ids = ids.chain(come.map(|(_, id)| id));
+                for id in ids.filter(|id| from.inodes.contains_key(id)) {
+                    to.inodes.insert(*id, from.inodes[id].clone());
+                }
+            }
+            to.next_inode = from.next_inode;
+        }
+        copy
     }
 
     /// Lets `operations` more calls change something; from then on every call fails until [`SimulatedDisk::crash`].

@@ -71,6 +71,13 @@ impl MemoryTable {
         inner.now = inner.durable.clone();
     }
 
+    /// Another table with what this one has now, or would have after a power cut.
+    pub fn copy(&self, after_cut: bool) -> MemoryTable {
+        let inner = self.inner.lock();
+        let now = if after_cut { inner.durable.clone() } else { inner.now.clone() };
+        MemoryTable { inner: Mutex::new(Inner { now, durable: inner.durable.clone() }) }
+    }
+
     /// The present state, shared: a visitor may call the table again while it scans.
     fn now(&self) -> State {
         self.inner.lock().now.clone()

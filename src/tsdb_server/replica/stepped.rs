@@ -5,6 +5,7 @@
 
 use crate::meta::op::Outcome;
 use crate::series::table::Table;
+use crate::store::block::BlockStore;
 use crate::tsdb_log::core::Follower;
 use crate::tsdb_log::entry::Entry;
 use crate::tsdb_log::entry::Members;
@@ -38,6 +39,7 @@ use std::time::Duration;
 /// See the module's text. Dropping it is a power cut for what it had in memory.
 pub struct Stepped {
     table: Arc<dyn Table>,
+    blocks: Arc<BlockStore>,
     driver: Driver,
     applier: Applier,
     seen: Arc<Seen>,
@@ -51,11 +53,11 @@ impl Stepped {
     /// As for [`Replica::open`](crate::tsdb_server::replica::Replica::open).
     pub fn open(parts: Parts, options: Options) -> Result<Stepped, FsError> {
         let batch_bytes_max = options.batch_bytes_max.min(parts.log.batch_bytes_max());
-        let table = parts.table.clone();
+        let (table, blocks) = (parts.table.clone(), parts.blocks.clone());
         let opened = Opened::new(parts, &Options { batch_bytes_max, ..options })?;
         let Opened { driver, applier, seen, standing } = opened;
         let (taken, committed) = (Taken::default(), VecDeque::new());
-        Ok(Stepped { table, driver, applier, seen, standing, taken, committed })
+        Ok(Stepped { table, blocks, driver, applier, seen, standing, taken, committed })
     }
 
     pub fn propose(&mut self, proposal: Proposal, durable: Durable, applied: Applied) {
@@ -145,15 +147,33 @@ impl Stepped {
         done
     }
 
-    /// Makes the table durable, and lets go of the log behind it.
+    /// Makes the table durable, and lets go of the log behind it and of segments that nothing names.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
     pub fn flush(&mut self) -> Result<(), FsError> {
         let applied = self.seen.progress.lock().index;
+        let retired = self.blocks.retired();
         self.table.flush()?;
         self.driver.purge(applied);
+        self.blocks.remove(retired)?;
         self.driver.log().keeper().work()
+    }
+
+    /// As of [`Replica::upkeep`](crate::tsdb_server::replica::Replica::upkeep).
+    ///
+    /// # Errors
+    /// As for [`Stepped::pass`].
+    pub fn upkeep(&mut self) -> Result<(), FsError> {
+        self.applier.upkeep()
+    }
+
+    /// As of [`Replica::sweep`](crate::tsdb_server::replica::Replica::sweep): to be called once it is open.
+    ///
+    /// # Errors
+    /// As for [`Stepped::pass`].
+    pub fn sweep(&mut self) -> Result<(), FsError> {
+        self.applier.sweep()
     }
 
     /// As of [`Replica::owned`](crate::tsdb_server::replica::Replica::owned).

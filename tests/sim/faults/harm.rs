@@ -1,6 +1,7 @@
 //! Faults that last: which ones do, and how disks get well again.
 
 use super::Fault;
+use super::rot::Rot;
 use crate::chance::Chance;
 use crate::member::Member;
 use std::collections::BTreeMap;
@@ -29,6 +30,9 @@ pub(crate) struct Harm {
     /// When which disk is well again.
     ill: Vec<(u64, usize)>,
     flips: Vec<Flip>,
+    pub(super) rot: Option<Rot>,
+    /// Blocks that rotted and were replaced, or went.
+    pub(crate) replaced: u64,
     /// How often a node found out that its log is damaged.
     pub(crate) found: u64,
 }
@@ -55,18 +59,24 @@ impl Harm {
         who: usize,
         now: u64,
         members: &mut [Member],
-        chance: &mut Chance,
+        (mounted, chance): (bool, &mut Chance),
     ) -> u64 {
+        // What lies on the disk besides the log is of use with mounts only.
+        let of_blocks = mounted && chance.once_in(2);
+        let part = if of_blocks { "/blocks" } else { "/log" };
+        if fault == Fault::BitFlip && of_blocks {
+            return self.rot(who, now, members, chance);
+        }
         let member = &mut members[who];
         let until = now + chance.between(50, 1500);
         match fault {
             Fault::FailedSync => {
-                member.disk.fail_sync("/log");
+                member.disk.fail_sync(part);
                 member.doubtful = true;
                 return now + 300;
             }
             Fault::FailedReads => {
-                member.disk.fail_reads("/log");
+                member.disk.fail_reads(part);
                 member.cannot_read = true;
             }
             Fault::FullDisk => {
@@ -128,6 +138,7 @@ impl Harm {
         self.ill = later;
         let due: Vec<(u64, usize)> = due;
         due.iter().for_each(|(_, who)| heal(&mut members[*who]));
+        self.look_at_rot(now, members);
     }
 
     pub(crate) fn end(&mut self, members: &mut [Member]) {

@@ -9,6 +9,7 @@ use tsfs::meta::op::Op;
 use tsfs::tsdb_log::entry::Entry;
 use tsfs::tsdb_log::header::Body;
 use tsfs::tsdb_log::header::Header;
+use tsfs::types::BlockId;
 use tsfs::types::Ino;
 use tsfs::types::LogIndex;
 use tsfs::types::SessionId;
@@ -38,6 +39,8 @@ pub(crate) struct Book {
     /// The furthest that anybody has applied.
     pub(crate) furthest: LogIndex,
     pub(crate) inos: BTreeSet<Ino>,
+    /// Blocks that were put.
+    pub(crate) frames: BTreeMap<BlockId, Bytes>,
     /// What was read of the past.
     pub(crate) read: Vec<(Stamp, Bytes, Option<Bytes>)>,
 }
@@ -56,7 +59,10 @@ impl Book {
                 session.promised = session.promised.max(seq);
             }
             Report::Past { at, key, row } => self.read.push((at, key, row)),
-            Report::Done(_) => {}
+            Report::Put { block, frame } => {
+                assert!(self.frames.insert(block, frame).is_none(), "block {block} is put once");
+            }
+            Report::Durable { .. } | Report::Got { .. } | Report::Done(_) => {}
         }
     }
 }

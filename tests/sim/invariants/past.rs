@@ -1,11 +1,13 @@
 //! The past does not change: an instant that was looked at once reads the same on every member, however late, for as long as it
 //! is kept.
 
+use super::book::Book;
 use crate::chance::Chance;
 use crate::member::Member;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use tsfs::meta::extents::Place;
 use tsfs::meta::extents::Source;
 use tsfs::meta::key;
 use tsfs::meta::read;
@@ -40,7 +42,7 @@ pub(crate) struct Past {
 }
 
 /// A number that stands for the tree as of an instant: what a program would read, for rows may grow where no instant shows it.
-fn digest(member: &Member, at: Stamp) -> u64 {
+fn digest(book: &Book, member: &Member, at: Stamp) -> u64 {
     let series = Series::new(&*member.table, key::GROUPS, Readable::default());
     let at = AsOf::At(at);
     let mut digest = Digest(0xcbf2_9ce4_8422_2325);
@@ -52,7 +54,7 @@ fn digest(member: &Member, at: Stamp) -> u64 {
         let attr = Attr { atime: Time::default(), ..inode.attr(*ino) };
         digest.take(format!("{attr:?} {:?} {:?}", inode.parent, inode.target).as_bytes());
         if inode.kind == FileKind::File {
-            take_contents(&mut digest, member, &series, (*ino, inode), at);
+            take_contents(&mut digest, (book, member), &series, (*ino, inode), at);
         }
     }
     each(&series, &key::all_dirents(), at, &mut |key, row| {
@@ -91,7 +93,7 @@ fn each(series: &Series<'_>, range: &KeyRange, at: AsOf, visit: &mut dyn FnMut(&
 
 fn take_contents(
     digest: &mut Digest,
-    member: &Member,
+    (book, member): (&Book, &Member),
     series: &Series<'_>,
     (ino, inode): (Ino, &Inode),
     at: AsOf,
@@ -101,8 +103,11 @@ fn take_contents(
         match part.source {
             None => digest.take(&part.len.to_be_bytes()),
             Some(Source::Inline(bytes)) => digest.take(&bytes),
-            Some(Source::Block { block, offset, .. }) => {
-                let row = member.table.get(Family::Payload, &block.to_bytes()).unwrap();
+            Some(Source::Block { block, place, offset }) => {
+                let row = match place {
+                    Place::Payload => member.table.get(Family::Payload, &block.to_bytes()).unwrap(),
+                    Place::Segment => book.frames.get(&block).cloned(),
+                };
                 let row = row.unwrap_or_else(|| panic!("block {block} is named and gone"));
                 let (offset, len) = (offset as usize, part.len as usize);
                 digest.take(&frame::unpack(&row).unwrap()[offset..offset + len]);
@@ -113,12 +118,12 @@ fn take_contents(
 
 impl Past {
     /// Looks at the present of a member, which will be an instant of the past.
-    pub(crate) fn look(&mut self, member: &Member, chance: &mut Chance) {
+    pub(crate) fn look(&mut self, book: &Book, member: &Member, chance: &mut Chance) {
         let progress = member.progress();
         if progress.stamp == Stamp::ZERO || progress.stamp < member.horizon() {
             return;
         }
-        let digest = digest(member, progress.stamp);
+        let digest = digest(book, member, progress.stamp);
         let known = self.seen.entry(progress.stamp).or_insert((progress.index, digest));
         assert_eq!(known.1, digest, "node {}: the instant {}", member.node.0, progress.stamp.0);
         if self.seen.len() > KEPT {
@@ -129,21 +134,21 @@ impl Past {
     }
 
     /// Looks again at one of those that were looked at.
-    pub(crate) fn look_again(&mut self, member: &Member, chance: &mut Chance) {
+    pub(crate) fn look_again(&mut self, book: &Book, member: &Member, chance: &mut Chance) {
         let all: Vec<(Stamp, LogIndex, u64)> =
             self.seen.iter().map(|(at, (index, digest))| (*at, *index, *digest)).collect();
         if let Some(one) = chance.pick(&all) {
-            self.compare(member, *one);
+            self.compare(book, member, *one);
         }
     }
 
-    fn compare(&mut self, member: &Member, (at, index, seen): (Stamp, LogIndex, u64)) {
+    fn compare(&mut self, book: &Book, member: &Member, (at, index, seen): (Stamp, LogIndex, u64)) {
         if member.progress().index < index || at < member.horizon() {
             return;
         }
         self.again += 1;
         assert_eq!(
-            digest(member, at),
+            digest(book, member, at),
             seen,
             "node {} at entry {}: the instant {} of entry {} reads otherwise",
             member.node.0,
@@ -159,10 +164,10 @@ impl Past {
         assert!(*first == row, "the instant {} was read otherwise before", at.0);
     }
 
-    pub(crate) fn check_end(&mut self, members: &[&Member]) {
+    pub(crate) fn check_end(&mut self, book: &Book, members: &[&Member]) {
         for (at, (index, digest)) in self.seen.clone() {
             for member in members {
-                self.compare(member, (at, index, digest));
+                self.compare(book, member, (at, index, digest));
             }
         }
     }

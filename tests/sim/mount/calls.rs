@@ -9,40 +9,30 @@ use super::Life;
 use super::Mount;
 use super::NUMBERS;
 use super::Rows;
+use super::bulk::Stocked;
+use super::make::Made;
+use super::make::Maker;
 use super::may;
 use super::view::Miss;
 use super::view::View;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use tsfs::meta::apply::Rules;
 use tsfs::meta::key;
 use tsfs::meta::op::Op;
 use tsfs::meta::op::Piece;
-use tsfs::meta::op::RenameHow;
 use tsfs::meta::op::Seen;
-use tsfs::meta::op::SetAttr;
-use tsfs::meta::op::XattrHow;
-use tsfs::meta::record::Dirent;
-use tsfs::meta::record::Record;
 use tsfs::series::Direction;
-use tsfs::series::Present;
 use tsfs::tsdb_client::own::Right;
 use tsfs::types::AsOf;
-use tsfs::types::BlockId;
-use tsfs::types::FileKind;
-use tsfs::types::FsError;
 use tsfs::types::Ino;
-use tsfs::types::SessionId;
 use tsfs::types::Stamp;
-use tsfs::types::Time;
-use tsfs::types::frame::Frame;
 use tsfs::wire::message::Request;
 
 /// A call that has not come to an end after so long is given up.
 const GIVEN_UP_MS: u64 = 8000;
 const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"e"];
-const DIRS: [&[u8]; 2] = [b"p", b"q"];
+pub(super) const DIRS: [&[u8]; 2] = [b"p", b"q"];
 
 /// What is done, as the table of coverage lists it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -57,6 +47,8 @@ pub(crate) enum Kind {
     Direct,
     Make,
     Write,
+    /// Contents that are blocks.
+    WriteBlock,
     Cut,
     Remove,
     Move,
@@ -66,6 +58,13 @@ pub(crate) enum Kind {
     Version,
     Release,
     Look,
+    /// A block is made durable on a majority.
+    Put,
+    /// A block is read.
+    Fetch,
+    /// What members do about blocks.
+    Repair,
+    Collect,
     Sync,
     Past,
     Mark,
@@ -76,14 +75,18 @@ pub(crate) enum Kind {
 pub(crate) struct Call {
     pub(super) kind: Kind,
     /// In the root where it is none, or no directory.
-    dir: Option<&'static [u8]>,
-    name: &'static [u8],
-    to: (Option<&'static [u8]>, &'static [u8]),
-    seed: u64,
-    since: u64,
+    pub(super) dir: Option<&'static [u8]>,
+    pub(super) name: &'static [u8],
+    pub(super) to: (Option<&'static [u8]>, &'static [u8]),
+    pub(super) seed: u64,
+    pub(super) since: u64,
     /// Of inodes that the mount does not own: as they were for this call.
     pub(super) fresh: Rows,
     pub(super) asked: bool,
+    /// Whether what was asked for is of one moment is to be found out.
+    pub(super) doubtful: bool,
+    /// What it is to name.
+    pub(super) blocks: Vec<Stocked>,
     /// The file whose name goes.
     pub(super) goes: Option<Ino>,
 }
@@ -91,7 +94,7 @@ pub(crate) struct Call {
 impl Call {
     /// To be tried again on rows that are read again.
     pub(super) fn anew(self) -> Call {
-        Call { fresh: Rows::default(), asked: false, goes: None, ..self }
+        Call { fresh: Rows::default(), asked: false, doubtful: false, goes: None, ..self }
     }
 }
 
@@ -125,15 +128,17 @@ impl Mount {
         let Around { chance, now, .. } = around;
         let kind = match chance.below(100) {
             0..=21 => Kind::Make,
-            22..=43 => Kind::Write,
-            44..=47 => Kind::Cut,
+            22..=30 => Kind::Write,
+            31..=44 => Kind::WriteBlock,
+            45..=47 => Kind::Cut,
             48..=57 => Kind::Remove,
             58..=64 => Kind::Move,
             65..=67 => Kind::Link,
             68..=72 => Kind::Attributes,
             73..=76 => Kind::Xattr,
             77..=79 => Kind::Version,
-            80..=87 => Kind::Look,
+            80..=83 => Kind::Look,
+            84..=87 => Kind::Fetch,
             88..=94 => Kind::Sync,
             95..=96 => Kind::Past,
             97 => Kind::Mark,
@@ -154,9 +159,17 @@ impl Mount {
             since: *now,
             fresh: Rows::default(),
             asked: false,
+            doubtful: false,
+            blocks: Vec::new(),
             goes: None,
         };
         match kind {
+            Kind::Fetch => self.read_block(around),
+            Kind::WriteBlock => {
+                let life = self.life.as_mut().expect("it is alive");
+                let blocks = life.bulk.take(1 + call.seed as usize / 8 % 3);
+                self.call = (!blocks.is_empty()).then_some(Call { blocks, ..call });
+            }
             Kind::Sync => {
                 let life = self.life.as_mut().expect("it is alive");
                 life.syncs.push_back(life.made + u64::from(!life.open.is_empty()));
@@ -206,6 +219,15 @@ impl Mount {
             self.call = Some(call);
             return self.ask_numbers(around);
         }
+        if !life.bulk.may_name(&call.blocks) {
+            self.call = Some(call);
+            return;
+        }
+        if std::mem::take(&mut call.doubtful) {
+            call.asked = true;
+            self.call = Some(call);
+            return self.ask_keys(None, around);
+        }
         let Life { own, overlay, cache, rules, session, .. } = &*life;
         let owns = |ino: Ino| own.right(ino) != Right::Nothing;
         let (changed, seen, touched, missed) = Default::default();
@@ -226,6 +248,10 @@ impl Mount {
             return self.ask_rows(miss, around);
         }
         let Ok(Made { ops, goes }) = made else {
+            // Now and then one is never named.
+            if !around.chance.once_in(4) {
+                self.life.as_mut().expect("it is alive").bulk.give_back(call.blocks);
+            }
             if call.kind == Kind::Release {
                 self.use_numbers(&[Op::Release { ino: Ino::ROOT }]);
             }
@@ -278,7 +304,9 @@ impl Mount {
         for op in ops {
             match op {
                 Op::Create { .. } => drop(life.numbers.pop_front()),
-                Op::Write { .. } => life.next_block += 1,
+                Op::Write { pieces, .. } if matches!(pieces[..], [Piece::Payload { .. }]) => {
+                    life.next_block += 1;
+                }
                 Op::Release { .. } if !life.release.is_empty() => drop(life.release.remove(0)),
                 _ => {}
             }
@@ -297,137 +325,24 @@ impl Mount {
     fn ask_rows(&mut self, miss: Miss, around: &mut Around<'_>) {
         let life = self.life.as_ref().expect("it is alive");
         let (session, turn, at) = (life.session, life.turn, AsOf::Now);
-        let (request, asked) = match miss {
-            Miss::Key(key) => {
-                let keys = vec![key];
-                (Request::Get { session, keys: keys.clone(), at }, Asked::Rows(turn, keys))
-            }
+        match miss {
+            Miss::Key(key) => self.ask_keys(Some(key), around),
             Miss::Range(range) => {
                 let direction = Direction::Forward;
                 let asked = Asked::Page(turn, range.clone());
-                (Request::Scan { session, range, at, direction, limit: 4096 }, asked)
+                let request = Request::Scan { session, range, at, direction, limit: 4096 };
+                self.ask(&request, Bytes::new(), asked, around);
             }
-        };
-        self.ask(&request, Bytes::new(), asked, around);
-    }
-}
-
-/// What a call becomes.
-struct Made {
-    ops: Vec<Op>,
-    goes: Option<Ino>,
-}
-
-/// Makes a call's ops out of what the view shows, and runs the rules for them.
-struct Maker<'a> {
-    call: &'a Call,
-    session: SessionId,
-    rules: &'a Rules,
-    /// The next inode, and the next block.
-    numbers: (Option<u64>, u64),
-    release: Option<Ino>,
-}
-
-impl Maker<'_> {
-    fn run(&self, view: &mut View<'_>) -> Result<Made, FsError> {
-        let (op, goes) = self.op(view)?;
-        let ops: Vec<Op> = op.into_iter().collect();
-        for op in &ops {
-            self.rules.apply(view, self.session, op)?;
         }
-        Ok(Made { ops, goes })
     }
 
-    fn find(&self, view: &mut View<'_>, dir: Ino, name: &[u8]) -> Result<Option<Dirent>, FsError> {
-        let key = key::dirent(dir, self.rules.names().of(name), name);
-        view.get(&key)?.map(|row| Dirent::from_row(&key, &row)).transpose()
-    }
-
-    fn dir(&self, view: &mut View<'_>, name: Option<&[u8]>) -> Result<Ino, FsError> {
-        let Some(name) = name else { return Ok(Ino::ROOT) };
-        let found = self.find(view, Ino::ROOT, name)?;
-        let found = found.filter(|entry| entry.kind == FileKind::Directory);
-        Ok(found.map_or(Ino::ROOT, |entry| entry.ino))
-    }
-
-    fn op(&self, view: &mut View<'_>) -> Result<(Option<Op>, Option<Ino>), FsError> {
-        let Call { kind, seed, since, .. } = *self.call;
-        let time = Time { secs: since as i64, nanos: 0 };
-        if kind == Kind::Release {
-            return Ok((self.release.map(|ino| Op::Release { ino }), None));
-        }
-        let makes_dir = kind == Kind::Make && (self.call.dir.is_none() && seed.is_multiple_of(3));
-        let name = match makes_dir || kind == Kind::Remove && seed.is_multiple_of(16) {
-            true => DIRS[(seed / 16 % 2) as usize],
-            false => self.call.name,
-        };
-        let dir = if makes_dir { Ino::ROOT } else { self.dir(view, self.call.dir)? };
-        let found = self.find(view, dir, name)?;
-        let name = Bytes::from_static(name);
-        if kind == Kind::Make {
-            let ino = self.numbers.0.and_then(Ino::new).expect("there are some");
-            let kind = if makes_dir { FileKind::Directory } else { FileKind::File };
-            let (mode, uid, gid, rdev, target) = (0o755, 0, 0, 0, Bytes::new());
-            let op = Op::Create { dir, name, ino, kind, mode, uid, gid, rdev, target, time };
-            return Ok((Some(op), None));
-        }
-        let Dirent { ino, kind: of } = found.ok_or(FsError::NotFound)?;
-        let mut goes = None;
-        let op = match kind {
-            Kind::Write => self.write(ino, time),
-            Kind::Cut => {
-                let set = SetAttr { size: Some(seed % 700), ..SetAttr::default() };
-                Op::SetAttr { ino, set, time }
-            }
-            Kind::Remove if of == FileKind::Directory => {
-                Op::Rmdir { dir, name, keep_open: false, time }
-            }
-            Kind::Remove => {
-                goes = Some(ino);
-                Op::Unlink { dir, name, keep_open: false, time }
-            }
-            Kind::Move | Kind::Link => {
-                let new_dir = self.dir(view, self.call.to.0)?;
-                let there = self.find(view, new_dir, self.call.to.1)?;
-                goes = there.map(|entry| entry.ino);
-                let new_name = Bytes::from_static(self.call.to.1);
-                match kind {
-                    Kind::Link => Op::Link { ino, dir: new_dir, name: new_name, time },
-                    _ => {
-                        let how = match seed % 4 {
-                            0 => RenameHow::Exchange,
-                            1 => RenameHow::NoReplace,
-                            _ => RenameHow::Replace,
-                        };
-                        Op::Rename { dir, name, new_dir, new_name, how, keep_open: false, time }
-                    }
-                }
-            }
-            Kind::Attributes => {
-                let set = SetAttr { mode: Some((seed % 512) as u32), ..SetAttr::default() };
-                Op::SetAttr { ino, set, time }
-            }
-            Kind::Xattr => {
-                let (name, value) = (Bytes::from_static(b"user.a"), seed.to_be_bytes().to_vec());
-                Op::SetXattr { ino, name, value: value.into(), how: XattrHow::Set, time }
-            }
-            Kind::Version => Op::Version { ino },
-            _ => return Ok((None, None)),
-        };
-        Ok((Some(op), goes))
-    }
-
-    fn write(&self, ino: Ino, time: Time) -> Op {
-        let seed = self.call.seed;
-        let (offset, len) = (seed / 7 % 500, 1 + seed % 90);
-        let bytes: Bytes = (0..len).map(|n| (seed.rotate_left(n as u32) ^ n) as u8).collect();
-        let piece = match seed.is_multiple_of(3) {
-            true => {
-                let block = BlockId { session: self.session, number: self.numbers.1 };
-                Piece::Payload { block, frame: Frame::pack(&bytes, 1).to_bytes(), len: len as u32 }
-            }
-            false => Piece::Inline(bytes),
-        };
-        Op::Write { ino, offset, pieces: vec![piece], clear_suid: false, time }
+    /// What the call knows is asked for again along with what it lacks: it is to look at one moment.
+    fn ask_keys(&mut self, missing: Option<Bytes>, around: &mut Around<'_>) {
+        let life = self.life.as_ref().expect("it is alive");
+        let known = self.call.iter().flat_map(|call| call.fresh.rows.keys());
+        let known = known.map(|key| Bytes::copy_from_slice(key));
+        let keys: Vec<Bytes> = known.chain(missing).collect();
+        let (session, at, asked) = (life.session, AsOf::Now, Asked::Rows(life.turn, keys.clone()));
+        self.ask(&Request::Get { session, keys, at }, Bytes::new(), asked, around);
     }
 }

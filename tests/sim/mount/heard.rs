@@ -6,6 +6,7 @@ use super::Life;
 use super::Mount;
 use super::Report;
 use super::Rows;
+use super::bulk::Bulk;
 use super::calls::Kind;
 use crate::lines::LineId;
 use crate::lines::What;
@@ -35,7 +36,7 @@ const RENEWALS: u32 = 3;
 
 impl Mount {
     pub(crate) fn hear(&mut self, line: LineId, what: What, around: &mut Around<'_>) {
-        if self.line != Some(line) {
+        if self.hear_bulk(line, &what, around) || self.line != Some(line) {
             return;
         }
         self.heard = around.now;
@@ -88,7 +89,7 @@ impl Mount {
     fn answer(&mut self, asked: Asked, response: Response, around: &mut Around<'_>) {
         match (asked, response) {
             (Asked::Open(asked), Response::Opened { welcome, lease_ms }) => {
-                self.begin(&welcome, asked, lease_ms);
+                self.begin(&welcome, asked, lease_ms, around.members);
                 // It is to be attended: until then nothing reaches us that is told unasked.
                 self.hang_up(around);
             }
@@ -122,6 +123,11 @@ impl Mount {
                 self.reports.push(Report::Done(Kind::Past));
             }
             (Asked::Past(..), Response::Failed(FsError::BeforeHorizon { .. })) => {}
+            (Asked::View, Response::View(view)) => {
+                if let Some(life) = &mut self.life {
+                    life.bulk.meet(&view);
+                }
+            }
             (Asked::Store(kind), Response::Done) => self.reports.push(Report::Done(kind)),
             (Asked::Store(_), Response::Failed(FsError::Refused(_))) => {}
             (Asked::Numbers, Response::Failed(FsError::Refused(_))) => self.over(around),
@@ -136,7 +142,7 @@ impl Mount {
         }
     }
 
-    fn begin(&mut self, welcome: &Welcome, asked: Duration, lease_ms: u64) {
+    fn begin(&mut self, welcome: &Welcome, asked: Duration, lease_ms: u64, members: usize) {
         let length = Duration::from_millis(lease_ms);
         self.life = Some(Life {
             session: welcome.session,
@@ -150,6 +156,8 @@ impl Mount {
             numbers: VecDeque::new(),
             asks_numbers: false,
             next_block: 1,
+            bulk: Bulk::new(members),
+            asks_view: true,
             made: 0,
             open: Vec::new(),
             open_touched: BTreeSet::new(),
@@ -173,6 +181,7 @@ impl Mount {
         life.lease = life.lease.max(asked + length - length / DRIFT);
         life.renew_at = asked + length / RENEWALS;
         life.renewing = None;
+        life.asks_view = true;
         if life.whole != renewed.whole {
             life.whole = renewed.whole;
             if let Some(whole) = renewed.whole
@@ -199,7 +208,13 @@ impl Mount {
         for (key, row) in keys.into_iter().zip(rows) {
             let ino = key::inode_of(&key).expect("a row of the tree");
             match life.own.right(ino) {
-                Right::Nothing => drop(call.fresh.rows.insert(key.to_vec(), row)),
+                Right::Nothing => {
+                    let known = call.fresh.rows.insert(key.to_vec(), row.clone());
+                    if known.is_some_and(|known| known != row) {
+                        // What was listed before is of another moment.
+                        call.fresh.ranges.clear();
+                    }
+                }
                 Right::Owned => drop(life.cache.rows.entry(key.to_vec()).or_insert(row)),
                 Right::Leaving | Right::Busy => {}
             }
@@ -211,7 +226,10 @@ impl Mount {
         let Some(life) = self.life.as_mut().filter(|life| life.turn == turn) else { return };
         let ino = key::inode_of(&range.0).expect("rows of one inode");
         match life.own.right(ino) {
-            Right::Nothing => drop(call.fresh.ranges.insert(range)),
+            Right::Nothing => {
+                call.fresh.ranges.insert(range);
+                call.doubtful = true;
+            }
             Right::Owned => drop(life.cache.ranges.insert(range)),
             Right::Leaving | Right::Busy => {}
         }

@@ -13,8 +13,10 @@ use tsfs::meta::op::Batch;
 use tsfs::meta::op::By;
 use tsfs::meta::op::Op;
 use tsfs::meta::op::Outcome;
+use tsfs::meta::op::Piece;
 use tsfs::meta::op::Seen;
 use tsfs::types::BatchSeq;
+use tsfs::types::BlockId;
 use tsfs::types::FsError;
 use tsfs::types::Ino;
 use tsfs::types::Stamp;
@@ -25,8 +27,19 @@ pub(crate) struct Sent {
     ops: u32,
     bytes: Bytes,
     pub(super) kinds: Vec<Kind>,
+    /// That it names.
+    blocks: Vec<BlockId>,
     /// Of a direct batch: what it is to be tried again as, and the rows that it changes.
     direct: Option<(Call, Vec<Vec<u8>>, Vec<Op>)>,
+}
+
+/// The blocks that an op names, of those that lie on data nodes.
+fn named(op: &Op) -> impl Iterator<Item = BlockId> + '_ {
+    let pieces = if let Op::Write { pieces, .. } = op { &pieces[..] } else { &[] };
+    pieces.iter().filter_map(|piece| match piece {
+        Piece::Block { block, .. } => Some(*block),
+        _ => None,
+    })
 }
 
 impl Mount {
@@ -76,6 +89,7 @@ impl Mount {
         let life = self.life.as_mut().expect("it is alive");
         life.made += 1;
         let (session, seq, count) = (life.session, life.made, ops.len() as u32);
+        let blocks = ops.iter().flat_map(named).collect();
         let by = vec![By { uid: 0, ops: count }];
         let (direct, seen) = match direct {
             Some((call, changed, seen)) => (Some((call, changed, ops.clone())), Some(seen)),
@@ -91,7 +105,7 @@ impl Mount {
             touched,
             bytes: bytes.clone(),
         });
-        life.stream.push_back(Sent { seq, ops: count, bytes, kinds, direct });
+        life.stream.push_back(Sent { seq, ops: count, bytes, kinds, blocks, direct });
         self.send(seq, around);
     }
 
@@ -132,6 +146,9 @@ impl Mount {
         if let Outcome::Refused { error: FsError::Refused(why), .. } = &outcome {
             assert_eq!(why, "the session is not open", "batch {seq} of mount {}", self.n);
             return self.over(around);
+        }
+        for block in sent.blocks {
+            life.bulk.note_named(block);
         }
         life.applied = life.applied.max(seq);
         let applied_now = life.applied;
@@ -188,6 +205,7 @@ impl Mount {
     /// The session is over on the cluster's side.
     pub(super) fn over(&mut self, around: &mut Around<'_>) {
         self.fenced += 1;
+        self.part_all(around);
         (self.life, self.call, self.again) = (None, None, None);
         self.hang_up(around);
     }
