@@ -171,10 +171,16 @@ impl Door {
             assert!(Batch::is_of_client(&tail, session, seq), "a mount proposes its own");
             let out = self.out.clone();
             let answer = move |response: &Response| out.lock().push((line, answer(id, response)));
+            let (locks, sent) = (self.locks.clone(), tail.clone());
             let proposal = Proposal { session, seq, ops, batch: tail };
-            let applied = move |result: Result<(Outcome, Stamp), FsError>| match result {
-                Ok((outcome, stamp)) => answer(&Response::Applied { outcome, stamp }),
-                Err(error) => answer(&Response::Failed(error)),
+            let applied = move |result: Result<(Outcome, Stamp), FsError>| {
+                if matches!(result, Ok((Outcome::Refused { error: FsError::Locked, .. }, _))) {
+                    locks.was_barred(session, &sent);
+                }
+                match result {
+                    Ok((outcome, stamp)) => answer(&Response::Applied { outcome, stamp }),
+                    Err(error) => answer(&Response::Failed(error)),
+                }
             };
             return running.propose(proposal, Box::new(|_| {}), Box::new(applied));
         }
@@ -192,6 +198,8 @@ impl Door {
             // Whatever it proposes is still under way.
             let _ = self.locks.tick();
         }
+        // Nobody is told by who does not lead.
+        let _ = self.locks.grant_wishes();
         for op in std::mem::take(&mut *self.log.proposed.lock()) {
             self.proposed.push(if matches!(op, Op::GrantWhole { .. }) { "whole" } else { "end" });
             propose(running, vec![op]);

@@ -10,6 +10,7 @@ mod given;
 mod kept;
 mod lease;
 mod listed;
+mod locked;
 mod log_matching;
 mod one_holder;
 mod one_leader;
@@ -94,6 +95,7 @@ impl Invariants {
             return;
         }
         self.check_blocks(members);
+        locked::check(mounts);
         let Invariants { book, chance, past, .. } = self;
         prefix::check_reads(book, members);
         let inos: Vec<Ino> = book.inos.iter().copied().collect();
@@ -139,6 +141,7 @@ impl Invariants {
                     durable::check(book, members, (*block, nodes), *rotten, chance.next());
                 }
             }
+            Report::Made { bytes, .. } => durable::check_made(book, bytes),
             Report::Got { block, frame } => given::check(book, *block, frame, "a mount"),
             _ => {}
         }

@@ -184,7 +184,8 @@ impl Member {
             BLOCKS,
             Access::ReadWrite,
         )?;
-        assert_eq!(faults, []);
+        // What cannot be read is taken for damaged until the next start.
+        assert!(self.cannot_read || faults.is_empty(), "{faults:?}");
         let blocks = Arc::new(blocks);
         blocks.share(true);
         let log = Log::open(disk.clone(), Path::new("/log"), STORE, &LOG)?;

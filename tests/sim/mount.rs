@@ -7,6 +7,7 @@
 mod bulk;
 mod calls;
 mod heard;
+mod locks;
 mod make;
 mod stream;
 mod view;
@@ -22,6 +23,7 @@ use crate::network::Network;
 use bulk::Bulk;
 use bytes::Bytes;
 use calls::Call;
+use locks::Locks;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
@@ -128,6 +130,7 @@ pub(crate) struct Life {
     asks_numbers: bool,
     next_block: u64,
     pub(crate) bulk: Bulk,
+    pub(crate) locks: Locks,
     /// Who takes part is to be asked.
     asks_view: bool,
     /// Batches that were closed.
@@ -167,6 +170,8 @@ pub(crate) struct Mount {
     /// Sessions that ended under it.
     pub(crate) fenced: u64,
     pub(crate) replayed: u64,
+    /// Told of a lock that somebody waited for.
+    pub(crate) woken: u64,
     now: u64,
 }
 
@@ -199,6 +204,7 @@ impl Mount {
             reports: Vec::new(),
             fenced: 0,
             replayed: 0,
+            woken: 0,
             now: 0,
         }
     }
@@ -217,6 +223,7 @@ impl Mount {
                 && life.leaving.is_none()
                 && life.syncs.is_empty()
                 && !life.bulk.is_under_way()
+                && life.locks.is_idle()
         })
     }
 
@@ -245,6 +252,7 @@ impl Mount {
             kinds.extend(life.open.iter().map(|(kind, _)| *kind));
             kinds.extend((!life.syncs.is_empty()).then_some(Kind::Sync));
             kinds.extend(life.bulk.is_under_way().then_some(Kind::Put));
+            kinds.extend(life.locks.waits().then_some(Kind::Lock));
             kinds.extend(life.bulk.reads().then_some(Kind::Fetch));
             kinds.extend(life.leaving.as_ref().map(|_| Kind::Yield));
         }
@@ -361,6 +369,10 @@ impl Mount {
         }
         let (_, given) = life.leaving.take().expect("it is due");
         let op = Op::Yield { inos: given.inos.clone(), whole: given.whole };
+        for told in life.locks.tell() {
+            life.open_touched.extend(locked_by(&told));
+            life.open.push((Kind::Unlock, told));
+        }
         life.open.push((Kind::Yield, op));
         life.own.note_yield(BatchSeq(life.made + 1), &given);
         life.open_since = 0;
@@ -390,4 +402,9 @@ fn may(own: &Own, inos: &BTreeSet<Ino>) -> Right {
     let rights: Vec<Right> = inos.iter().map(|ino| own.right(*ino)).collect();
     let first = |wanted| rights.iter().find(|right| **right == wanted).copied();
     first(Right::Leaving).or(first(Right::Busy)).or(first(Right::Nothing)).unwrap_or(Right::Owned)
+}
+
+/// The inode whose locks an op sets.
+fn locked_by(op: &Op) -> Option<Ino> {
+    if let Op::SetLocks { ino, .. } = op { Some(*ino) } else { None }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Tally {
     /// Blocks that were fetched from other members, segments that were rewritten.
     pub(crate) repaired: u64,
     pub(crate) collected: u64,
+    /// Mounts that were told of a lock that somebody waited for.
+    pub(crate) woken: u64,
     pub(crate) digest: u64,
 }
 
@@ -48,7 +50,7 @@ impl Tally {
         self.digest ^= other.digest;
     }
 
-    fn counts(&mut self) -> [&mut u64; 18] {
+    fn counts(&mut self) -> [&mut u64; 19] {
         [
             &mut self.simulated_ms,
             &mut self.promised,
@@ -68,6 +70,7 @@ impl Tally {
             &mut self.replaced,
             &mut self.repaired,
             &mut self.collected,
+            &mut self.woken,
         ]
     }
 
@@ -85,8 +88,8 @@ impl Tally {
             Load::Mounts => {
                 let met = [self.fenced, self.replayed, self.looked_again, self.cut_short];
                 assert!(met.iter().all(|count| *count > 0), "{self:#?}");
-                let Tally { durable, given, replaced, repaired, collected, .. } = *self;
-                let met = [durable, given, replaced, repaired, collected];
+                let Tally { durable, given, replaced, repaired, collected, woken, .. } = *self;
+                let met = [durable, given, replaced, repaired, collected, woken];
                 assert!(met.iter().all(|count| *count > 0), "{self:#?}");
                 assert_eq!(self.cover.undone(), [], "{self:#?}");
                 let holes = self.cover.holes(all);

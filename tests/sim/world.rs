@@ -405,6 +405,7 @@ impl World {
             turned: self.client.turned,
             fenced: sum(|mount| mount.fenced),
             replayed: sum(|mount| mount.replayed),
+            woken: sum(|mount| mount.woken),
             looked_again: self.invariants.looked_again(),
             cut_short: self.lines.cut_short,
             refused_packets: self.network.refused,

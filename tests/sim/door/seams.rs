@@ -8,6 +8,7 @@ use std::time::Duration;
 use tsfs::meta::op::Op;
 use tsfs::tsdb_server::lock_node::Log as OfNode;
 use tsfs::types::FsError;
+use tsfs::types::Ino;
 use tsfs::types::Stamp;
 use tsfs::types::Term;
 use tsfs::wire::Listener;
@@ -78,6 +79,10 @@ impl Listener for Push {
 
     fn whole(&self, whole: Whole) {
         self.tell(&Told::Whole(whole));
+    }
+
+    fn unlocked(&self, ino: Ino) {
+        self.tell(&Told::Unlocked { ino });
     }
 
     fn ended(&self, why: &str) {

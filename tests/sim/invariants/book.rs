@@ -41,6 +41,8 @@ pub(crate) struct Book {
     pub(crate) inos: BTreeSet<Ino>,
     /// Blocks that were put.
     pub(crate) frames: BTreeMap<BlockId, Bytes>,
+    /// Those that a majority has on disk, as mounts believe.
+    pub(crate) durable: BTreeSet<BlockId>,
     /// What was read of the past.
     pub(crate) read: Vec<(Stamp, Bytes, Option<Bytes>)>,
 }
@@ -62,7 +64,10 @@ impl Book {
             Report::Put { block, frame } => {
                 assert!(self.frames.insert(block, frame).is_none(), "block {block} is put once");
             }
-            Report::Durable { .. } | Report::Got { .. } | Report::Done(_) => {}
+            Report::Durable { block, .. } => {
+                self.durable.insert(block);
+            }
+            Report::Got { .. } | Report::Done(_) => {}
         }
     }
 }

@@ -1,7 +1,11 @@
-//! What a mount's account says is durable is on the disks of a majority, whatever the power going now would take.
+//! What a mount's account says is durable is on the disks of a majority, whatever the power going now would take; and no op names
+//! what is not.
 
 use super::book::Book;
 use crate::member::Member;
+use tsfs::meta::op::Batch;
+use tsfs::meta::op::Op;
+use tsfs::meta::op::Piece;
 use tsfs::types::BlockId;
 use tsfs::types::NodeId;
 
@@ -28,4 +32,17 @@ pub(crate) fn check(
         "block {block} counts as durable, and is on {holders} of {} nodes",
         nodes.len()
     );
+}
+
+/// When a mount has made a batch.
+pub(crate) fn check_made(book: &Book, batch: &[u8]) {
+    let batch = Batch::decode(batch).unwrap();
+    for op in &batch.ops {
+        let Op::Write { pieces, .. } = op else { continue };
+        for piece in pieces {
+            if let Piece::Block { block, .. } = piece {
+                assert!(book.durable.contains(block), "block {block} is named before it may be");
+            }
+        }
+    }
 }

@@ -10,6 +10,7 @@ use super::Mount;
 use super::NUMBERS;
 use super::Rows;
 use super::bulk::Stocked;
+use super::locks::Wanted;
 use super::make::Made;
 use super::make::Maker;
 use super::may;
@@ -65,6 +66,9 @@ pub(crate) enum Kind {
     /// What members do about blocks.
     Repair,
     Collect,
+    /// A lock is taken, or put aside.
+    Lock,
+    Unlock,
     Sync,
     Past,
     Mark,
@@ -85,6 +89,9 @@ pub(crate) struct Call {
     pub(super) asked: bool,
     /// Whether what was asked for is of one moment is to be found out.
     pub(super) doubtful: bool,
+    /// What it is to lock; another had the file when that was tried.
+    pub(super) wanted: Option<Wanted>,
+    pub(super) held: bool,
     /// What it is to name.
     pub(super) blocks: Vec<Stocked>,
     /// The file whose name goes.
@@ -92,9 +99,28 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    pub(super) fn new(kind: Kind, since: u64) -> Call {
+        Call {
+            kind,
+            dir: None,
+            name: NAMES[0],
+            to: (None, NAMES[0]),
+            seed: 0,
+            since,
+            fresh: Rows::default(),
+            asked: false,
+            doubtful: false,
+            wanted: None,
+            held: false,
+            blocks: Vec::new(),
+            goes: None,
+        }
+    }
+
     /// To be tried again on rows that are read again.
     pub(super) fn anew(self) -> Call {
-        Call { fresh: Rows::default(), asked: false, doubtful: false, goes: None, ..self }
+        let held = self.wanted.is_some();
+        Call { fresh: Rows::default(), asked: false, doubtful: false, held, goes: None, ..self }
     }
 }
 
@@ -102,7 +128,9 @@ impl Mount {
     /// Programs begin calls, and calls go on.
     pub(super) fn go_on(&mut self, around: &mut Around<'_>) {
         if !around.more {
-            (self.call, self.again) = (None, None);
+            let locks = |call: &mut Call| call.wanted.is_none();
+            self.call.take_if(locks);
+            self.again.take_if(locks);
         }
         if !self.has_lease() {
             return;
@@ -119,7 +147,8 @@ impl Mount {
             self.call = self.again.take();
             return;
         }
-        if around.more && around.chance.once_in(12) {
+        self.call = self.lock_again(around);
+        if self.call.is_none() && around.more && around.chance.once_in(12) {
             self.begin_call(around);
         }
     }
@@ -137,9 +166,11 @@ impl Mount {
             68..=72 => Kind::Attributes,
             73..=76 => Kind::Xattr,
             77..=79 => Kind::Version,
-            80..=83 => Kind::Look,
-            84..=87 => Kind::Fetch,
-            88..=94 => Kind::Sync,
+            80 => Kind::Look,
+            81..=83 => Kind::Fetch,
+            84..=89 => Kind::Lock,
+            90..=91 => Kind::Unlock,
+            92..=94 => Kind::Sync,
             95..=96 => Kind::Past,
             97 => Kind::Mark,
             98 => Kind::Purge,
@@ -151,20 +182,15 @@ impl Mount {
         };
         let name = *chance.pick(&NAMES).unwrap();
         let call = Call {
-            kind,
             dir: dir(chance),
             name,
             to: (dir(chance), chance.pick(&NAMES).unwrap()),
             seed: chance.next(),
-            since: *now,
-            fresh: Rows::default(),
-            asked: false,
-            doubtful: false,
-            blocks: Vec::new(),
-            goes: None,
+            ..Call::new(kind, *now)
         };
         match kind {
             Kind::Fetch => self.read_block(around),
+            Kind::Lock | Kind::Unlock => self.call = self.lock_call(call, around),
             Kind::WriteBlock => {
                 let life = self.life.as_mut().expect("it is alive");
                 let blocks = life.bulk.take(1 + call.seed as usize / 8 % 3);
@@ -214,6 +240,9 @@ impl Mount {
     /// Runs the rules of the call over what is known. What is not known is asked for.
     fn attempt(&mut self, around: &mut Around<'_>) {
         let mut call = self.call.take().expect("there is one");
+        if let Some(wanted) = call.wanted {
+            return self.relock(call, wanted, around);
+        }
         let life = self.life.as_mut().expect("it is alive");
         if call.kind == Kind::Make && life.numbers.len() < 4 {
             self.call = Some(call);
@@ -337,7 +366,7 @@ impl Mount {
     }
 
     /// What the call knows is asked for again along with what it lacks: it is to look at one moment.
-    fn ask_keys(&mut self, missing: Option<Bytes>, around: &mut Around<'_>) {
+    pub(super) fn ask_keys(&mut self, missing: Option<Bytes>, around: &mut Around<'_>) {
         let life = self.life.as_ref().expect("it is alive");
         let known = self.call.iter().flat_map(|call| call.fresh.rows.keys());
         let known = known.map(|key| Bytes::copy_from_slice(key));

@@ -8,6 +8,7 @@ use super::Report;
 use super::Rows;
 use super::bulk::Bulk;
 use super::calls::Kind;
+use super::locks::Locks;
 use crate::lines::LineId;
 use crate::lines::What;
 use bytes::Bytes;
@@ -62,17 +63,23 @@ impl Mount {
             Told::Whole(_) => life.renew_at = Duration::ZERO,
             Told::Ended { .. } => self.over(around),
             // It asks for no copies.
-            Told::Flush { .. } | Told::Unlocked { .. } | Told::TakeBack { .. } => {}
+            Told::Flush { .. } | Told::TakeBack { .. } => {}
+            Told::Unlocked { ino } => {
+                self.woken += u64::from(life.locks.awaits(ino));
+                life.locks.gone(ino);
+            }
         }
     }
 
     /// From here on no call rests on owning these.
     fn recalled(&mut self, what: &Recall, around: &mut Around<'_>) {
         let Some(life) = &mut self.life else { return };
+        let kept = life.locks.asked_back(&life.own);
         let given = life.own.recall(what);
         if given.is_empty() {
             return;
         }
+        life.locks.leave(kept, &life.own);
         life.turn += 1;
         life.cache = Rows::default();
         let forgotten = around.now + around.chance.between(0, 25);
@@ -157,6 +164,7 @@ impl Mount {
             asks_numbers: false,
             next_block: 1,
             bulk: Bulk::new(members),
+            locks: Locks::default(),
             asks_view: true,
             made: 0,
             open: Vec::new(),

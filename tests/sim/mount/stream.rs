@@ -6,6 +6,7 @@ use super::Call;
 use super::Kind;
 use super::Mount;
 use super::Report;
+use super::locks::Relocked;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -88,6 +89,7 @@ impl Mount {
     ) {
         let life = self.life.as_mut().expect("it is alive");
         life.made += 1;
+        life.locks.note_files(&touched);
         let (session, seq, count) = (life.session, life.made, ops.len() as u32);
         let blocks = ops.iter().flat_map(named).collect();
         let by = vec![By { uid: 0, ops: count }];
@@ -185,6 +187,16 @@ impl Mount {
     ) {
         let life = self.life.as_mut().expect("it is alive");
         life.own.clear_busy();
+        if let Some(wanted) = call.wanted {
+            let came = match outcome {
+                Outcome::Applied => Some(Relocked::Applied),
+                Outcome::Refused { error: FsError::Locked, .. } => Some(Relocked::Barred),
+                Outcome::Refused { .. } => Some(Relocked::Gone),
+                _ => None,
+            };
+            self.relocked(wanted, came);
+        }
+        let life = self.life.as_mut().expect("it is alive");
         match outcome {
             Outcome::Applied => {
                 changed.iter().for_each(|key| life.cache.forget(key));
