@@ -11,6 +11,7 @@ mod clock;
 mod drive;
 mod inbox;
 mod keep;
+mod pace;
 mod peers;
 mod queue;
 mod standing;
@@ -327,6 +328,11 @@ impl Replica {
     /// The last entry of the log that is on this member's disk.
     pub fn last(&self) -> LogIndex {
         self.shared.driver.lock().log().reader().last()
+    }
+
+    /// How long this member's disk takes of late for what is appended to the log together; `None` where nothing much is.
+    pub fn pace(&self) -> Option<Duration> {
+        self.shared.standing.pace.typical(self.shared.clock.steady())
     }
 
     /// How far the table is.

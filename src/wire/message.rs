@@ -104,6 +104,8 @@ pub struct Standing {
     pub disk_free: u64,
     /// Bytes that may still be written there: what is free less the reserve.
     pub room: u64,
+    /// What its disk takes of late for a write to the log that is synced, in microseconds; `None` where there were few.
+    pub sync_us: Option<u64>,
 }
 
 impl Standing {

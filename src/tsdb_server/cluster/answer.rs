@@ -26,6 +26,7 @@ use crate::wire::cluster::Ask;
 use crate::wire::cluster::NodeState;
 use crate::wire::cluster::Overview;
 use crate::wire::cluster::Part;
+use crate::wire::message::Standing;
 use std::time::Duration;
 
 /// Times that a question is put to another leader, and what lies between them: some elections.
@@ -197,6 +198,7 @@ impl Cluster {
         };
         let nodes: Vec<NodeState> = nodes.into_iter().map(state).collect();
         let mut health = trouble(leader, &members.voters, &followers, &nodes);
+        health.extend(self.slow_disks());
         health.extend(too_few_homes(&rows::placement(&*self.server)?));
         health.extend(self.server.status()?.health);
         Ok(Overview {
@@ -208,6 +210,21 @@ impl Cluster {
             clients: self.clients.clients()?.len() as u64,
             health,
         })
+    }
+}
+
+impl Cluster {
+    /// A sentence for each node that is slow to sync, as this one last heard where it leads.
+    fn slow_disks(&self) -> Vec<String> {
+        let slow = |(node, standing): (&NodeId, &Standing)| {
+            let us = standing.sync_us.filter(|us| *us >= plan::SLOW_SYNC_US)?;
+            Some(format!(
+                "node {} has a slow disk: it takes {} ms to sync a write to the log",
+                node.0,
+                us / 1000
+            ))
+        };
+        self.heard.lock().standings.iter().filter_map(slow).collect()
     }
 }
 

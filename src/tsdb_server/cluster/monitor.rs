@@ -45,7 +45,7 @@ const COPIES_MIN: u8 = 3;
 /// What was last heard of the others. A node that does not lead knows nothing.
 #[derive(Default)]
 pub(super) struct Heard {
-    standings: BTreeMap<NodeId, Standing>,
+    pub(super) standings: BTreeMap<NodeId, Standing>,
     /// When each answered last, or was missed first.
     answered: BTreeMap<NodeId, Duration>,
     /// The placement, since when it has been this one, and what was committed then.

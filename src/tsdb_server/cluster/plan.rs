@@ -18,6 +18,11 @@ use std::fmt;
 /// A learner that lacks no more entries of the log than this may vote: what comes in some seconds.
 pub const LAG_MAX: u64 = 1024;
 
+/// A disk that takes so long to sync a write to the log is slow, in microseconds: of one that is not, programs notice the difference.
+pub const SLOW_SYNC_US: u64 = 100_000;
+/// So many times faster another's disk has to be for it to lead instead; so the lead does not go to and fro.
+const FASTER: u64 = 8;
+
 /// The cluster, as the node that leads knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Facts {
@@ -99,6 +104,10 @@ impl Facts {
     }
 
     /// Whether a node has the log, but for what came in the last seconds.
+    fn sync_us(&self, node: NodeId) -> Option<u64> {
+        self.standings.get(&node)?.sync_us
+    }
+
     pub fn follows(&self, node: NodeId) -> bool {
         let follows = |follower: &Follower| follower.answers && follower.lag <= LAG_MAX;
         node == self.leader || self.follower(node).is_some_and(follows)
@@ -384,17 +393,27 @@ pub fn demote(facts: &Facts) -> Option<Plan> {
 }
 
 /// Has another node lead where the one that does is not to decide, not to keep sessions and locks, or not to watch the others:
-/// all of this is the leader's work. None: it is fit, or nobody else is who has the log.
+/// all of this is the leader's work. The same where everybody waits for its disk, and another's is much faster. None: it is
+/// fit, or nobody else is who has the log.
 pub fn better_leader(facts: &Facts) -> Option<Plan> {
     let fit = |node: NodeId| {
         [Role::Ts, Role::Lock, Role::Monitor].into_iter().all(|role| facts.has_role(node, role))
     };
     // A node that has just joined has no row yet.
-    if fit(facts.leader) || !facts.nodes.contains_key(&facts.leader) {
+    if !facts.nodes.contains_key(&facts.leader) {
         return None;
     }
-    let follows = |node: &&NodeId| **node != facts.leader && facts.follows(**node) && fit(**node);
-    facts.members.voters.iter().find(follows).map(|node| vec![Step::HandOver(*node)])
+    let follows = |node: &NodeId| *node != facts.leader && facts.follows(*node) && fit(*node);
+    let mut others = facts.members.voters.iter().copied().filter(follows);
+    let better = match fit(facts.leader) {
+        false => others.next(),
+        true => {
+            let own = facts.sync_us(facts.leader).filter(|own| *own >= SLOW_SYNC_US)?;
+            let faster = |node: &NodeId| facts.sync_us(*node).is_some_and(|us| us <= own / FASTER);
+            others.filter(faster).min_by_key(|node| facts.sync_us(*node))
+        }
+    };
+    better.map(|node| vec![Step::HandOver(node)])
 }
 
 #[cfg(test)]

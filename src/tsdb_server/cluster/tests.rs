@@ -129,6 +129,7 @@ impl Copies for Made {
             disk_total: 1 << 40,
             disk_free: 1 << 39,
             room: 1 << 38,
+            sync_us: None,
         })
     }
 

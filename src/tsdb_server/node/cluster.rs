@@ -275,6 +275,7 @@ impl Node {
             disk_total: space.total,
             disk_free: space.free,
             room: self.reserve.space_left(self.clock.steady()),
+            sync_us: self.replica.pace().map(|pace| pace.as_micros() as u64),
         }
     }
 

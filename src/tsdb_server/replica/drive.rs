@@ -308,7 +308,9 @@ impl Driver {
     fn persist(&mut self, group: &Group) -> Result<(), FsError> {
         let begun = self.parts.clock.steady();
         self.parts.log.append(group)?;
-        let took = self.parts.clock.steady().saturating_sub(begun);
+        let now = self.parts.clock.steady();
+        let took = now.saturating_sub(begun);
+        self.parts.standing.pace.note(now, took);
         let bytes = group.entries.iter().map(|entry| entry.header.len() + entry.body.len());
         let bytes = bytes.sum::<usize>() as u64;
         self.appended += bytes;

@@ -5,6 +5,7 @@
 
 use crate::tsdb_log::core::Follower;
 use crate::tsdb_log::entry::Members;
+use crate::tsdb_server::replica::pace::Pace;
 use crate::types::FsError;
 use crate::types::LogIndex;
 use crate::types::NodeId;
@@ -65,6 +66,7 @@ pub(super) struct Standing {
     /// Nobody else leads before this moment of the steady clock, in nanoseconds.
     lease: AtomicU64,
     ended: AtomicBool,
+    pub(super) pace: Pace,
 }
 
 impl Standing {

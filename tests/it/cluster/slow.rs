@@ -92,15 +92,16 @@ impl Cluster {
         Some((number("lag")?, number("lacks").unwrap_or(0), health.collect()))
     }
 
-    /// Another node than this one leads.
-    fn have_follow(&mut self, node: usize) {
+    /// One of these nodes leads.
+    fn have_lead(&mut self, nodes: &[usize]) {
         wait_until(SETTLE_LIMIT, "another to lead", || {
-            if self.settle() != node {
+            let leader = self.settle();
+            if nodes.contains(&leader) {
                 return true;
             }
-            let mut drain = self.tsfs(node);
-            drain.args(["cluster", "drain", &(node + 1).to_string()]);
-            support::run(drain.arg(self.store(node)));
+            let mut drain = self.tsfs(leader);
+            drain.args(["cluster", "drain", &(leader + 1).to_string()]);
+            support::run(drain.arg(self.store(leader)));
             false
         });
     }
@@ -140,7 +141,8 @@ fn look(cluster: &Cluster, writer: &Writer, node: usize, processes: &[u32]) {
 /// A program works while `node` is slow, and while it catches up.
 fn endure(cluster: &mut Cluster, node: usize, slow: impl Fn(&Cluster, bool)) {
     let mount = cluster.mount();
-    cluster.have_follow(node);
+    let others: Vec<usize> = (0..3).filter(|other| *other != node).collect();
+    cluster.have_lead(&others);
     let processes: Vec<u32> = cluster.pids().chain([mount.pid()]).collect();
     let writer = Writer::default();
     let (took, from, to) = std::thread::scope(|scope| {
@@ -201,5 +203,43 @@ fn a_slow_line_holds_nobody_up_and_catches_up_under_load() {
     endure(&mut cluster, 2, |cluster, slow| {
         cluster.net().lines().throttle(2, slow.then_some(RATE));
     });
+    cluster.close();
+}
+
+/// Everybody waits for the disk of the node that leads: another one leads then, and programs notice no more of it.
+#[test]
+fn a_leader_with_a_slow_disk_hands_over() {
+    let scratch = support::scratch();
+    let disk = CrashFs::mount(&scratch.path().join("disk"));
+    let mut stores = vec![disk.dir().join("store")];
+    stores.extend((2..=3).map(|n| scratch.path().join(format!("store{n}"))));
+    let mut cluster = Cluster::on(Net::loopback(), stores, scratch.path());
+    let mount = cluster.mount();
+    cluster.have_lead(&[0]);
+    let writer = Writer::default();
+    let took = std::thread::scope(|scope| {
+        let running = scope.spawn(|| writer.run(mount.dir()));
+        let _until = Until(&writer.stop);
+        writer.await_bytes(1 << 20);
+        disk.slow(SLOW);
+        wait_until(SETTLE_LIMIT, "another to lead", || {
+            let leader = (1..3).find_map(|node| cluster.leader_says(node));
+            leader.is_some_and(|leader| leader != 0)
+        });
+        let from = writer.files.load(SeqCst) as usize;
+        writer.await_bytes(8 << 20);
+        wait_until(SETTLE_LIMIT, "the status to say so", || {
+            cluster.said_of(0).is_some_and(|(_, _, health)| {
+                health.iter().any(|line| line.starts_with("node 1 has a slow disk"))
+            })
+        });
+        disk.slow(Duration::ZERO);
+        writer.stop.store(true, SeqCst);
+        running.join().unwrap().split_off(from)
+    });
+    println!("{} files since, each {:.1?}", took.len(), middle(&took));
+    assert!(middle(&took) < SLOW / 2, "everybody still waits for it");
+    mount.close();
+    cluster.settle();
     cluster.close();
 }

@@ -338,6 +338,7 @@ fn responses() -> Vec<Response> {
             disk_total: 1 << 40,
             disk_free: 1 << 39,
             room: 1 << 38,
+            sync_us: Some(350),
         }),
         Response::MayLetGo(true),
         Response::Circled(Circled { now: moment(), refused: vec![8], soon: true }),

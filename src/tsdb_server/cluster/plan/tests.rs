@@ -26,6 +26,7 @@ fn lacking(blocks: u64) -> Standing {
         disk_total: 1 << 40,
         disk_free: 1 << 39,
         room: 1 << 38,
+        sync_us: None,
     }
 }
 
@@ -268,4 +269,26 @@ fn roles_say_who_decides_and_who_leads() {
     assert_eq!(better_leader(&unfit), Some(vec![Step::HandOver(NodeId(3))]));
     assert_eq!(better_leader(&unfit.clone().silent(3)), None, "better than nobody");
     assert_eq!(better_leader(&unfit.with_roles(3, "ts,lock")), None);
+}
+
+#[test]
+fn a_disk_for_which_everybody_waits_does_not_lead_where_a_faster_one_can() {
+    let paced = |own, second, third| {
+        let mut facts = cluster(3);
+        for (node, us) in [(1, own), (2, second), (3, third)] {
+            facts.standings.get_mut(&NodeId(node)).unwrap().sync_us = us;
+        }
+        facts
+    };
+    let to = |node| Some(vec![Step::HandOver(NodeId(node))]);
+    assert_eq!(better_leader(&paced(Some(400_000), Some(900), Some(800))), to(3));
+    assert_eq!(better_leader(&paced(Some(400_000), Some(900), None)), to(2));
+    assert_eq!(better_leader(&paced(Some(400_000), Some(900), Some(800)).silent(3)), to(2));
+    assert_eq!(
+        better_leader(&paced(Some(400_000), Some(900), None).with_roles(2, "ts,data")),
+        None
+    );
+    assert_eq!(better_leader(&paced(Some(90_000), Some(900), Some(800))), None, "not slow");
+    assert_eq!(better_leader(&paced(Some(400_000), Some(60_000), None)), None, "to and fro");
+    assert_eq!(better_leader(&paced(None, Some(900), Some(800))), None, "nothing is known");
 }
