@@ -3,13 +3,14 @@
 //! What is not asked of the kernel, and why: `WRITEBACK_CACHE` merges writes and takes size and times from us;
 //! `DONT_MASK`, because the kernel takes the umask off as well as we could; `POSIX_ACL`, because default ACLs would
 //! have to be handed down by every mount alike, which no rule of `meta` does yet; `POSIX_LOCKS`, where there is one mount:
-//! its locks are the kernel's; `FLOCK_LOCKS`: fuser cannot tell the two kinds apart; `AUTO_INVAL_DATA`, where there is one
+//! its locks are the kernel's; `FLOCK_LOCKS`, there too and where nobody can tell the two kinds apart; `AUTO_INVAL_DATA`, where there is one
 //! mount: it would drop a file's pages after each write of our own, whose time is given here.
 
 use crate::fuse::calls::Calls;
 use crate::fuse::calls::Name;
 use crate::fuse::convert::allocate;
 use crate::fuse::convert::file_lock;
+use crate::fuse::convert::flock;
 use crate::fuse::convert::ino;
 use crate::fuse::convert::node_kind;
 use crate::fuse::convert::rename_how;
@@ -18,6 +19,7 @@ use crate::fuse::convert::xattr_how;
 use crate::fuse::linger::Linger;
 use crate::fuse::reply::Listing;
 use crate::fuse::reply::ReplySized;
+use crate::fuse::syscall;
 use crate::fuse::vfs::Cache;
 use crate::fuse::vfs::Handle;
 use crate::fuse::vfs::Kernel;
@@ -28,6 +30,7 @@ use crate::fuse::vfs::Place;
 use crate::fuse::vfs::SetAttr;
 use crate::fuse::vfs::Vfs;
 use crate::fuse::vfs::WriteHow;
+use crate::tsdb_client::FileLock;
 use crate::tsdb_client::SeekFor;
 use crate::types::FileKind;
 use crate::types::FsError;
@@ -81,11 +84,18 @@ pub(super) struct Adapter<V: Vfs> {
     ended: Option<Ended>,
     /// Whether the kernel maps files whose reads and writes it passes on.
     maps: bool,
+    /// Whether locks of flock(2) are asked for here.
+    flocks: bool,
 }
 
 impl<V: Vfs> Adapter<V> {
     pub(super) fn new(vfs: Arc<V>, linger: Linger, ended: Ended) -> io::Result<Adapter<V>> {
-        Ok(Adapter { calls: Calls::new(vfs, linger)?, ended: Some(ended), maps: false })
+        Ok(Adapter {
+            calls: Calls::new(vfs, linger)?,
+            ended: Some(ended),
+            maps: false,
+            flocks: false,
+        })
     }
 }
 
@@ -111,6 +121,9 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
                 tracing::debug!(?flag, "the kernel does not have it");
             }
         }
+        self.flocks = far
+            && syscall::can_be_told()
+            && config.add_capabilities(InitFlags::FUSE_FLOCK_LOCKS).is_ok();
         self.maps = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok();
         let refused = |nearest| io::Error::other(format!("at most {nearest} is possible"));
         config.set_max_write(REQUEST_BYTES_MAX).map_err(refused)?;
@@ -386,12 +399,17 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
         waits: bool,
         reply: fuser::ReplyEmpty,
     ) {
+        // flock(2) takes all of a file, and so may fcntl(2).
+        let whole = first == 0 && last >= FileLock::LAST;
+        let lock = match self.flocks && whole && syscall::locks_by_flock(from.pid()) {
+            true => flock(owner, kind, pid),
+            false => file_lock(owner, (first, last), kind, pid),
+        };
         if kind == libc::F_UNLCK {
             return self.calls.answer(from, reply, move |vfs, request| {
-                vfs.unlock(request, ino(at)?, owner.0, (first, last))
+                vfs.unlock(request, ino(at)?, owner.0, (lock.first, lock.last))
             });
         }
-        let lock = file_lock(owner, (first, last), kind, pid);
         self.calls.lock(from, place(at, handle, 0), lock, waits, reply);
     }
 

@@ -12,6 +12,7 @@ use crate::fuse::parked::Parking;
 use crate::fuse::parked::Waiting;
 use crate::fuse::reply::Listing;
 use crate::fuse::reply::Reply;
+use crate::fuse::syscall;
 use crate::fuse::vfs::Answer;
 use crate::fuse::vfs::Handle;
 use crate::fuse::vfs::Place;
@@ -47,7 +48,7 @@ pub(super) struct Calls<V: Vfs> {
 impl<V: Vfs> Calls<V> {
     pub(super) fn new(vfs: Arc<V>, linger: Linger) -> io::Result<Calls<V>> {
         let workers = Arc::new(Workers::start()?);
-        let looks = Looks { signals: parked::signals, as_process: parked::as_process };
+        let looks = Looks { signals: parked::signals, as_process: syscall::locks_as_process };
         let of = Arc::clone(&vfs);
         let tell = Box::new(move |after, waits| settled(guarded(|| of.waits(after, waits))));
         let parking = Parking::start(Arc::clone(&workers), looks, tell)?;
@@ -169,15 +170,15 @@ impl<V: Vfs> Calls<V> {
         match promptly(|| self.vfs.lock(&request, at, lock)) {
             // Refused, or one of this mount's is in the way.
             Ok(Locking::Done) => reply.send(Ok(())),
-            Ok(Locking::Held(_)) if !waits => reply.send(Err(FsError::Locked)),
             Err(Stop::Error(error)) => reply.send(Err(error)),
-            Ok(Locking::Held(by)) => {
+            Ok(Locking::Held(_)) if !waits && !lock.is_flock() => reply.send(Err(FsError::Locked)),
+            Ok(Locking::Held(by)) if !lock.is_flock() => {
                 request.wait = Wait::Allowed;
                 let vfs = Arc::clone(&self.vfs);
                 let waiting = waiting(vfs, request, at, lock, reply, lot.number());
                 lot.attempted(waiting, attempt, Ok(Locking::Held(by)));
             }
-            Err(Stop::Waits) => {
+            Ok(Locking::Held(_)) | Err(Stop::Waits) => {
                 request.wait = Wait::Allowed;
                 let vfs = Arc::clone(&self.vfs);
                 self.later(move || try_lock(vfs, request, at, lock, waits, reply, &lot));
@@ -236,7 +237,14 @@ fn try_lock<V: Vfs>(
     lot: &Arc<Lot>,
 ) {
     let attempt = lot.begin(at.ino);
-    match settled(guarded(|| vfs.lock(&request, at, lock))) {
+    let mut came = settled(guarded(|| vfs.lock(&request, at, lock)));
+    if lock.is_flock() && matches!(came, Ok(Locking::Held(_))) {
+        // Whoever has it in the other way lets go of that first (flock(2)): two who both share it would else wait for each other.
+        let bytes = (lock.first, lock.last);
+        let dropped = settled(guarded(|| vfs.unlock(&request, at.ino, lock.owner, bytes)));
+        came = dropped.and(came);
+    }
+    match came {
         Ok(Locking::Held(_)) if !waits => reply.send(Err(FsError::Locked)),
         came => {
             lot.attempted(waiting(vfs, request, at, lock, reply, lot.number()), attempt, came);

@@ -37,6 +37,12 @@ pub(super) fn file_lock(
     FileLock { owner: owner.0, first, last, exclusive: kind == libc::F_WRLCK, pid }
 }
 
+/// A lock as flock(2) has it.
+pub(super) fn flock(owner: LockOwner, kind: i32, pid: u32) -> FileLock {
+    let (first, last) = (FileLock::FLOCK, FileLock::FLOCK);
+    FileLock { owner: owner.0, first, last, exclusive: kind == libc::F_WRLCK, pid }
+}
+
 pub(super) fn file_type(kind: FileKind) -> FileType {
     match kind {
         FileKind::File => FileType::RegularFile,

@@ -14,6 +14,7 @@ mod parked;
 mod present;
 mod reply;
 mod rooted;
+mod syscall;
 mod told;
 mod tree;
 pub mod vfs;

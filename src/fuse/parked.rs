@@ -254,7 +254,9 @@ impl Lot {
             Ok(Locking::Held(by)) => by,
         };
         let mut state = self.state.lock();
-        if by.is_some_and(|by| state.closes_circle(waiting.lock.owner, by)) {
+        // As in Linux, who waits by flock(2) is told of no circle.
+        let told = !waiting.lock.is_flock();
+        if told && by.is_some_and(|by| state.closes_circle(waiting.lock.owner, by)) {
             drop(state);
             return (waiting.reply)(Err(FsError::Deadlock));
         }
@@ -262,7 +264,7 @@ impl Lot {
             return;
         }
         let (number, due) = (attempt.number, attempt.is_late(&state));
-        if by.is_none() && waiting.number > state.telling.newest {
+        if told && by.is_none() && waiting.number > state.telling.newest {
             state.telling.newest = waiting.number;
             state.telling.due_in = 0;
         }
@@ -275,7 +277,8 @@ impl Lot {
     fn tell_nodes(self: &Arc<Lot>) {
         let mut state = self.state.lock();
         state.telling.due_in = state.telling.due_in.saturating_sub(1);
-        let far = state.telling.any || state.parked.iter().any(|parked| parked.by.is_none());
+        let is_far = |parked: &Parked| parked.by.is_none() && !parked.waiting.lock.is_flock();
+        let far = state.telling.any || state.parked.iter().any(is_far);
         if state.telling.under_way || state.telling.due_in > 0 || !far {
             return;
         }
@@ -380,20 +383,6 @@ fn interrupted(state: &mut State, signals: &[(u64, Signal)]) -> HashSet<u64> {
         }
     }
     ended
-}
-
-/// Whether a thread waits in `F_SETLKW`, and not in `F_OFD_SETLKW`, which look alike here (proc(5)). Not while it is only about to
-/// wait.
-pub(super) fn as_process(tid: u32) -> bool {
-    let call = match tid {
-        0 => return false,
-        tid => std::fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default(),
-    };
-    let mut words = call.split(' ');
-    let is_fcntl = words.next().and_then(|word| word.parse().ok()) == Some(libc::SYS_fcntl);
-    let command = words.nth(1).and_then(|word| word.strip_prefix("0x"));
-    let command = command.and_then(|word| i32::from_str_radix(word, 16).ok());
-    is_fcntl && command == Some(libc::F_SETLKW)
 }
 
 /// What the kernel says of a thread, in `/proc/TID/status` (proc(5)).

@@ -284,7 +284,11 @@ impl Vfs for Tree {
         self.client.on_unlock(told);
     }
 
+    // The past does not change: whoever looks at it is in nobody's way.
     fn lock(&self, _: &Request, at: Place, lock: FileLock) -> Answer<Locking> {
+        if self.history.has(at.ino) {
+            return Ok(Locking::Done);
+        }
         let handle = tsdb_client::Handle::new(at.handle.0).ok_or(FsError::BadHandle)?;
         Ok(self.client.lock(at.ino, handle, lock)?)
     }
@@ -294,10 +298,16 @@ impl Vfs for Tree {
     }
 
     fn unlock(&self, _: &Request, ino: Ino, owner: u64, (first, last): (u64, u64)) -> Answer<()> {
+        if self.history.has(ino) {
+            return Ok(());
+        }
         Ok(self.client.unlock(ino, owner, first, last)?)
     }
 
     fn barring(&self, _: &Request, ino: Ino, wanted: FileLock) -> Answer<Option<FileLock>> {
+        if self.history.has(ino) {
+            return Ok(None);
+        }
         Ok(self.client.barring(ino, &wanted)?)
     }
 

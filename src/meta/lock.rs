@@ -11,7 +11,8 @@ use serde::Serialize;
 pub struct FileLock {
     /// The kernel's number for who holds it: it means something on one mount only.
     pub owner: u64,
-    /// In bytes, the last one included; up to [`FileLock::LAST`], which stands for the end of any file.
+    /// In bytes, the last one included; up to [`FileLock::LAST`], which stands for the end of any file. Or both
+    /// [`FileLock::FLOCK`].
     pub first: u64,
     pub last: u64,
     pub exclusive: bool,
@@ -22,6 +23,14 @@ pub struct FileLock {
 impl FileLock {
     /// The last byte that a lock can reach, as in Linux.
     pub const LAST: u64 = i64::MAX as u64;
+
+    /// The byte that stands for what flock(2) locks: none that fcntl(2) reaches, nor beside one, so the two kinds are not in each
+    /// other's way.
+    pub const FLOCK: u64 = u64::MAX;
+
+    pub fn is_flock(&self) -> bool {
+        self.first == FileLock::FLOCK
+    }
 
     /// They have bytes in common.
     pub fn meets(&self, other: &FileLock) -> bool {
@@ -34,7 +43,7 @@ impl FileLock {
     }
 
     fn is_sound(&self) -> bool {
-        self.first <= self.last && self.last <= FileLock::LAST
+        self.first <= self.last && (self.last <= FileLock::LAST || self.is_flock())
     }
 }
 
@@ -192,5 +201,24 @@ mod tests {
         let mut locks = FileLocks::of(&[whole(1)]).unwrap();
         assert!(locks.clear(1, 10, FileLock::LAST));
         assert_eq!(locks.all(), [lock(1, 0, 9, true)]);
+    }
+
+    #[test]
+    fn what_flock_locks_is_nothing_that_fcntl_does() {
+        let (byte, all) = (FileLock::FLOCK, FileLock::LAST);
+        let (flock, fcntl) = (lock(1, byte, byte, true), lock(2, 0, all, true));
+        let mut locks = FileLocks::of(&[flock, fcntl, lock(3, byte, byte, false)]);
+        assert_eq!(locks, None, "two of one kind are in each other's way");
+        locks = FileLocks::of(&[flock, fcntl]);
+        let mut locks = locks.expect("two of different kinds are not");
+        // Of one owner, too, they do not become one.
+        locks.set(lock(1, 0, 7, false));
+        locks.clear(2, 0, all);
+        locks.set(lock(1, 8, all, true));
+        assert_eq!(locks.all().len(), 3);
+        assert!(locks.clear(1, 0, all) && locks.all() == [flock]);
+        assert_eq!(locks.barring(&fcntl), None);
+        assert_eq!(FileLocks::of(&[lock(1, 5, byte, false)]), None);
+        assert_eq!(FileLocks::of(&[lock(1, all + 1, all + 1, false)]), None);
     }
 }

@@ -76,7 +76,7 @@ impl Held {
 
     /// Everything that an owner has.
     fn drop_owner(&mut self, owner: u64) {
-        self.locks.clear(owner, 0, FileLock::LAST);
+        self.locks.clear(owner, 0, u64::MAX);
         self.through.retain(|(_, of)| *of != owner);
     }
 
@@ -85,7 +85,7 @@ impl Held {
         let of = |through: &&(Handle, u64)| through.0 == handle;
         let owners: Vec<u64> = self.through.iter().filter(of).map(|(_, owner)| *owner).collect();
         for owner in owners {
-            self.locks.clear(owner, 0, FileLock::LAST);
+            self.locks.clear(owner, 0, u64::MAX);
         }
         self.through.retain(|(through, _)| *through != handle);
     }

@@ -180,8 +180,3 @@ fn the_nodes_are_told_who_waits_for_others_and_say_whose_wait_never_ends() {
     // And at last that nobody waits any more.
     while !told.recv().unwrap().1.is_empty() {}
 }
-
-#[test]
-fn a_thread_that_waits_for_no_lock_waits_for_none_as_a_process() {
-    assert!(!as_process(0) && !as_process(std::process::id()));
-}

@@ -84,6 +84,7 @@ impl Clients for ByLeases {
 fn described(ino: Ino, lock: &FileLock) -> String {
     let FileLock { first, last, pid, .. } = *lock;
     match (first, last) {
+        _ if lock.is_flock() => format!("inode {ino} (flock), by process {pid}"),
         (0, FileLock::LAST) => format!("all of inode {ino}, by process {pid}"),
         (_, FileLock::LAST) => format!("inode {ino} from byte {first} on, by process {pid}"),
         _ => format!("bytes {first} to {last} of inode {ino}, by process {pid}"),

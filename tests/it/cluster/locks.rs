@@ -8,6 +8,7 @@ use super::net::Net;
 use super::place::Cluster;
 use crate::support;
 use crate::support::Running;
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::BufRead;
@@ -20,6 +21,7 @@ use std::process::ChildStdin;
 use std::process::ChildStdout;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -407,6 +409,141 @@ fn open_files_that_wait_for_each_other_are_left_alone() {
         first.join().unwrap().unwrap();
     });
     drop(files);
+    other.close();
+    one.close();
+    cluster.close();
+}
+
+fn flock(file: &File, how: FlockOperation) -> Result<(), Errno> {
+    rustix::fs::flock(file, how)
+}
+
+/// Whether the open file got it at once.
+fn try_flock(file: &File, how: FlockOperation) -> bool {
+    match flock(file, how) {
+        Ok(()) => true,
+        Err(Errno::WOULDBLOCK) => false,
+        Err(errno) => panic!("{errno}"),
+    }
+}
+
+const SHARED: FlockOperation = FlockOperation::NonBlockingLockShared;
+const EXCLUSIVE: FlockOperation = FlockOperation::NonBlockingLockExclusive;
+
+#[test]
+fn flock_holds_between_mounts_and_is_another_kind_of_lock() {
+    let mut cluster = Cluster::three(Net::loopback());
+    let (one, other) = (cluster.mount(), cluster.mount());
+    let (a, b) = (open(&one.join("file")), open(&other.join("file")));
+    let again = open(&one.join("file"));
+    // One exclusive, or several shared.
+    assert!(try_flock(&a, EXCLUSIVE));
+    assert!(!try_flock(&b, EXCLUSIVE) && !try_flock(&b, SHARED) && !try_flock(&again, SHARED));
+    assert!(try_flock(&a, SHARED));
+    assert!(try_flock(&b, SHARED) && try_flock(&again, SHARED));
+    // Locks of fcntl(2) are not in its way, nor is it in theirs.
+    assert!(try_lock(&a, libc::F_WRLCK, 0, 0));
+    assert!(!try_lock(&b, libc::F_RDLCK, 0, 0) && try_flock(&b, SHARED));
+    let said = cluster.tsfs(0).arg("locks").arg(cluster.store(0)).output().unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("(flock)") && said.contains("all of inode"), "{said}");
+    unlock(&a);
+    assert!(try_lock(&b, libc::F_WRLCK, 0, 0), "the flock of a is left, and is not asked for");
+    unlock(&b);
+    // The last descriptor's end is the lock's.
+    drop(again);
+    let twin = a.try_clone().unwrap();
+    drop(a);
+    assert!(!try_flock(&b, EXCLUSIVE));
+    assert!(try_flock(&b, SHARED), "who fails to have it for himself alone has nothing");
+    drop(twin);
+    let begun = support::now();
+    flock(&b, FlockOperation::LockExclusive).unwrap();
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    // Who waits is woken, and not before.
+    let (a, free) = (open(&one.join("file")), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| {
+            flock(&a, FlockOperation::LockExclusive).unwrap();
+            assert!(free.load(SeqCst), "two have it");
+        });
+        // It has asked by then, or asks too late to be told anything else.
+        assert!(!try_flock(&open(&one.join("file")), SHARED));
+        free.store(true, SeqCst);
+        flock(&b, FlockOperation::Unlock).unwrap();
+        let begun = support::now();
+        waits.join().unwrap();
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    });
+    flock(&a, FlockOperation::Unlock).unwrap();
+    // Two who share it and each want it alone do not wait for each other.
+    flock(&a, FlockOperation::LockShared).unwrap();
+    flock(&b, FlockOperation::LockShared).unwrap();
+    std::thread::scope(|scope| {
+        for file in [&a, &b] {
+            scope.spawn(move || {
+                flock(file, FlockOperation::LockExclusive).unwrap();
+                flock(file, FlockOperation::Unlock).unwrap();
+            });
+        }
+    });
+    // What is done under it is done by one at a time, and the next sees it.
+    const TURNS: u64 = 25;
+    a.write_all_at(&0_u64.to_le_bytes(), 0).unwrap();
+    std::thread::scope(|scope| {
+        for mount in [&one, &other, &one, &other] {
+            scope.spawn(move || {
+                let file = open(&mount.join("file"));
+                for _ in 0..TURNS {
+                    flock(&file, FlockOperation::LockExclusive).unwrap();
+                    let mut number = [0; 8];
+                    file.read_exact_at(&mut number, 0).unwrap();
+                    let next = u64::from_le_bytes(number) + 1;
+                    file.write_all_at(&next.to_le_bytes(), 0).unwrap();
+                    flock(&file, FlockOperation::Unlock).unwrap();
+                }
+            });
+        }
+    });
+    let mut number = [0; 8];
+    b.read_exact_at(&mut number, 0).unwrap();
+    assert_eq!(u64::from_le_bytes(number), 4 * TURNS);
+    other.close();
+    one.close();
+    cluster.close();
+}
+
+#[test]
+fn flock_of_a_program_goes_with_it_and_outlives_a_leader() {
+    let mut cluster = Cluster::three(Net::loopback());
+    let (one, other) = (cluster.mount(), cluster.mount());
+    let path = one.join("file");
+    let b = open(&other.join("file"));
+    let program = |path: &Path| {
+        let mut command = Command::new("flock");
+        command.args(["-x", "-o"]).arg(path).args(["sh", "-c", "echo has it; exec cat"]);
+        Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
+    };
+    let mut holder = program(&path);
+    let mut says = BufReader::new(holder.0.stdout.take().unwrap());
+    let mut line = String::new();
+    says.read_line(&mut line).unwrap();
+    assert_eq!(line, "has it\n");
+    assert!(!try_flock(&b, EXCLUSIVE));
+    // Another leads: it is still had.
+    let leader = cluster.settle();
+    cluster.kill(leader);
+    assert!(!try_flock(&b, EXCLUSIVE));
+    cluster.start(leader);
+    cluster.settle();
+    assert!(!try_flock(&b, EXCLUSIVE));
+    holder.kill();
+    let begun = support::now();
+    flock(&b, FlockOperation::LockExclusive).unwrap();
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    // Of what was then, nobody is in anybody's way.
+    let past = File::open(other.dir().join(".tsfs/at/now/file")).unwrap();
+    assert!(try_lock(&past, libc::F_RDLCK, 0, 0) && try_flock(&past, EXCLUSIVE));
     other.close();
     one.close();
     cluster.close();
