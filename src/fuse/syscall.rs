@@ -46,11 +46,19 @@ pub(super) fn locks_by_flock(tid: u32) -> bool {
     for look in 0..LOOKS {
         match call_of(tid) {
             Call::Runs if look < LOOKS_AT_ONCE => std::thread::yield_now(),
-            Call::Runs => std::thread::sleep(LOOK_EVERY),
+            Call::Runs => pause(),
             call => return call == Call::Flock,
         }
     }
     false
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nobody tells when another process' thread goes to sleep"
+)]
+fn pause() {
+    std::thread::sleep(LOOK_EVERY);
 }
 
 fn call_of(tid: u32) -> Call {
