@@ -3,8 +3,8 @@
 //! What is not asked of the kernel, and why: `WRITEBACK_CACHE` merges writes and takes size and times from us;
 //! `DONT_MASK`, because the kernel takes the umask off as well as we could; `POSIX_ACL`, because default ACLs would
 //! have to be handed down by every mount alike, which no rule of `meta` does yet; `POSIX_LOCKS`, where there is one mount:
-//! its locks are the kernel's; `FLOCK_LOCKS`, there too and where nobody can tell the two kinds apart; `AUTO_INVAL_DATA`, where there is one
-//! mount: it would drop a file's pages after each write of our own, whose time is given here.
+//! its locks are the kernel's; `FLOCK_LOCKS`, there too and where nobody can tell the two kinds apart; `AUTO_INVAL_DATA`,
+//! where there is one mount: it would drop a file's pages after each write of our own, whose time is given here.
 
 use crate::fuse::calls::Calls;
 use crate::fuse::calls::Name;
@@ -401,15 +401,23 @@ impl<V: Vfs> fuser::Filesystem for Adapter<V> {
     ) {
         // flock(2) takes all of a file, and so may fcntl(2).
         let whole = first == 0 && last >= FileLock::LAST;
-        let lock = match self.flocks && whole && syscall::locks_by_flock(from.pid()) {
+        let (maybe_flock, tid) = (self.flocks && whole, from.pid());
+        if kind == libc::F_UNLCK {
+            return self.calls.answer(from, reply, move |vfs, request| {
+                let ino = ino(at)?;
+                // Few who let go of all of a file ever had it by flock(2); of the others nothing is looked up.
+                let flocked = maybe_flock && vfs.has_flock(ino, owner.0);
+                let bytes = match flocked && syscall::locks_by_flock(tid) {
+                    true => (FileLock::FLOCK, FileLock::FLOCK),
+                    false => (first, last),
+                };
+                vfs.unlock(request, ino, owner.0, bytes)
+            });
+        }
+        let lock = match maybe_flock && syscall::locks_by_flock(tid) {
             true => flock(owner, kind, pid),
             false => file_lock(owner, (first, last), kind, pid),
         };
-        if kind == libc::F_UNLCK {
-            return self.calls.answer(from, reply, move |vfs, request| {
-                vfs.unlock(request, ino(at)?, owner.0, (lock.first, lock.last))
-            });
-        }
         self.calls.lock(from, place(at, handle, 0), lock, waits, reply);
     }
 

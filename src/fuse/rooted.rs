@@ -240,6 +240,10 @@ impl<V: Vfs> Vfs for Rooted<V> {
         self.whole.waits(after, waits)
     }
 
+    fn has_flock(&self, ino: Ino, owner: u64) -> bool {
+        self.whole.has_flock(self.root.inward(ino), owner)
+    }
+
     fn unlock(&self, request: &Request, ino: Ino, owner: u64, bytes: (u64, u64)) -> Answer<()> {
         self.whole.unlock(request, self.root.inward(ino), owner, bytes)
     }

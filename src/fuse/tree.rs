@@ -297,6 +297,10 @@ impl Vfs for Tree {
         Ok(self.client.waits(after, waits)?)
     }
 
+    fn has_flock(&self, ino: Ino, owner: u64) -> bool {
+        self.client.has_flock(ino, owner)
+    }
+
     fn unlock(&self, _: &Request, ino: Ino, owner: u64, (first, last): (u64, u64)) -> Answer<()> {
         if self.history.has(ino) {
             return Ok(());

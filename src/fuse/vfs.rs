@@ -319,6 +319,11 @@ pub trait Vfs: Send + Sync + 'static {
         Ok(Circled::default())
     }
 
+    /// Whether an owner here has the file by flock(2). Waits for nothing.
+    fn has_flock(&self, _: Ino, _owner: u64) -> bool {
+        false
+    }
+
     /// Drops what an owner has locked in these bytes, both included.
     fn unlock(&self, _: &Request, _: Ino, _owner: u64, _bytes: (u64, u64)) -> Answer<()> {
         Err(KERNELS.into())

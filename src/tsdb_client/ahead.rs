@@ -14,6 +14,8 @@ use std::sync::Arc;
 const AHEAD_LEAST: u64 = 1 << 20;
 /// And at most: what is under way to a disk or over a network while the part before it is being used.
 const AHEAD_MOST: u64 = 8 << 20;
+/// The kernel asks for several pieces of at most 1 MiB at a time, which come in any order: so far apart they are still one reading.
+const APART_MOST: u64 = 2 << 20;
 /// Files that are read at the same time share the cache, and what was read ahead must still be there when it is its turn.
 const CACHE_SHARE: u64 = 8;
 /// Files read at the same time that are remembered.
@@ -54,9 +56,8 @@ impl Ahead {
         let mut streams = self.streams.lock();
         let place = streams.iter().rposition(|stream| stream.ino == ino && stream.at == at);
         let known = place.and_then(|place| streams.remove(place));
-        // The kernel asks for several pieces at a time, which come in any order.
         let goes_on =
-            known.as_ref().map_or(start == 0, |known| start.abs_diff(known.next) <= AHEAD_LEAST);
+            known.as_ref().map_or(start == 0, |known| start.abs_diff(known.next) <= APART_MOST);
         let known = known.filter(|_| goes_on);
         let first = known.as_ref().map_or(start, |known| known.first);
         let asked = known.as_ref().map_or(end, |known| known.asked.max(end));
@@ -127,6 +128,14 @@ mod tests {
         }
         assert!(end >= 128 * STEP + AHEAD_MOST / 2, "it grows with what was read: {end}");
         assert!(end <= 128 * STEP + AHEAD_MOST);
+        // Two large pieces that change places.
+        for start in [18, 17, 20, 19].map(|mib: u64| mib << 20) {
+            end = read(start, start + (1 << 20)).map_or(end, |(from, to)| {
+                assert_eq!(from, end);
+                to
+            });
+        }
+        assert!(end >= (21 << 20) + AHEAD_MOST / 2);
         assert_eq!(read(1 << 30, (1 << 30) + STEP), None, "a jump");
         assert_eq!(read(5 << 30, (5 << 30) + STEP), None, "another");
     }

@@ -160,6 +160,12 @@ impl Client {
         Ok(locked)
     }
 
+    /// Whether an owner on this mount has the file by flock(2).
+    pub fn has_flock(&self, ino: Ino, owner: u64) -> bool {
+        let has = |lock: &FileLock| lock.owner == owner && lock.is_flock();
+        self.core.holds(ino, |held| held.locks.all().iter().any(has))
+    }
+
     /// Drops what an owner has locked in these bytes.
     ///
     /// # Errors

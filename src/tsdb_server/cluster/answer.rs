@@ -211,9 +211,7 @@ impl Cluster {
             health,
         })
     }
-}
 
-impl Cluster {
     /// A sentence for each node that is slow to sync, as this one last heard where it leads.
     fn slow_disks(&self) -> Vec<String> {
         let slow = |(node, standing): (&NodeId, &Standing)| {

@@ -103,11 +103,11 @@ impl Facts {
         self.lacks(node) == Some(0)
     }
 
-    /// Whether a node has the log, but for what came in the last seconds.
     fn sync_us(&self, node: NodeId) -> Option<u64> {
         self.standings.get(&node)?.sync_us
     }
 
+    /// Whether a node has the log, but for what came in the last seconds.
     pub fn follows(&self, node: NodeId) -> bool {
         let follows = |follower: &Follower| follower.answers && follower.lag <= LAG_MAX;
         node == self.leader || self.follower(node).is_some_and(follows)

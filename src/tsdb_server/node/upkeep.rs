@@ -70,7 +70,8 @@ impl Reclaimer {
             return Ok(());
         }
         self.swept = now;
-        match node.blocks.pending_sessions().is_empty() {
+        // Where changes wait for room this would wait for them, and it gives none back that they could have.
+        match node.blocks.pending_sessions().is_empty() || node.room.trouble().is_some() {
             true => Ok(()),
             false => node.replica.sweep(),
         }
@@ -84,17 +85,17 @@ impl Task for Reclaimer {
 
     fn work(&mut self) -> Result<Worked, FsError> {
         let node = self.node.upgrade().ok_or(FsError::Closing)?;
-        self.sweep(&node)?;
         let Some(plan) = node.blocks.plan_reclaim() else {
             // Segments with nothing live in them go without being rewritten.
             if node.blocks.upkeep_due() {
                 node.replica.upkeep()?;
                 node.replica.flush()?;
             }
-            return Ok(match node.table.reclaim()? {
-                true => Worked::More,
-                false => Worked::Idle(RECLAIM_EVERY),
-            });
+            if node.table.reclaim()? {
+                return Ok(Worked::More);
+            }
+            self.sweep(&node)?;
+            return Ok(Worked::Idle(RECLAIM_EVERY));
         };
         tracing::debug!(segment = %plan.segment, live = plan.live_bytes, "rewriting a segment");
         node.blocks.reclaim(&plan, &mut |_| ControlFlow::Continue(()))?;
