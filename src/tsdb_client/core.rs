@@ -333,15 +333,18 @@ impl Core {
         let of = |until: Duration| VALID_MAX.min(until.saturating_sub(now) / 2);
         let local = self.local.lock();
         match local.own.right(ino) {
-            Right::Owned => of(self.server.lease()),
+            Right::Owned if !local.own.fades(ino) => of(self.server.lease()),
             Right::Nothing if local.copies.gained(ino).is_some() => of(self.copying(true).1),
-            Right::Busy | Right::Leaving | Right::Nothing => Duration::ZERO,
+            Right::Owned | Right::Busy | Right::Leaving | Right::Nothing => Duration::ZERO,
         }
     }
 
     /// How long the kernel may believe what it is told of names in a directory: only of one that is owned.
     pub(super) fn names_valid(&self, dir: Ino) -> Duration {
-        let owned = self.local.lock().own.right(dir) == Right::Owned;
+        let owned = {
+            let local = self.local.lock();
+            local.own.right(dir) == Right::Owned && !local.own.fades(dir)
+        };
         let left = self.server.lease().saturating_sub(self.clock.steady());
         if owned { VALID_MAX.min(left / 2) } else { Duration::ZERO }
     }

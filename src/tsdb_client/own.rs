@@ -54,6 +54,14 @@ pub struct Own {
     applied: BatchSeq,
     /// Of the direct batch that is on its way.
     busy: HashSet<Ino>,
+    /// What is given back as soon as the kernel has forgotten it, and owned till then.
+    fading: Fading,
+}
+
+#[derive(Default)]
+struct Fading {
+    inos: HashSet<Ino>,
+    whole: bool,
 }
 
 /// It is to be given back, and no batch says so yet.
@@ -71,6 +79,7 @@ impl Own {
             given: HashMap::new(),
             applied: BatchSeq(0),
             busy: HashSet::new(),
+            fading: Fading::default(),
         }
     }
 
@@ -141,26 +150,47 @@ impl Own {
     }
 
     /// Somebody else wants these. What is to be given back for it: nothing where that is on its way already. What this
-    /// client does not believe to own is given back like the rest, for the server knows better.
+    /// client does not believe to own is given back like the rest, for the server knows better. Until [`Own::recall`] it stays
+    /// owned, but nobody is told any more that it will be so for a while.
+    pub fn fade(&mut self, what: &Recall) -> Given {
+        let back = self.wanted(what);
+        self.fading.inos.extend(&back.inos);
+        self.fading.whole |= back.whole;
+        back
+    }
+
+    /// Whether it is given back soon.
+    pub fn fades(&self, ino: Ino) -> bool {
+        self.fading.inos.contains(&ino) || (self.fading.whole && self.in_whole(ino))
+    }
+
+    /// Somebody else wants these, and from here on they are on their way back: what is to be given.
     pub fn recall(&mut self, what: &Recall) -> Given {
-        let mut back = Given::default();
+        let back = self.wanted(what);
+        if back.whole {
+            self.whole = None;
+            self.whole_given = Some(SOON);
+        }
+        self.given.extend(back.inos.iter().map(|ino| (*ino, SOON)));
+        self.fading = Fading::default();
+        back
+    }
+
+    fn wanted(&self, what: &Recall) -> Given {
+        let over = |seq: BatchSeq| seq <= self.applied;
         match what {
-            Recall::Whole if self.whole_given.is_none_or(|seq| seq <= self.applied) => {
-                self.whole = None;
-                self.whole_given = Some(SOON);
-                back.whole = true;
+            Recall::Whole => {
+                Given { inos: Vec::new(), whole: self.whole_given.is_none_or(over) }
             }
-            Recall::Whole => {}
             Recall::Inodes(inos) => {
-                for ino in inos {
-                    if self.given.get(ino).is_none_or(|seq| *seq <= self.applied) {
-                        self.given.insert(*ino, SOON);
-                        back.inos.push(*ino);
-                    }
-                }
+                let is_wanted = |ino: &Ino| self.given.get(ino).copied().is_none_or(over);
+                let mut inos: Vec<Ino> = inos.iter().copied().filter(is_wanted).collect();
+                // One that was named twice is given back once.
+                inos.sort_unstable();
+                inos.dedup();
+                Given { inos, whole: false }
             }
         }
-        back
     }
 
     /// This batch gives it back.
@@ -207,6 +237,7 @@ impl Own {
             self.whole_given = None;
             self.ranges.clear();
             self.given.clear();
+            self.fading = Fading::default();
         }
     }
 

@@ -48,26 +48,32 @@ impl Core {
         }
     }
 
-    /// Somebody else wants these.
+    /// Somebody else wants these. Calls go on with them while the kernel forgets, and the kernel may hold for a call what it
+    /// needs for that (a directory's lock, while it has a file made there): were the call to wait for the end of this, each would wait for the other.
     fn give_back(&self, what: &[Recall], kernel: &SyncSender<Tell>) {
-        // From here on no call rests on owning them. Those that need them wait for the end of this.
-        let mut given = Given::default();
-        let kept;
+        let mut fading = Given::default();
         {
             let mut local = self.enter();
-            kept = local.own_locks();
             for what in what {
-                let Given { inos, whole } = local.own.recall(what);
-                given.inos.extend(inos);
-                given.whole |= whole;
+                let Given { inos, whole } = local.own.fade(what);
+                fading.inos.extend(inos);
+                fading.whole |= whole;
             }
         }
-        if given.is_empty() {
+        if fading.is_empty() {
             return;
         }
-        CLIENT_RECALLED.add(given.inos.len() as u64 + u64::from(given.whole));
-        self.have_forgotten(&given, kernel);
+        CLIENT_RECALLED.add(fading.inos.len() as u64 + u64::from(fading.whole));
+        self.have_forgotten(&fading, kernel);
+        // From here on no call rests on owning them. Those that need them wait until this is applied.
         let mut local = self.enter();
+        let kept = local.own_locks();
+        let mut given = Given::default();
+        for what in what {
+            let Given { inos, whole } = local.own.recall(what);
+            given.inos.extend(inos);
+            given.whole |= whole;
+        }
         self.seal_all(&mut local);
         if let Err(error) = Change::sealing(self, &mut local).tell_locks(&kept) {
             // It has no rules here.

@@ -376,6 +376,29 @@ fn two_that_want_what_the_other_has_do_not_wait_for_each_other() {
 }
 
 #[test]
+fn calls_go_on_with_what_is_asked_back_until_the_kernel_has_forgotten_it() {
+    let (leader, a, b) = two();
+    let dir = make(&a, ROOT, "dir", FileKind::Directory).unwrap();
+    let early = file(&a, dir, "early");
+    // The kernel holds the directory for a call while it is to forget names of it, and forgets them when that is answered.
+    let (tell, answered) = channel();
+    let inner = Arc::downgrade(&a);
+    let asked = leader.clone();
+    a.on_invalidate(Box::new(move |_| {
+        let a = inner.upgrade().unwrap();
+        assert!(a.valid(dir).is_zero() && a.names_valid(dir).is_zero(), "it is over soon");
+        file(&a, dir, "meanwhile");
+        let _ = tell.send(asked.owner(dir));
+    }));
+    assert!(!a.valid(dir).is_zero() && !a.names_valid(dir).is_zero());
+    let found = names(&b, dir, false);
+    assert_eq!(answered.recv().unwrap(), leader.owner(early), "it was still its own");
+    assert!(found.contains_key(&b"meanwhile"[..]), "it was before: {found:?}");
+    assert_eq!(found[&b"early"[..]].0, early);
+    assert_eq!(leader.owner(dir), None);
+}
+
+#[test]
 fn a_client_whose_lease_has_run_out_answers_nothing_from_memory() {
     let leader = Leader::new();
     let (a, seat) = join(&leader);
