@@ -5,6 +5,7 @@
 //! behind its back (a restore) is told to it. Where other mounts are, it may believe what is owned for a moment, and has to
 //! ask about the rest each time.
 
+use crate::fuse::told::MADE_VALID;
 use crate::fuse::told::Named;
 use crate::fuse::told::Told;
 use crate::fuse::vfs::Answer;
@@ -13,6 +14,7 @@ use crate::fuse::vfs::DirEntry;
 use crate::fuse::vfs::DirSink;
 use crate::fuse::vfs::Entry;
 use crate::fuse::vfs::Handle;
+use crate::fuse::vfs::Kernel;
 use crate::fuse::vfs::Lookup;
 use crate::fuse::vfs::Make;
 use crate::fuse::vfs::OpenFlags;
@@ -40,6 +42,7 @@ use crate::types::Ino;
 use bytes::Bytes;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// How long the kernel may believe what it is told.
@@ -53,6 +56,7 @@ const _: () = assert!(DOT_DOT < tsdb_client::DirEntry::COOKIES_BELOW_ARE_FREE);
 pub(super) struct Present {
     client: Arc<Client>,
     told: Arc<Told>,
+    kernel: OnceLock<Arc<dyn Kernel>>,
 }
 
 pub(super) fn caller(request: &Request) -> Caller {
@@ -71,7 +75,14 @@ fn handle(handle: Handle) -> Result<tsdb_client::Handle, FsError> {
 impl Present {
     pub(super) fn new(client: Arc<Client>) -> Present {
         let told = Arc::new(Told::new(Arc::clone(client.clock())));
-        Present { client, told }
+        Present { client, told, kernel: OnceLock::new() }
+    }
+
+    pub(super) fn mounted(&self, kernel: Arc<dyn Kernel>) {
+        let told = Arc::clone(&self.told);
+        let for_client = Arc::clone(&kernel);
+        self.client.on_invalidate(Box::new(move |what| told.forget(what, &*for_client)));
+        let _ = self.kernel.set(kernel);
     }
 
     pub(super) fn told(&self) -> &Arc<Told> {
@@ -84,7 +95,7 @@ impl Present {
             return VALID;
         }
         self.told.begin();
-        self.client.valid(ino)
+        self.told.inode(ino, self.client.valid(ino))
     }
 
     /// And what it is told of names in a directory. Less than of the directory: to have it forget a name, the directory must not be locked
@@ -99,17 +110,36 @@ impl Present {
     }
 
     fn entry(&self, dir: Ino, name: &[u8], attr: Attr) -> Entry {
+        self.entry_for(dir, name, attr, VALID)
+    }
+
+    /// What was just made.
+    fn made_entry(&self, dir: Ino, name: &[u8], attr: Attr) -> Entry {
+        self.entry_for(dir, name, attr, MADE_VALID)
+    }
+
+    /// `most`: of the name.
+    fn entry_for(&self, dir: Ino, name: &[u8], attr: Attr, most: Duration) -> Entry {
         let valid = match attr.kind {
-            FileKind::Directory => self.name_valid(dir, name, Named::Directory),
-            _ => self.name_valid(dir, name, Named::File),
+            FileKind::Directory => self.name_valid(dir, name, Named::Directory, most),
+            _ => self.name_valid(dir, name, Named::File, most),
         };
         Entry { valid, stat: self.stat(attr) }
     }
 
-    fn name_valid(&self, dir: Ino, name: &[u8], what: Named) -> Duration {
+    fn name_valid(&self, dir: Ino, name: &[u8], what: Named, most: Duration) -> Duration {
         match self.client.is_far() {
-            true => self.told.name(dir, name, what, self.names_valid(dir)),
+            true => self.told.name(dir, name, what, self.names_valid(dir).min(most)),
             false => VALID,
+        }
+    }
+
+    /// The kernel asks for each name that it may not believe any more, unless it has no list of them.
+    fn drop_worn_lists(&self) {
+        if let Some(kernel) = self.kernel.get().filter(|_| self.client.is_far()) {
+            for dir in self.told.worn_lists() {
+                kernel.forget_inode(dir, Some(0));
+            }
         }
     }
 
@@ -122,10 +152,12 @@ impl Present {
             }
             _ => self.client.lookup(dir, name, AsOf::Now),
         };
+        self.drop_worn_lists();
         match found {
             Ok(attr) => Ok(Lookup::Found(self.entry(dir, name, attr))),
             Err(FsError::NotFound) => {
-                Ok(Lookup::Missing { valid: self.name_valid(dir, name, Named::Nothing) })
+                let valid = self.name_valid(dir, name, Named::Nothing, VALID);
+                Ok(Lookup::Missing { valid })
             }
             Err(error) => Err(error.into()),
         }
@@ -167,7 +199,7 @@ impl Present {
         make: &Make,
     ) -> Answer<Entry> {
         let attr = self.made(request, dir, name, make)?;
-        Ok(self.entry(dir, name, attr))
+        Ok(self.made_entry(dir, name, attr))
     }
 
     fn made(&self, request: &Request, dir: Ino, name: &[u8], make: &Make) -> Result<Attr, FsError> {
@@ -201,16 +233,16 @@ impl Present {
         };
         // It has been made: that cannot be done again elsewhere.
         let opened = waiting(|| self.open(request, attr.ino, flags))?;
-        Ok((self.entry(dir, name, attr), opened))
+        Ok((self.made_entry(dir, name, attr), opened))
     }
 
     pub(super) fn link(&self, request: &Request, ino: Ino, dir: Ino, name: &[u8]) -> Answer<Entry> {
-        Ok(self.entry(dir, name, self.client.link(caller(request), ino, dir, name)?))
+        Ok(self.made_entry(dir, name, self.client.link(caller(request), ino, dir, name)?))
     }
 
     /// The kernel moves what it knows of a name along with it, and for how long it believes that: into a directory that others
     /// may use, where nothing may be believed. It cannot be told to forget it meanwhile, as it has both directories locked. So that
-    /// is waited for, at most a second; of files only of the first that is moved out of a directory (`Told::moves_out`).
+    /// is waited for, at most as long as anything is believed; of files only of the first that is moved out of a directory (`Told::moves_out`).
     pub(super) fn rename(
         &self,
         request: &Request,
@@ -231,7 +263,7 @@ impl Present {
                     return Err(Stop::Waits);
                 }
                 // What was told of it before is with the kernel when its time begins.
-                self.told.drain(tsdb_client::VALID_MAX);
+                self.told.drain(Told::SENT_WITHIN);
                 self.told.outlast(moving.until);
             }
         }
@@ -362,6 +394,9 @@ impl Present {
                 false => ControlFlow::Break(()),
             }
         });
+        if plus && self.client.is_far() {
+            self.told.listed(dir, self.names_valid(dir));
+        }
         match listed {
             // Removed while it was open: it has no entries.
             Err(FsError::Stale | FsError::NotFound) => Ok(()),

@@ -4,6 +4,8 @@
 //! Not here: what may be believed, and for how long (`tsdb_client`).
 
 use crate::env::Clock;
+use crate::fuse::vfs::Kernel;
+use crate::tsdb_client::Invalidate;
 use crate::types::Ino;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
@@ -13,8 +15,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Names that are remembered. What is told beyond them may not be believed at all.
-const NAMES_MAX: usize = 1 << 16;
+/// Names that are remembered, and inodes. What is told beyond them may not be believed at all.
+const NAMES_MAX: usize = 1 << 18;
+/// A name that was just made is believed for no longer than this. A program that makes files in a directory, one after the
+/// other, has the kernel hold that directory nearly all the time; who wants it waits until thousands of names are
+/// forgotten, between one call and the next. Most of them are not asked for again.
+pub(super) const MADE_VALID: Duration = Duration::from_millis(100);
+/// The kernel counts from when the program's thread has taken the answer: what it was told is remembered for so much longer.
+const TAKEN_WITHIN: Duration = Duration::from_millis(500);
+/// How often what is over is looked for, in each directory.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Directories that one answer looks through at most.
+const SWEPT_AT_ONCE: usize = 64;
 /// After a file was moved out of a directory to where others may move it on, nothing is to be believed of a name in that
 /// directory for so long: the next file that is moved out of it need not wait.
 const MOVED_FROM: Duration = Duration::from_secs(60);
@@ -38,14 +50,31 @@ struct State {
     generation: u64,
     /// Answers that were begun and not sent, of the generation and the one before it.
     under_way: [u32; 2],
-    /// Until when which names of a directory may be believed.
-    names: HashMap<Ino, HashMap<Vec<u8>, Until>>,
-    /// When which of them may run out, in about this order.
-    order: VecDeque<(Duration, Ino, Vec<u8>)>,
+    /// What may be believed of the names in a directory.
+    dirs: HashMap<Ino, Names>,
+    /// Names in all of them.
+    names: usize,
+    /// When each of them is to be looked through next, in this order.
+    sweeps: VecDeque<(Duration, Ino)>,
+    /// Until when the names in a list that the kernel keeps may be believed, in about this order.
+    lists: VecDeque<(Duration, Ino)>,
+    /// Until when what was told of an inode may be believed.
+    inos: HashMap<Ino, Duration>,
+    /// When these are to be looked through next.
+    sweep_inos: Duration,
     /// Names that are being moved: what is told of them now would be believed of what they become.
     moving: Vec<(Ino, Vec<u8>)>,
     /// Directories that files were moved out of, until when nothing is to be believed of files in them.
     moved_from: HashMap<Ino, Duration>,
+}
+
+#[derive(Default)]
+struct Names {
+    until: HashMap<Box<[u8]>, Until>,
+    /// When they are looked through next.
+    sweep: Duration,
+    /// The kernel was given a list of them, which it keeps: until when they may be believed.
+    listed: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -89,6 +118,30 @@ impl Told {
         Told { clock, state: Mutex::default(), sent: Condvar::new() }
     }
 
+    /// How long an answer that was begun may take to be with the kernel. Nothing is waited for meanwhile.
+    pub(super) const SENT_WITHIN: Duration = Duration::from_secs(1);
+
+    /// Has the kernel forget what it was told. It may wait for locks of a directory that is being changed.
+    pub(super) fn forget(&self, what: &[Invalidate], kernel: &dyn Kernel) {
+        // What is on its way would be believed after it was to be forgotten.
+        self.drain(Told::SENT_WITHIN);
+        let mut inos: Vec<Ino> = Vec::new();
+        for what in what {
+            match what {
+                Invalidate::Inode(ino) => inos.push(*ino),
+                Invalidate::Everything => inos.extend(self.all()),
+                Invalidate::Entry { dir, name } => kernel.forget_entry(*dir, name),
+            }
+        }
+        // First what needs no directory's lock.
+        inos.iter().for_each(|ino| kernel.forget_inode(*ino, Some(0)));
+        for dir in inos {
+            for name in self.take_names(dir) {
+                kernel.forget_entry(dir, &name);
+            }
+        }
+    }
+
     /// From here until [`Told::sent`] this thread makes an answer that may be believed.
     pub(super) fn begin(&self) {
         if BEGUN.get().is_none() {
@@ -126,15 +179,69 @@ impl Told {
         let now = self.clock.steady();
         let until = now + valid;
         let mut state = self.state.lock();
-        state.expire(now);
         let is_moving = |(of, moving): &(Ino, Vec<u8>)| *of == dir && moving == name;
-        let moves_on = what == Named::File && state.moved_from.contains_key(&dir);
-        if moves_on || state.order.len() >= NAMES_MAX || state.moving.iter().any(is_moving) {
+        let moves_on = what == Named::File && state.is_moved_from(dir, now);
+        if moves_on || state.names >= NAMES_MAX || state.moving.iter().any(is_moving) {
             return Duration::ZERO;
         }
         let there = if what == Named::Nothing { Duration::ZERO } else { until };
-        state.believed(dir, name, Until { any: until, there });
+        state.believed(dir, name, Until { any: until, there }, now);
         valid
+    }
+
+    /// The same of an inode.
+    pub(super) fn inode(&self, ino: Ino, valid: Duration) -> Duration {
+        if valid.is_zero() {
+            return valid;
+        }
+        let now = self.clock.steady();
+        let mut state = self.state.lock();
+        state.sweep_inos(now);
+        if state.inos.len() >= NAMES_MAX {
+            return Duration::ZERO;
+        }
+        let until = state.inos.entry(ino).or_default();
+        *until = (now + valid).max(*until);
+        valid
+    }
+
+    /// The kernel is given a list of the names in a directory, which were told it to be believed for so long.
+    pub(super) fn listed(&self, dir: Ino, valid: Duration) {
+        let until = self.clock.steady() + valid;
+        let mut state = self.state.lock();
+        if let Some(names) = state.dirs.get_mut(&dir)
+            && names.listed.replace(until).is_none()
+        {
+            state.lists.push_back((until, dir));
+        }
+    }
+
+    /// Directories whose list the kernel keeps while the names in it are not to be believed any more. It would ask for each name by
+    /// itself; without the list it asks for that, and is told of all of them at once. Each is said once.
+    pub(super) fn worn_lists(&self) -> Vec<Ino> {
+        let now = self.clock.steady();
+        let mut state = self.state.lock();
+        for _ in 0..SWEPT_AT_ONCE {
+            if !state.sweep(now) {
+                break;
+            }
+        }
+        let mut worn = Vec::new();
+        while worn.len() < SWEPT_AT_ONCE
+            && let Some((due, dir)) = state.lists.front().copied().filter(|(due, _)| *due <= now)
+        {
+            state.lists.pop_front();
+            let Some(names) = state.dirs.get_mut(&dir) else { continue };
+            match names.listed {
+                Some(until) if until > due => state.lists.push_back((until, dir)),
+                Some(_) => {
+                    names.listed = None;
+                    worn.push(dir);
+                }
+                None => {}
+            }
+        }
+        worn
     }
 
     /// A rename begins. In the kernel a name takes with it for how long it is believed: from here on what is believed of the one
@@ -147,12 +254,11 @@ impl Told {
     ) -> Moving<'_> {
         let now = self.clock.steady();
         let mut state = self.state.lock();
-        state.expire(now);
         let (there, back) = (state.there_until(from), state.there_until(to));
         let mut until = there;
-        state.carry(to, there);
+        state.carry(to, there, now);
         if exchange {
-            state.carry(from, back);
+            state.carry(from, back, now);
             until = until.max(back);
         }
         let names = vec![(from.0, from.1.to_vec()), (to.0, to.1.to_vec())];
@@ -189,9 +295,28 @@ impl Told {
     }
 
     /// The names of a directory that the kernel may believe, from now on forgotten here.
-    pub(super) fn take_names(&self, dir: Ino) -> Vec<Vec<u8>> {
-        let names = self.state.lock().names.remove(&dir);
-        names.unwrap_or_default().into_keys().collect()
+    pub(super) fn take_names(&self, dir: Ino) -> Vec<Box<[u8]>> {
+        let now = self.clock.steady();
+        let mut state = self.state.lock();
+        state.inos.remove(&dir);
+        let names = state.take(dir);
+        let left = |(name, until): (Box<[u8]>, Until)| until.is_left(now).then_some(name);
+        names.until.into_iter().filter_map(left).collect()
+    }
+
+    /// Directories and other inodes that the kernel may believe something of.
+    pub(super) fn all(&self) -> Vec<Ino> {
+        let state = self.state.lock();
+        let mut all: Vec<Ino> = state.inos.keys().chain(state.dirs.keys()).copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+impl Until {
+    fn is_left(&self, now: Duration) -> bool {
+        self.any + TAKEN_WITHIN > now
     }
 }
 
@@ -200,41 +325,74 @@ fn side(generation: u64) -> usize {
 }
 
 impl State {
-    fn believed(&mut self, dir: Ino, name: &[u8], until: Until) {
-        let known = self.names.entry(dir).or_default().entry(name.to_vec()).or_default();
-        known.any = known.any.max(until.any);
-        known.there = known.there.max(until.there);
-        self.order.push_back((until.any, dir, name.to_vec()));
+    fn believed(&mut self, dir: Ino, name: &[u8], until: Until, now: Duration) {
+        let names = self.dirs.entry(dir).or_insert_with(|| {
+            let sweep = now + SWEEP_EVERY;
+            self.sweeps.push_back((sweep, dir));
+            Names { sweep, ..Names::default() }
+        });
+        match names.until.get_mut(name) {
+            Some(known) => {
+                known.any = known.any.max(until.any);
+                known.there = known.there.max(until.there);
+            }
+            None => {
+                names.until.insert(name.into(), until);
+                self.names += 1;
+            }
+        }
     }
 
     fn there_until(&self, (dir, name): (Ino, &[u8])) -> Duration {
-        self.names
+        self.dirs
             .get(&dir)
-            .and_then(|names| names.get(name))
+            .and_then(|names| names.until.get(name))
             .map_or(Duration::ZERO, |until| until.there)
     }
 
-    fn carry(&mut self, (dir, name): (Ino, &[u8]), until: Duration) {
-        if !until.is_zero() {
-            self.believed(dir, name, Until { any: until, there: until });
+    fn carry(&mut self, (dir, name): (Ino, &[u8]), until: Duration, now: Duration) {
+        if until > now {
+            self.believed(dir, name, Until { any: until, there: until }, now);
         }
     }
 
-    fn expire(&mut self, now: Duration) {
-        if !self.moved_from.is_empty() {
-            self.moved_from.retain(|_, until| *until > now);
+    fn is_moved_from(&mut self, dir: Ino, now: Duration) -> bool {
+        self.moved_from.retain(|_, until| *until > now);
+        self.moved_from.contains_key(&dir)
+    }
+
+    fn take(&mut self, dir: Ino) -> Names {
+        let names = self.dirs.remove(&dir).unwrap_or_default();
+        self.names -= names.until.len();
+        names
+    }
+
+    /// Forgets what is over in the next directory that is due. False where none is.
+    fn sweep(&mut self, now: Duration) -> bool {
+        let Some((due, dir)) = self.sweeps.front().copied().filter(|(due, _)| *due <= now) else {
+            return false;
+        };
+        self.sweeps.pop_front();
+        // Of one whose names were taken there may be an older word.
+        let Some(names) = self.dirs.get_mut(&dir).filter(|names| names.sweep == due) else {
+            return true;
+        };
+        let before = names.until.len();
+        names.until.retain(|_, until| until.is_left(now));
+        names.sweep = now + SWEEP_EVERY;
+        self.names -= before - names.until.len();
+        if names.until.is_empty() && names.listed.is_none() {
+            self.dirs.remove(&dir);
+        } else {
+            self.sweeps.push_back((names.sweep, dir));
         }
-        while let Some((until, ..)) = self.order.front()
-            && *until <= now
-        {
-            let (_, dir, name) = self.order.pop_front().expect("it has a front");
-            let Some(names) = self.names.get_mut(&dir) else { continue };
-            if names.get(&name).is_some_and(|until| until.any <= now) {
-                names.remove(&name);
-            }
-            if names.is_empty() {
-                self.names.remove(&dir);
-            }
+        true
+    }
+
+    fn sweep_inos(&mut self, now: Duration) {
+        if self.sweep_inos <= now {
+            self.inos.retain(|_, until| *until + TAKEN_WITHIN > now);
+            self.sweep_inos = now + SWEEP_EVERY;
         }
     }
 }
@@ -262,6 +420,14 @@ mod tests {
 
     const DIR: Ino = Ino::ROOT;
 
+    fn taken(told: &Told, dir: Ino) -> Vec<String> {
+        let names = told.take_names(dir).into_iter();
+        let mut names: Vec<String> =
+            names.map(|name| String::from_utf8_lossy(&name).into()).collect();
+        names.sort();
+        names
+    }
+
     #[test]
     fn names_are_remembered_while_they_may_be_believed() {
         let clock = Arc::new(Still::default());
@@ -271,16 +437,74 @@ mod tests {
         assert_eq!(told.name(DIR, b"no", Named::Nothing, Duration::ZERO), Duration::ZERO);
         clock.0.store(1, Relaxed);
         told.name(DIR, b"b", Named::Nothing, second);
-        assert_eq!(told.take_names(DIR), [b"b"]);
-        assert!(told.take_names(DIR).is_empty());
+        assert_eq!(taken(&told, DIR), ["a", "b"], "an answer may be taken late");
+        told.name(DIR, b"c", Named::Nothing, second);
+        clock.0.store(3, Relaxed);
+        assert!(taken(&told, DIR).is_empty(), "it is over");
         for n in 0..NAMES_MAX {
             told.name(DIR, &n.to_be_bytes(), Named::Nothing, second * 9);
         }
         let one_more = || told.name(DIR, b"one more", Named::Nothing, second);
         assert_eq!(one_more(), Duration::ZERO, "it is not remembered");
         clock.0.store(20, Relaxed);
+        assert!(told.worn_lists().is_empty());
         assert_eq!(one_more(), second);
-        assert_eq!(told.state.lock().names[&DIR].len(), 1);
+        let state = told.state.lock();
+        assert_eq!((state.names, state.dirs[&DIR].until.len(), state.sweeps.len()), (1, 1, 1));
+    }
+
+    #[test]
+    fn a_list_is_worn_when_the_names_in_it_are_over() {
+        let clock = Arc::new(Still::default());
+        let told = Told::new(clock.clone());
+        let (dirs, second) = ([2, 3, 4].map(|n| Ino::new(n).unwrap()), Duration::from_secs(1));
+        for dir in dirs {
+            told.name(dir, b"file", Named::File, 5 * second);
+            told.listed(dir, 5 * second);
+        }
+        assert!(told.worn_lists().is_empty());
+        clock.0.store(3, Relaxed);
+        // One is listed again, of one everything is forgotten, which drops its list.
+        told.listed(dirs[1], 5 * second);
+        assert_eq!(taken(&told, dirs[2]), ["file"]);
+        clock.0.store(5, Relaxed);
+        assert_eq!(told.worn_lists(), [dirs[0]]);
+        assert!(told.worn_lists().is_empty(), "it is said once");
+        clock.0.store(8, Relaxed);
+        assert_eq!(told.worn_lists(), [dirs[1]]);
+        clock.0.store(20, Relaxed);
+        assert!(told.worn_lists().is_empty());
+        let state = told.state.lock();
+        assert!(state.dirs.is_empty() && state.sweeps.is_empty() && state.lists.is_empty());
+    }
+
+    #[test]
+    fn everything_that_is_believed_can_be_forgotten() {
+        #[derive(Default)]
+        struct Heard(Mutex<Vec<String>>);
+        impl Kernel for Heard {
+            fn forget_inode(&self, ino: Ino, contents: Option<u64>) {
+                self.0.lock().push(format!("inode {ino} from {}", contents.unwrap()));
+            }
+            fn forget_entry(&self, dir: Ino, name: &[u8]) {
+                self.0.lock().push(format!("{} in {dir}", String::from_utf8_lossy(name)));
+            }
+        }
+        let clock = Arc::new(Still::default());
+        let told = Told::new(clock.clone());
+        let second = Duration::from_secs(1);
+        let (file, other) = (Ino::new(7).unwrap(), Ino::new(8).unwrap());
+        assert_eq!(told.inode(other, Duration::ZERO), Duration::ZERO);
+        told.inode(other, second);
+        clock.0.store(2, Relaxed);
+        told.name(DIR, b"name", Named::File, second);
+        told.inode(file, second);
+        let (kernel, expected) =
+            (Heard::default(), ["inode 1 from 0", "inode 7 from 0", "name in 1"]);
+        told.forget(&[Invalidate::Everything], &kernel);
+        assert_eq!(kernel.0.lock().drain(..).collect::<Vec<_>>(), expected);
+        told.forget(&[Invalidate::Everything], &kernel);
+        assert_eq!(kernel.0.lock().len(), 0);
     }
 
     #[test]
@@ -298,7 +522,7 @@ mod tests {
             assert_eq!(told.name(dir, name, Named::Directory, second), Duration::ZERO, "it moves");
         }
         drop(moving);
-        assert_eq!(told.take_names(other), [b"there"]);
+        assert_eq!(taken(&told, other), ["there"]);
         assert_eq!(told.name(DIR, b"dir", Named::Directory, second), second);
         // What is nowhere does not move; what takes its place does.
         assert_eq!(told.moving((DIR, b"nothing"), (other, b"there"), false).until, Duration::ZERO);
@@ -308,7 +532,7 @@ mod tests {
         clock.0.store(1, Relaxed);
         assert!(told.is_over(moving.until));
         told.outlast(moving.until);
-        assert_eq!(told.take_names(other), [b"file"]);
+        assert_eq!(taken(&told, other), ["file"]);
     }
 
     #[test]

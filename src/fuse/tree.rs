@@ -28,13 +28,11 @@ use crate::tsdb_client;
 use crate::tsdb_client::Allocate;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::FileLock;
-use crate::tsdb_client::Invalidate;
 use crate::tsdb_client::Locking;
 use crate::tsdb_client::OnUnlock;
 use crate::tsdb_client::RenameHow;
 use crate::tsdb_client::SeekFor;
 use crate::tsdb_client::Space;
-use crate::tsdb_client::VALID_MAX;
 use crate::tsdb_client::Wait;
 use crate::tsdb_client::XattrHow;
 use crate::tsdb_client::patience::would_wait;
@@ -98,22 +96,7 @@ fn attribute(name: &[u8]) -> Result<&[u8], FsError> {
 impl Vfs for Tree {
     fn mounted(&self, kernel: Arc<dyn Kernel>) {
         self.history.mounted(Arc::clone(&kernel));
-        let told = Arc::clone(self.present.told());
-        self.client.on_invalidate(Box::new(move |what| {
-            // What is on its way would be believed after it was to be forgotten.
-            told.drain(VALID_MAX);
-            for what in what {
-                match what {
-                    Invalidate::Inode(ino) => {
-                        for name in told.take_names(*ino) {
-                            kernel.forget_entry(*ino, &name);
-                        }
-                        kernel.forget_inode(*ino, Some(0));
-                    }
-                    Invalidate::Entry { dir, name } => kernel.forget_entry(*dir, name),
-                }
-            }
-        }));
+        self.present.mounted(kernel);
     }
 
     fn is_far(&self) -> bool {

@@ -223,11 +223,9 @@ pub enum Invalidate {
     Inode(Ino),
     /// A name in a directory.
     Entry { dir: Ino, name: Bytes },
+    /// Whatever it was told that it may believe.
+    Everything,
 }
-
-/// The longest that the kernel may believe what it is told of something that others may want: nobody who recalls waits longer
-/// for it to forget.
-pub const VALID_MAX: Duration = Duration::from_secs(1);
 
 /// Called once with whether a sync holds, on any thread. It must not wait.
 pub type Synced = Box<dyn FnOnce(Result<(), crate::types::FsError>) + Send>;

@@ -7,8 +7,8 @@ use crate::meta::apply::Rules;
 use crate::tsdb_client::Caller;
 use crate::tsdb_client::OnInvalidate;
 use crate::tsdb_client::Options;
-use crate::tsdb_client::VALID_MAX;
 use crate::tsdb_client::ahead::Ahead;
+use crate::tsdb_client::belief::Belief;
 use crate::tsdb_client::blocks::Blocks;
 use crate::tsdb_client::change::Change;
 use crate::tsdb_client::copies::Copies;
@@ -101,6 +101,7 @@ pub(super) struct Core {
     pub(super) last_direct: AtomicU64,
     /// The latest instant that nothing can be stamped before any more, as far as is known.
     pub(super) readable: AtomicU64,
+    pub(super) belief: Belief,
 }
 
 impl Core {
@@ -145,6 +146,7 @@ impl Core {
             saved: OnceLock::new(),
             last_direct: AtomicU64::new(0),
             readable: AtomicU64::new(0),
+            belief: Belief::default(),
             server,
             clock,
             options,
@@ -327,26 +329,32 @@ impl Core {
         !self.near && self.clock.steady() >= self.server.lease()
     }
 
-    /// How long the kernel may believe what it is told of an inode: never past the lease.
+    /// How long the kernel may believe what it is told of an inode: not at all if somebody else may change it. No longer than for half of
+    /// what is left of the lease, as the kernel counts from when it takes the answer.
     pub(super) fn valid(&self, ino: Ino) -> Duration {
         let now = self.clock.steady();
-        let of = |until: Duration| VALID_MAX.min(until.saturating_sub(now) / 2);
         let local = self.local.lock();
         match local.own.right(ino) {
-            Right::Owned if !local.own.fades(ino) => of(self.server.lease()),
-            Right::Nothing if local.copies.gained(ino).is_some() => of(self.copying(true).1),
-            Right::Owned | Right::Busy | Right::Leaving | Right::Nothing => Duration::ZERO,
+            Right::Owned if !local.own.fades(ino) => {
+                self.belief.owned(now, self.server.lease().saturating_sub(now) / 2)
+            }
+            Right::Nothing if local.copies.gained(ino).is_some() => {
+                self.belief.shared(now, self.copying(true).1.saturating_sub(now) / 2)
+            }
+            _ => self.belief.shared(now, Duration::ZERO),
         }
     }
 
     /// How long the kernel may believe what it is told of names in a directory: only of one that is owned.
     pub(super) fn names_valid(&self, dir: Ino) -> Duration {
-        let owned = {
-            let local = self.local.lock();
-            local.own.right(dir) == Right::Owned && !local.own.fades(dir)
-        };
-        let left = self.server.lease().saturating_sub(self.clock.steady());
-        if owned { VALID_MAX.min(left / 2) } else { Duration::ZERO }
+        let now = self.clock.steady();
+        let local = self.local.lock();
+        match local.own.right(dir) {
+            Right::Owned if !local.own.fades(dir) => {
+                self.belief.owned(now, self.server.lease().saturating_sub(now) / 2)
+            }
+            _ => self.belief.shared(now, Duration::ZERO),
+        }
     }
 
     /// Waits until the lease is renewed, for as long as the server lets those wait who ask it.

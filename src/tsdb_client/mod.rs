@@ -10,6 +10,7 @@
 mod ahead;
 mod apart;
 mod api;
+mod belief;
 mod blocks;
 mod change;
 mod contents;
@@ -64,7 +65,6 @@ pub use api::Options;
 pub use api::SeekFor;
 pub use api::Space;
 pub use api::Synced;
-pub use api::VALID_MAX;
 pub use api::Wait;
 pub use locks::Locking;
 pub use locks::OnUnlock;

@@ -179,9 +179,7 @@ impl Own {
     fn wanted(&self, what: &Recall) -> Given {
         let over = |seq: BatchSeq| seq <= self.applied;
         match what {
-            Recall::Whole => {
-                Given { inos: Vec::new(), whole: self.whole_given.is_none_or(over) }
-            }
+            Recall::Whole => Given { inos: Vec::new(), whole: self.whole_given.is_none_or(over) },
             Recall::Inodes(inos) => {
                 let is_wanted = |ino: &Ino| self.given.get(ino).copied().is_none_or(over);
                 let mut inos: Vec<Ino> = inos.iter().copied().filter(is_wanted).collect();
@@ -279,8 +277,12 @@ mod tests {
     fn what_is_given_back_is_leaving_until_it_is_applied() {
         let mut own = Own::new(false, Some(whole(3, 0)));
         assert_eq!(own.right(ino(9)), Right::Owned);
+        assert_eq!(own.fade(&inos(&[9, 10, 9])).inos, [ino(9), ino(10)]);
+        assert_eq!((own.right(ino(9)), own.fades(ino(9))), (Right::Owned, true));
+        assert!(!own.fades(ino(11)));
         let given = own.recall(&inos(&[9, 10]));
         assert_eq!(given.inos.len(), 2);
+        assert!(!own.fades(ino(9)) && own.fade(&inos(&[9])).is_empty());
         assert!(own.recall(&inos(&[9])).is_empty(), "told again while it is on its way");
         assert_eq!((own.right(ino(9)), own.given_by(ino(9))), (Right::Leaving, None));
         assert!(own.seals(ino(9)));
@@ -304,6 +306,8 @@ mod tests {
         assert!(!own.add_range(300..400), "late");
         let some = own.recall(&inos(&[150, 7]));
         own.note_yield(BatchSeq(1), &some);
+        assert!(own.fade(&Recall::Whole).whole);
+        assert_eq!((own.fades(ino(50)), own.fades(ino(250))), (true, false));
         let given = own.recall(&Recall::Whole);
         assert!(given.whole && own.recall(&Recall::Whole).is_empty());
         assert_eq!((own.right(ino(250)), own.right(ino(50))), (Right::Owned, Right::Leaving));

@@ -10,7 +10,6 @@ use crate::telemetry::counter::CLIENT_TAKEN_BACK;
 use crate::tsdb_client::Client;
 use crate::tsdb_client::Invalidate;
 use crate::tsdb_client::Tell;
-use crate::tsdb_client::VALID_MAX;
 use crate::tsdb_client::change::Change;
 use crate::tsdb_client::copies::LetGo;
 use crate::tsdb_client::core::Core;
@@ -24,6 +23,10 @@ use crate::wire::Whole;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::mpsc::SyncSender;
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+/// Pages of files are not believed for a time, so this is waited for also where nothing else is believed.
+const PAGES_WITHIN: Duration = Duration::from_secs(1);
 
 impl Core {
     /// Does what the server tells until the client closes. `kernel`: where it is told what to forget.
@@ -42,6 +45,8 @@ impl Core {
                         local.copies.leave_all();
                         drop(local);
                         self.given.notify_all();
+                        // Where it cannot be told now, what it was told runs out.
+                        let _ = kernel.try_send(Tell::Forget(vec![Invalidate::Everything]));
                     }
                 }
             }
@@ -52,6 +57,7 @@ impl Core {
     /// needs for that (a directory's lock, while it has a file made there): were the call to wait for the end of this, each would wait for the other.
     fn give_back(&self, what: &[Recall], kernel: &SyncSender<Tell>) {
         let mut fading = Given::default();
+        self.belief.others(self.clock.steady());
         {
             let mut local = self.enter();
             for what in what {
@@ -114,24 +120,25 @@ impl Core {
     /// The kernel forgets what it was told of these. It may hold what it needs for that while a request waits for somebody
     /// who waits for this: then what it was told runs out by itself.
     fn have_forgotten(&self, given: &Given, kernel: &SyncSender<Tell>) {
-        let what = given.inos.iter().map(|ino| Invalidate::Inode(*ino)).collect();
+        // Nobody knows which inodes the whole has that the kernel was told of, but it may forget them all.
+        let what = match given.whole {
+            true => vec![Invalidate::Everything],
+            false => given.inos.iter().map(|ino| Invalidate::Inode(*ino)).collect(),
+        };
+        let over = self.belief.left(self.clock.steady());
         let (waiting, reached) = sync_channel(0);
         let told = kernel
             .try_send(Tell::Forget(what))
             .and_then(|()| kernel.try_send(Tell::Reached(waiting)));
         match told {
             // It is let go of, never sent.
-            Ok(()) => match reached.recv_timeout(VALID_MAX) {
+            Ok(()) => match reached.recv_timeout(over.max(PAGES_WITHIN)) {
                 Err(RecvTimeoutError::Timeout) => {
                     tracing::debug!("the kernel took longer to forget than it may remember");
                 }
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => {}
             },
-            Err(_) => self.pause(VALID_MAX),
-        }
-        if given.whole {
-            // Nobody knows all that it was told; but whatever it was is over soon.
-            self.pause(VALID_MAX);
+            Err(_) => self.pause(over),
         }
     }
 
