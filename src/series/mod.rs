@@ -39,7 +39,7 @@ pub enum Direction {
 }
 
 /// Keys from `start` (inclusive) to `end` (exclusive). An empty `end` means: no end.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub struct KeyRange {
     pub start: Vec<u8>,
     pub end: Vec<u8>,

@@ -20,6 +20,7 @@ use crate::tsdb_client::locks;
 use crate::tsdb_client::locks::OnUnlock;
 use crate::tsdb_client::own::Own;
 use crate::tsdb_client::own::Right;
+use crate::tsdb_client::pages::Pages;
 use crate::tsdb_client::paths::Paths;
 use crate::tsdb_client::patience::may_wait;
 use crate::tsdb_client::pool::Pool;
@@ -50,6 +51,8 @@ use std::time::Duration;
 
 /// The share of copies of what is nobody's in the bytes that rows may take besides.
 const COPIES_SHARE: u64 = 2;
+/// And that pages of what is owned may take.
+const PAGES_SHARE: u64 = 4;
 
 /// How often somebody who waits for changes to go on looks whether he is to wait.
 const FROZEN_LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -70,6 +73,7 @@ pub(super) struct Core {
     pub(super) opened: Stamp,
     pub(super) rules: Rules,
     pub(super) rows: Rows,
+    pub(super) pages: Pages,
     pub(super) blocks: Arc<Blocks>,
     pub(super) pool: Pool,
     pub(super) ahead: Ahead,
@@ -117,6 +121,8 @@ impl Core {
         let pool = Pool::start("tsfs-work", options.workers).map_err(no_thread)?;
         let ahead = Ahead::start(options.block_cache_bytes).map_err(no_thread)?;
         let near = server.lease() == Duration::MAX;
+        // A server in this process is asked again.
+        let for_pages = if near { 0 } else { options.row_cache_bytes / PAGES_SHARE };
         let own = Own::new(near, welcome.whole);
         let copies = Copies::new(options.row_cache_bytes / COPIES_SHARE);
         Ok(Core {
@@ -126,7 +132,8 @@ impl Core {
             store: welcome.store,
             opened: clock.wall(),
             rules: Rules::new(welcome.hash_key),
-            rows: Rows::new(options.row_cache_bytes),
+            rows: Rows::new(options.row_cache_bytes - for_pages),
+            pages: Pages::new(for_pages),
             blocks: Arc::new(Blocks::new(options.block_cache_bytes, server.clone())),
             pool,
             ahead,

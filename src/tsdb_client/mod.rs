@@ -35,6 +35,7 @@ mod obtain;
 mod orphans;
 mod overlay;
 pub mod own;
+mod pages;
 mod past;
 mod paths;
 pub mod patience;

@@ -24,6 +24,7 @@ use crate::types::Stamp;
 use crate::wire::Page;
 use bytes::Bytes;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// Rows of a scan asked for at first, then at a time: a listing is read in pieces of a few dozen entries, and starts
 /// anew for each.
@@ -39,6 +40,16 @@ const SCANS_UNLOCKED: u32 = 3;
 struct Rows {
     rows: Vec<(Bytes, Bytes)>,
     rest: Option<KeyRange>,
+}
+
+/// Rows of a range, from the server.
+type Ask<'a> = &'a dyn Fn(&KeyRange) -> Result<(Page, Age), FsError>;
+
+/// Whether rows are the newest there are, or those of a node that may be behind, as nobody else answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Age {
+    New,
+    Old,
 }
 
 impl Read for Core {
@@ -198,9 +209,9 @@ impl Core {
             };
             match page {
                 Err(FsError::Unreachable(_)) if at == AsOf::Now && server.prefers_old() => {
-                    server.old_page(range, direction, limit)
+                    Ok((server.old_page(range, direction, limit)?, Age::Old))
                 }
-                page => page,
+                page => Ok((page?, Age::New)),
             }
         };
         let mut range = range.clone();
@@ -210,7 +221,7 @@ impl Core {
                     self.page_now(&range, direction, limit, &ask)?
                 }
                 _ => {
-                    let page = ask(&range)?;
+                    let (page, _) = ask(&range)?;
                     let (_, rest) = merge::split(&range, &page, direction);
                     Rows { rows: page.rows, rest }
                 }
@@ -251,19 +262,28 @@ impl Core {
         range: &KeyRange,
         direction: Direction,
         limit: usize,
-        ask: &dyn Fn(&KeyRange) -> Result<Page, FsError>,
+        ask: Ask<'_>,
     ) -> Result<Rows, FsError> {
         for _ in 0..SCANS_UNLOCKED {
             let turn = self.enter().turn;
-            let page = ask(range)?;
+            let known = self.pages.get(turn, range, direction, limit);
+            let is_known = known.is_some();
+            let (page, age) = match known {
+                Some(page) => (page, Age::New),
+                None => ask(range).map(|(page, age)| (Arc::new(page), age))?,
+            };
             // Had a batch been demoted meanwhile, rows could be in neither.
             let local = self.enter();
             if local.turn == turn {
+                if !is_known && !self.near && age == Age::New {
+                    self.pages.put(turn, range, direction, limit, &page);
+                }
+                let page = Arc::unwrap_or_clone(page);
                 return Ok(merged(&local.series, range, direction, limit, page));
             }
         }
         let local = self.enter();
-        let page = ask(range)?;
+        let (page, _) = ask(range)?;
         Ok(merged(&local.series, range, direction, limit, page))
     }
 }

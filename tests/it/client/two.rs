@@ -193,6 +193,31 @@ fn whoever_reads_on_finds_the_next_rows_and_blocks_at_hand() {
 }
 
 #[test]
+fn what_is_owned_and_not_changed_is_listed_without_asking() {
+    let (leader, a, b) = two();
+    let dir = make(&a, ROOT, "dir", FileKind::Directory).unwrap();
+    for n in 0..101 {
+        file(&a, dir, &format!("{n}"));
+    }
+    fsync(&a, None).unwrap();
+    let listed = || (0..3).map(|_| names(&a, dir, true).len()).collect::<Vec<_>>();
+    assert_eq!(listed(), [101; 3]);
+    let before = leader.asked("scan");
+    assert_eq!(listed(), [101; 3]);
+    assert_eq!(leader.asked("scan"), before);
+    // On its way, and applied.
+    a.unlink(CALLER, dir, b"7").unwrap();
+    assert_eq!(listed(), [100; 3]);
+    fsync(&a, None).unwrap();
+    assert_eq!(listed(), [100; 3]);
+    assert!(leader.asked("scan") > before);
+    file(&b, dir, "of b");
+    assert_eq!(listed(), [101; 3]);
+    b.unlink(CALLER, dir, b"8").unwrap();
+    assert_eq!(listed(), [100; 3]);
+}
+
+#[test]
 fn copies_count_no_longer_than_the_lease() {
     let leader = Leader::new();
     let ((a, _), (b, seat)) = (join(&leader), join(&leader));
