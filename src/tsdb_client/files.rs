@@ -223,14 +223,16 @@ impl Core {
         }
     }
 
-    /// Everything done so far on this mount is in a closed batch, which is on its way.
+    /// Everything done so far on this mount is in a batch that is on its way, or will be soon.
     ///
     /// # Errors
     /// `Lost`, `Closing`.
     pub(super) fn send_all(&self) -> Result<BatchSeq, FsError> {
         let target = self.change(|change| change.sync(None))?;
         if target.drive {
-            self.drive(Driver::Flusher);
+            // What is heavy, or stands behind a direct batch that is not answered, is left to the flusher, which waits without a
+            // bound: how long this call waits for it is said where it waits.
+            self.drive(if self.near { Driver::Flusher } else { Driver::Call });
         }
         Ok(target.seq)
     }
