@@ -48,7 +48,11 @@ pub(super) struct Calls<V: Vfs> {
 impl<V: Vfs> Calls<V> {
     pub(super) fn new(vfs: Arc<V>, linger: Linger) -> io::Result<Calls<V>> {
         let workers = Arc::new(Workers::start()?);
-        let looks = Looks { signals: parked::signals, as_process: syscall::locks_as_process };
+        let looks = Looks {
+            signals: parked::signals,
+            as_process: syscall::locks_as_process,
+            as_open_file: syscall::locks_as_open_file,
+        };
         let of = Arc::clone(&vfs);
         let tell = Box::new(move |after, waits| settled(guarded(|| of.waits(after, waits))));
         let parking = Parking::start(Arc::clone(&workers), looks, tell)?;
@@ -266,6 +270,7 @@ fn waiting<V: Vfs>(
         lock,
         tid: request.pid,
         as_process: false,
+        as_open_file: None,
         attempt: Box::new(move || settled(guarded(|| vfs.lock(&request, at, lock)))),
         reply: Box::new(move |answer| reply.send(answer)),
     }

@@ -44,8 +44,18 @@ pub(super) struct Waiting {
     pub(super) tid: u32,
     /// It was seen to wait as a process does. Begins as false.
     pub(super) as_process: bool,
+    /// Whether it waits for an open file's lock. Begins as none; looked at once somebody of this mount is in its way.
+    pub(super) as_open_file: Option<bool>,
     pub(super) attempt: Box<dyn Fn() -> Result<Locking, FsError> + Send>,
     pub(super) reply: Box<dyn FnOnce(Result<(), FsError>) + Send>,
+}
+
+impl Waiting {
+    /// As in Linux, who waits by flock(2), or for an open file's lock, is told of no circle. Where it is not known how he waits, it is as
+    /// a process.
+    fn may_be_for_ever(&self) -> bool {
+        !self.lock.is_flock() && self.as_open_file != Some(true)
+    }
 }
 
 /// Tells the nodes who waits, and what they say to it.
@@ -59,6 +69,8 @@ pub(super) struct Looks {
     /// Whether it waits as a process: an open file's lock may be let go of by any thread, so of that nobody can say that it
     /// never goes.
     pub(super) as_process: fn(u32) -> bool,
+    /// Whether it waits for an open file's lock.
+    pub(super) as_open_file: fn(u32) -> bool,
 }
 
 /// Which signals a thread has to take up.
@@ -114,10 +126,11 @@ impl State {
                 return true;
             }
             if seen.insert(waits) {
-                // Of those that are to try again nobody knows who is in the way.
-                let still = |parked: &&Parked| parked.waiting.lock.owner == waits && !parked.due;
-                let of = self.parked.iter().filter(still);
-                open.extend(of.filter_map(|parked| parked.by));
+                let of = self.parked.iter().filter(|parked| parked.waiting.lock.owner == waits);
+                // Of those that are to try again nobody knows who is in the way; an open file's lock anybody may let go of.
+                let still =
+                    of.filter(|Parked { due, waiting, .. }| !due && waiting.may_be_for_ever());
+                open.extend(still.filter_map(|parked| parked.by));
             }
         }
         false
@@ -244,7 +257,7 @@ impl Lot {
     /// What came of an attempt.
     pub(super) fn attempted(
         &self,
-        waiting: Waiting,
+        mut waiting: Waiting,
         attempt: Attempt,
         came: Result<Locking, FsError>,
     ) {
@@ -253,9 +266,12 @@ impl Lot {
             Err(error) => return (waiting.reply)(Err(error)),
             Ok(Locking::Held(by)) => by,
         };
+        if by.is_some() && waiting.may_be_for_ever() {
+            let look = self.looks.as_open_file;
+            waiting.as_open_file.get_or_insert_with(|| look(waiting.tid));
+        }
         let mut state = self.state.lock();
-        // As in Linux, who waits by flock(2) is told of no circle.
-        let told = !waiting.lock.is_flock();
+        let told = waiting.may_be_for_ever();
         if told && by.is_some_and(|by| state.closes_circle(waiting.lock.owner, by)) {
             drop(state);
             return (waiting.reply)(Err(FsError::Deadlock));

@@ -41,16 +41,26 @@ pub(super) fn locks_as_process(tid: u32) -> bool {
     call_of(tid) == Call::Fcntl(libc::F_SETLKW)
 }
 
+/// Whether a thread that has asked for a lock waits in `F_OFD_SETLKW`. False also where that cannot be told.
+pub(super) fn locks_as_open_file(tid: u32) -> bool {
+    call_asleep(tid) == Call::Fcntl(libc::F_OFD_SETLKW)
+}
+
 /// Whether a thread that has asked for a lock did so with flock(2). False also where that cannot be told.
 pub(super) fn locks_by_flock(tid: u32) -> bool {
+    call_asleep(tid) == Call::Flock
+}
+
+/// The call of a thread that goes to sleep in it, if it has not yet.
+fn call_asleep(tid: u32) -> Call {
     for look in 0..LOOKS {
         match call_of(tid) {
             Call::Runs if look < LOOKS_AT_ONCE => std::thread::yield_now(),
             Call::Runs => pause(),
-            call => return call == Call::Flock,
+            call => return call,
         }
     }
-    false
+    Call::Runs
 }
 
 #[expect(
@@ -119,6 +129,6 @@ mod tests {
     #[test]
     fn a_thread_that_waits_for_no_lock_is_taken_for_none_that_does() {
         assert!(!locks_as_process(0) && !locks_as_process(std::process::id()));
-        assert!(!locks_by_flock(0));
+        assert!(!locks_by_flock(0) && !locks_as_open_file(0));
     }
 }

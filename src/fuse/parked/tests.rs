@@ -22,7 +22,7 @@ fn ino(number: u64) -> Ino {
 }
 
 fn parking(signals: fn(u32) -> Signal) -> Parking {
-    let looks = Looks { signals, as_process: |_| true };
+    let looks = Looks { signals, as_process: |_| true, as_open_file: |tid| tid > 100 };
     Parking::start(Arc::new(Workers::start().unwrap()), looks, nobody()).unwrap()
 }
 
@@ -47,6 +47,7 @@ fn park(
         lock: of(owner),
         tid: owner as u32,
         as_process: false,
+        as_open_file: None,
         attempt: Box::new(attempt),
         reply,
     };
@@ -86,6 +87,7 @@ fn what_goes_during_an_attempt_is_not_missed() {
         lock: of(1),
         tid: 1,
         as_process: false,
+        as_open_file: None,
         attempt: Box::new(|| Ok(Locking::Done)),
         reply: Box::new(move |answer| tell.send(answer).unwrap()),
     };
@@ -111,6 +113,28 @@ fn who_would_wait_for_himself_is_told() {
     free.store(true, Relaxed);
     parking.lot().unlocked(ino(FILE));
     for waits in [first, second, elsewhere] {
+        assert_eq!(waits.recv().unwrap(), Ok(()));
+    }
+}
+
+#[test]
+fn who_waits_for_an_open_files_lock_closes_no_circle() {
+    let parking = parking(|_| Signal::None);
+    let free = Arc::new(AtomicBool::new(false));
+    // 101 and 102 are open files. Another thread may let go of what they have.
+    let first = park(&parking, 1, Some(101), &free);
+    let closes = park(&parking, 101, Some(1), &free);
+    let second = park(&parking, 2, Some(102), &free);
+    let within = park(&parking, 102, Some(3), &free);
+    let third = park(&parking, 3, Some(2), &free);
+    let all = [first, closes, second, within, third];
+    assert!(all.iter().all(|waits| waits.try_recv().is_err()));
+    // Processes close one all the same, whatever open files wait for.
+    let fourth = park(&parking, 4, Some(3), &free);
+    assert_eq!(park(&parking, 2, Some(4), &free).recv().unwrap(), Err(FsError::Deadlock));
+    free.store(true, Relaxed);
+    parking.lot().unlocked(ino(FILE));
+    for waits in all.into_iter().chain([fourth]) {
         assert_eq!(waits.recv().unwrap(), Ok(()));
     }
 }
@@ -154,8 +178,12 @@ fn the_kernels_word_on_signals_is_understood() {
 #[test]
 fn the_nodes_are_told_who_waits_for_others_and_say_whose_wait_never_ends() {
     let (tell, told) = channel();
-    let (looks, workers) =
-        (Looks { signals: |_| Signal::None, as_process: |tid| tid != 3 }, Workers::start());
+    let workers = Workers::start();
+    let looks = Looks {
+        signals: |_| Signal::None,
+        as_process: |tid| tid != 3,
+        as_open_file: |tid| tid == 3,
+    };
     let say: Tell = Box::new(move |after, waits: Vec<wire::Waiting>| {
         let now = Moment { number: after.number + 1, ..after };
         let owners: Vec<u64> = waits.iter().map(|wait| wait.lock.owner).collect();
