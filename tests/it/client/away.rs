@@ -20,6 +20,8 @@ use tsfs::types::AsOf;
 use tsfs::types::FileKind;
 use tsfs::types::FsError;
 use tsfs::types::Ino;
+use tsfs::wire::Moment;
+use tsfs::wire::Waiting;
 
 const ROOT: Ino = Ino::ROOT;
 
@@ -104,6 +106,38 @@ fn a_change_that_is_on_its_way_when_nobody_answers_any_more_is_not_waited_for() 
         assert_eq!(b.lock(ino, other, lock), Ok(Locking::Held(None)));
     }
     assert_eq!(leader.faults(), Vec::<String>::new());
+}
+
+#[test]
+fn while_an_unlock_is_kept_back_nobody_is_said_to_wait() {
+    let leader = Leader::new();
+    let seat = leader.seat();
+    let a = Client::open(seat.clone(), SystemClock::shared(), options()).unwrap();
+    let b = Client::open(leader.seat(), SystemClock::shared(), options()).unwrap();
+    let (ino, other) = (file(&a, b"f"), file(&a, b"g"));
+    let lock = FileLock { owner: 1, first: 0, last: 9, exclusive: true, pid: 1 };
+    let handle = a.open_file(CALLER, ino, true).unwrap();
+    // As rows: the nodes know who has it, and not that he wants it no more.
+    b.getattr(ino, AsOf::Now).unwrap();
+    assert_eq!(a.lock(ino, handle, lock), Ok(Locking::Done));
+    let waiting = || vec![Waiting { number: 1, ino: other, lock, by: None }];
+    a.waits(Moment::default(), waiting()).unwrap();
+    assert_eq!(leader.asked("waits"), 1);
+    leader.away(seat.session(), Some("nobody answers"));
+    leader.hold(true);
+    a.unlock_owner(ino, 1);
+    a.waits(Moment::default(), waiting()).unwrap();
+    let said = leader.asked("waits");
+    // Clients end where the leader goes on, also where the test has failed.
+    leader.hold(false);
+    leader.away(seat.session(), None);
+    assert_eq!(said, 1, "by what it does not hold any more");
+    while leader.asked("waits") == 1 {
+        a.waits(Moment::default(), waiting()).unwrap();
+        std::thread::yield_now();
+    }
+    let handle = b.open_file(CALLER, ino, true).unwrap();
+    assert_eq!(b.lock(ino, handle, lock), Ok(Locking::Done), "by then it is known");
 }
 
 #[test]

@@ -59,14 +59,17 @@ use tsfs::types::Stamp;
 use tsfs::types::Term;
 use tsfs::types::frame::Frame;
 use tsfs::wire::Applied;
+use tsfs::wire::Circled;
 use tsfs::wire::Copying;
 use tsfs::wire::Durable;
 use tsfs::wire::Listener;
+use tsfs::wire::Moment;
 use tsfs::wire::Page;
 use tsfs::wire::Proposal;
 use tsfs::wire::Recall;
 use tsfs::wire::Server;
 use tsfs::wire::Status;
+use tsfs::wire::Waiting;
 use tsfs::wire::Welcome;
 use tsfs::wire::Whole;
 
@@ -643,6 +646,11 @@ impl Server for Seat {
         _: usize,
     ) -> Result<Vec<(Bytes, Version)>, FsError> {
         Ok(Vec::new())
+    }
+
+    fn waits(&self, _: Moment, waits: Vec<Waiting>) -> Result<Circled, FsError> {
+        *self.leader.state.lock().asked.entry("waits").or_default() += waits.len() as u64;
+        Ok(Circled::default())
     }
 
     fn state(&self, range: &KeyRange, limit: usize) -> Result<Page, FsError> {
