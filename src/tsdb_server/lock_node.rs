@@ -4,7 +4,7 @@
 //! rows and is decided at apply; here are only waiting and reminding. Not here: connections, which attend sessions with a
 //! [`Listener`], and which questions must ask first (`touch`).
 //!
-//! Locks, in order: `opening` → `office`. No listener is called, nothing is proposed and nobody waits for an entry under `office`.
+//! Locks, in order: `opened` → `office`. No listener is called, nothing is proposed and nobody waits for an entry under `office`.
 
 mod circles;
 pub(super) mod copies;
@@ -27,6 +27,7 @@ use crate::meta::key::StateKey;
 use crate::meta::op::Op;
 use crate::meta::record::Next;
 use crate::meta::record::Record;
+use crate::meta::record::Session;
 use crate::meta::record::Store;
 use crate::series::table::Family;
 use crate::series::table::Table;
@@ -48,6 +49,7 @@ use crate::wire::message::Renewed;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
@@ -57,6 +59,8 @@ use std::thread::JoinHandle;
 use std::thread::current;
 use std::time::Duration;
 
+/// Sessions that were begun here of which is known what they were asked for with.
+const OPENED_MAX: usize = 256;
 /// A new leader is given so long to apply what was committed before it led.
 const CATCH_UP: Duration = Duration::from_secs(3);
 
@@ -105,8 +109,8 @@ pub struct LockNode {
     /// A session has flushed, time has passed, or the reign has ended.
     told: Condvar,
     rights: RwLock<Arc<Rights>>,
-    /// One session is opened at a time: the next number is read, then proposed.
-    opening: Mutex<()>,
+    /// Which openings began which sessions, oldest first. Locked while one is opened: the next number is read, then proposed.
+    opened: Mutex<VecDeque<(u64, SessionId)>>,
     tasks: Mutex<Option<Tasks>>,
     stopped: AtomicBool,
     granter: Mutex<Option<JoinHandle<()>>>,
@@ -174,7 +178,7 @@ impl LockNode {
             office: Mutex::new(None),
             told: Condvar::new(),
             rights: RwLock::default(),
-            opening: Mutex::new(()),
+            opened: Mutex::default(),
             tasks: Mutex::new(None),
             stopped: AtomicBool::new(false),
             granter: Mutex::new(None),
@@ -278,23 +282,41 @@ impl LockNode {
 
     // Sessions.
 
-    /// Begins a session, with a lease. Waits until it is in the log.
+    /// Begins a session, with a lease. Waits until it is in the log. Who asks again with the same `opening`, as no answer reached him,
+    /// is told of the session that he began, unless another node has come to lead in between: then that ends with its lease.
     ///
     /// # Errors
     /// `NotLeader`, `NoSpace`, `Io`, `Closing`.
-    pub fn open_session(&self, client: &str) -> Result<(Welcome, Duration), FsError> {
+    pub fn open_session(&self, client: &str, opening: u64) -> Result<(Welcome, Duration), FsError> {
         let log = self.log()?;
-        let session = {
-            let _one_at_a_time = self.opening.lock();
-            let session = self.must::<Next>(&StateKey::Next)?.session;
-            log.propose(Op::OpenSession { session, client: client.to_owned() })?;
-            session
-        };
+        let session = self.begin_session(&*log, client, opening)?;
         let whole = self.in_office(|_, rights, _| Ok(rights.whole_of(session)))?;
         let epoch = whole.map_or(self.must::<Next>(&StateKey::Next)?.epoch, |whole| whole.epoch);
         let hash_key = self.must::<Store>(&StateKey::Store)?.hash_key;
         let welcome = Welcome { session, epoch, whole, hash_key, store: log.store() };
         Ok((welcome, self.options.lease))
+    }
+
+    fn begin_session(
+        &self,
+        log: &dyn Log,
+        client: &str,
+        opening: u64,
+    ) -> Result<SessionId, FsError> {
+        let mut opened = self.opened.lock();
+        if let Some((_, session)) = opened.iter().rev().find(|(of, _)| *of == opening) {
+            let row = self.record::<Session>(&StateKey::Session { session: *session })?;
+            if row.is_some_and(|row| row.is_open()) {
+                return Ok(*session);
+            }
+        }
+        let session = self.must::<Next>(&StateKey::Next)?.session;
+        log.propose(Op::OpenSession { session, client: client.to_owned() })?;
+        if opened.len() == OPENED_MAX {
+            opened.pop_front();
+        }
+        opened.push_back((opening, session));
+        Ok(session)
     }
 
     /// The session lives in this process: it needs no lease.

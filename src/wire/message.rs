@@ -134,6 +134,8 @@ pub enum Request {
     View,
     OpenSession {
         client: String,
+        /// Drawn by the client. Asked again with the same, it is the same session.
+        opening: u64,
     },
     /// What the server has to tell this session comes over this connection from now on. Also a renewal.
     Attend {

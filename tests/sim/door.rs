@@ -289,7 +289,7 @@ impl Door {
         // One session is opened, and one range given, at a time.
         let alone = before.iter().all(|other| other.came.is_none());
         let response = match &waiting.request {
-            Request::OpenSession { client } => {
+            Request::OpenSession { client, .. } => {
                 if !alone {
                     return Ok(None);
                 }

@@ -334,7 +334,9 @@ impl Mount {
                 self.ask(&request, Bytes::new(), Asked::Lease(asked), around);
             }
             None => {
-                let request = Request::OpenSession { client: format!("mount {}", self.n) };
+                // What it began and was not told of ends with its lease: the door here remembers nothing.
+                let client = format!("mount {}", self.n);
+                let request = Request::OpenSession { client, opening: 0 };
                 self.ask(&request, Bytes::new(), Asked::Open(asked), around);
             }
         }

@@ -166,7 +166,9 @@ impl Drop for Remote {
 impl Server for Remote {
     fn open_session(&self, client: &str, listener: Arc<dyn Listener>) -> Result<Welcome, FsError> {
         let asked = self.links.now();
-        let request = Request::OpenSession { client: client.to_owned() };
+        // Where its answer is lost it is asked again, and is to begin one session all the same.
+        let opening = u64::from_le_bytes(env::random());
+        let request = Request::OpenSession { client: client.to_owned(), opening };
         match self.ask(Lane::Control, &request)? {
             (Response::Opened { welcome, lease_ms }, _) => {
                 self.links.begin_session(&welcome, listener, asked, lease_ms);

@@ -149,9 +149,9 @@ impl Door {
 
     fn of_session(&self, request: Request, push: Option<Arc<Push>>) -> Result<Response, FsError> {
         match request {
-            Request::OpenSession { client } => {
+            Request::OpenSession { client, opening } => {
                 self.node.lead(SURE)?;
-                let (welcome, lease) = self.locks.open_session(&client)?;
+                let (welcome, lease) = self.locks.open_session(&client, opening)?;
                 let lease_ms = lease.as_millis() as u64;
                 Ok(Response::Opened { welcome, lease_ms })
             }

@@ -4,6 +4,7 @@
 //! what they are told. Not here: what of a batch is applied (`tests/it/model/sessions.rs`), all interleavings (`lease::tests`).
 
 mod copies;
+mod opened;
 use crate::env::Clock;
 use crate::lease;
 use crate::meta::key;
@@ -117,8 +118,7 @@ fn ear() -> (Arc<dyn Listener>, mpsc::Receiver<Heard>) {
 impl Mount {
     fn open(world: &World, name: &str) -> Mount {
         let (ear, heard) = ear();
-        let (welcome, _) = world.locks.open_session(name).unwrap();
-        let (session, whole) = (welcome.session, welcome.whole);
+        let (session, whole) = opened::begin(world, name);
         world.locks.attend(session, ear.clone()).unwrap();
         Mount { node: world.node.clone(), session, seq: 0, ear, heard, whole }
     }

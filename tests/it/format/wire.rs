@@ -178,7 +178,7 @@ fn requests() -> Vec<Request> {
     let mut requests = vec![
         Request::Log(Vec::new()),
         Request::View,
-        Request::OpenSession { client: "host:/mnt".to_owned() },
+        Request::OpenSession { client: "host:/mnt".to_owned(), opening: 1 << 40 },
         Request::Attend { session },
         Request::Renew { session },
         Request::GrantInos { session, count: 32_768 },
