@@ -7,6 +7,11 @@ use crate::wire::greeting::VERSIONS;
 use crate::wire::greeting::Versions;
 use std::time::Duration;
 
+/// Bytes that the kernel takes of a connection beyond those that it has sent: what is urgent waits for them. By itself it takes
+/// megabytes, and on a line of 4 Mbit/s those are more than a peer may be silent for. As much as is written at a time, so that a fast line
+/// does not run dry.
+pub(super) const NOT_SENT_BYTES_MAX: i32 = 256 << 10;
+
 #[derive(Clone, Debug)]
 pub struct Bounds {
     /// What is spoken. Not a bound, but as much a property of the process.

@@ -195,8 +195,9 @@ impl Shared {
         let generation = PAIRS.fetch_add(1, Relaxed);
         for connection in [&control, &bulk] {
             let shared = Arc::downgrade(self);
-            connection.on_closed(move |_| {
+            connection.on_closed(move |why| {
                 if let Some(shared) = shared.upgrade() {
+                    tracing::info!(address = %shared.line.address, %why, "a connection ended");
                     // Whoever waits has looked under this lock.
                     drop(shared.state.lock());
                     shared.told.notify_all();

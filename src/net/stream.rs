@@ -2,6 +2,7 @@
 //!
 //! Reading waits, writing never does: who writes decides whether to wait. Not here: what the bytes mean, TLS.
 
+use super::bounds::NOT_SENT_BYTES_MAX;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 use rustix::event::PollFd;
@@ -16,6 +17,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::io::IoSlice;
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -58,12 +60,32 @@ pub trait Stream: Send + Sync {
 pub struct Socket(OwnedFd);
 
 impl From<TcpStream> for Socket {
-    /// It sends small packets at once: nobody gains by the kernel waiting for more.
+    /// It sends small packets at once, for nobody gains by the kernel waiting for more; and what is not sent waits here.
     fn from(stream: TcpStream) -> Socket {
         // It fails only on a connection that is broken already, which the first write will say.
         let _ = stream.set_nodelay(true);
+        if let Err(error) = keep_not_sent_few(&stream) {
+            tracing::debug!(%error, "what is urgent may wait for what the kernel has taken before it");
+        }
         Socket(stream.into())
     }
+}
+
+/// As the kernel has it of `tcp_notsent_lowat`: what was sent and is not acknowledged does not count.
+fn keep_not_sent_few(stream: &TcpStream) -> io::Result<()> {
+    let most: libc::c_int = NOT_SENT_BYTES_MAX;
+    #[expect(unsafe_code, reason = "no crate that is used here knows this option")]
+    // SAFETY: the descriptor is open as long as `stream` is borrowed, and the kernel reads an int of the size that it is told, which lives.
+    let done = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const most).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl From<UnixStream> for Socket {
@@ -227,5 +249,40 @@ impl Stream for Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// Bytes that a socket takes for a peer that reads nothing.
+    #[test]
+    fn what_is_not_sent_is_not_taken_by_the_kernel() {
+        const WINDOW: usize = 64 << 10;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Whoever is accepted has it from the listener.
+        rustix::net::sockopt::set_socket_recv_buffer_size(&listener, WINDOW).unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_there, _) = listener.accept().unwrap();
+        let socket = Socket::from(stream);
+        let most = NOT_SENT_BYTES_MAX as usize;
+        let (piece, mut taken) = (vec![0; most], 0);
+        // Until it has no room, and gets none: what it had taken is sent as far as it can be.
+        loop {
+            match socket.write(&[IoSlice::new(&piece)]) {
+                Ok(count) => taken += count,
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    if !socket.writable(Duration::from_millis(200)).unwrap() {
+                        break;
+                    }
+                }
+            }
+        }
+        assert!(taken >= most, "{taken}");
+        // The kernel counts by pieces of its own, of up to 64 KiB each.
+        assert!(taken <= most + 4 * WINDOW, "{taken}");
     }
 }
