@@ -35,8 +35,8 @@ use std::time::Duration;
 
 /// How often the others are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// After this time every client that may still put a block has heard of a placement: a lease and a half.
-const HEARD: Duration = Duration::from_secs(15);
+/// After this time every client that may still put a block has heard of a placement, or who decides: a lease and a half.
+pub(super) const HEARD: Duration = Duration::from_secs(15);
 /// The first feature level with placements.
 const PLACEMENTS: u32 = 3;
 /// Fewer copies than this have no majority when one is lost.

@@ -50,6 +50,8 @@ pub enum Step {
     MoveAway(NodeId),
     /// These are all voters and all learners from now on.
     Members { voters: Vec<NodeId>, learners: Vec<NodeId> },
+    /// Waits until every mount has heard who decides: until then a block may count by the disk of a node that does not any more.
+    AwaitMounts,
     /// The node does not belong to the cluster any more.
     Forget(NodeId),
 }
@@ -67,6 +69,7 @@ impl fmt::Display for Step {
             Step::Members { voters, learners } => {
                 write!(f, "have {} decide and {} learn", list(voters), list(learners))
             }
+            Step::AwaitMounts => write!(f, "wait until all mounts have heard of it"),
             Step::Forget(node) => write!(f, "forget node {}", node.0),
         }
     }
@@ -173,6 +176,12 @@ impl Facts {
         ))
     }
 
+    /// What comes before a node that voted, or did not, may be forgotten: as long as it is known the others fetch from it what they
+    /// lack. Where blocks are at home by name, those who move them wait for that.
+    fn after_members(&self, voted: bool) -> Option<Step> {
+        (voted && self.placement.is_everywhere()).then_some(Step::AwaitMounts)
+    }
+
     /// The voter, other than this one, that should lead next: one that answers, with the smallest lag.
     pub(super) fn successor(&self, leaving: NodeId) -> Result<NodeId, String> {
         let fit = |follower: &&Follower| {
@@ -271,7 +280,8 @@ pub fn remove(facts: &Facts, node: NodeId) -> Result<Plan, String> {
     }
     let (left, learn) = (without(voters, node), without(learners, node));
     let mut plan = Plan::new();
-    if left.len() < voters.len() {
+    let votes = left.len() < voters.len();
+    if votes {
         facts.can_decide(&left)?;
         plan = facts.keep_blocks(&left, node)?;
     }
@@ -281,6 +291,7 @@ pub fn remove(facts: &Facts, node: NodeId) -> Result<Plan, String> {
     }
     if left.len() + learn.len() < voters.len() + learners.len() {
         plan.push(Step::Members { voters: left, learners: learn });
+        plan.extend(facts.after_members(votes));
     }
     plan.push(Step::Forget(node));
     Ok(plan)
@@ -324,6 +335,7 @@ pub fn replace(facts: &Facts, node: NodeId, by: NodeId) -> Result<Plan, String> 
         plan.push(Step::MoveAway(node));
     }
     plan.push(Step::Members { voters: left, learners: without(learners, by) });
+    plan.extend(facts.after_members(true));
     plan.push(Step::Forget(node));
     Ok(plan)
 }

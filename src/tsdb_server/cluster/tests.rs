@@ -327,6 +327,27 @@ fn a_change_is_carried_out_step_by_step() {
 }
 
 #[test]
+fn who_voted_is_known_until_all_mounts_have_heard_that_he_does_not() {
+    let world = World::new();
+    world.add(2);
+    let plan = vec![Step::AwaitMounts, Step::Forget(NodeId(2))];
+    let session = world.node.open_session("a mount", Arc::new(Deaf)).unwrap().session;
+    let mut said = None;
+    let worked = world.cluster.carry_out(&plan, &mut |progress| {
+        said = Some((progress.total, progress.unit));
+        ControlFlow::Break(())
+    });
+    refused(worked, "nobody waits");
+    assert_eq!(said, Some((Some(15), "seconds".to_owned())));
+    assert_eq!(rows::nodes(&*world.node).unwrap().len(), 2);
+    world.node.administer(Op::EndSession { session }).unwrap();
+    // Nobody is left who could put a block.
+    let worked = world.cluster.carry_out(&plan, &mut |_| ControlFlow::Break(()));
+    assert_eq!(worked, Ok(Worked::Done));
+    assert_eq!(rows::nodes(&*world.node).unwrap().len(), 1);
+}
+
+#[test]
 fn who_leads_is_removed_by_its_successor() {
     let world = World::new();
     world.add(2);

@@ -5,9 +5,11 @@
 //! has moved for `STUCK`.
 
 use crate::env::Clock;
+use crate::meta::key::StateKey;
 use crate::meta::op::ClusterOp;
 use crate::meta::op::Op;
 use crate::tsdb_server::cluster::Cluster;
+use crate::tsdb_server::cluster::monitor::HEARD;
 use crate::tsdb_server::cluster::monitor::Leaving;
 use crate::tsdb_server::cluster::plan::LAG_MAX;
 use crate::tsdb_server::cluster::plan::Plan;
@@ -117,6 +119,7 @@ impl Cluster {
                     };
                     self.settle("the nodes agree on who decides", holds, watch)?;
                 }
+                Step::AwaitMounts => self.await_mounts(watch)?,
                 Step::Forget(node) => {
                     self.server.administer(Op::Cluster(ClusterOp::RemoveNode { node: *node }))?;
                 }
@@ -157,6 +160,17 @@ impl Cluster {
         let heirs = placement.next.as_ref().filter(|next| !next.has(node))?;
         let lack = |heir| self.copies.standing(heir)?.lacks_by(&placement);
         heirs.nodes().map(lack).sum::<Option<u64>>().map(|left| left + 1)
+    }
+
+    /// Waits for as long as a mount may go by what it heard before; not at all where there is none.
+    fn await_mounts(&self, watch: Watch<'_>) -> Result<(), FsError> {
+        let begun = self.clock.steady();
+        let left = || {
+            let any = !self.server.state(&StateKey::sessions(), 1).ok()?.rows.is_empty();
+            let rest = HEARD.saturating_sub(self.clock.steady().saturating_sub(begun));
+            Some(if any { rest.as_millis().div_ceil(1000) as u64 } else { 0 })
+        };
+        self.wait("all mounts hear of it", "seconds", 0, left, watch)
     }
 
     /// Waits until `left` is no more than `enough`.

@@ -94,14 +94,14 @@ fn refused(plan: Result<Plan, String>, why: &str) {
 #[test]
 fn a_node_is_removed_when_the_others_can_do_without_it() {
     let plan = remove(&cluster(3), NodeId(3)).unwrap();
-    assert_eq!(plan, [members(&[1, 2]), Step::Forget(NodeId(3))]);
+    assert_eq!(plan, [members(&[1, 2]), Step::AwaitMounts, Step::Forget(NodeId(3))]);
     // A dead one as well.
     let plan = remove(&cluster(3).silent(3), NodeId(3)).unwrap();
-    assert_eq!(plan, [members(&[1, 2]), Step::Forget(NodeId(3))]);
+    assert_eq!(plan, [members(&[1, 2]), Step::AwaitMounts, Step::Forget(NodeId(3))]);
     // Others get every block first: as many as make a majority, the nearest.
     let plan = remove(&cluster(4).lacking(2, 9).lacking(3, 5), NodeId(4)).unwrap();
     let wait = Step::AwaitBlocks(NodeId(3));
-    assert_eq!(plan, [wait, members(&[1, 2, 3]), Step::Forget(NodeId(4))]);
+    assert_eq!(plan, [wait, members(&[1, 2, 3]), Step::AwaitMounts, Step::Forget(NodeId(4))]);
     let learner = cluster(3).learner(4, 0, 7);
     assert_eq!(
         remove(&learner, NodeId(4)).unwrap(),
@@ -156,10 +156,11 @@ fn a_node_takes_the_place_of_another_in_one_step() {
     let facts = cluster(3).silent(3).learner(4, 0, 12);
     let plan = replace(&facts, NodeId(3), NodeId(4)).unwrap();
     let (log, blocks) = (Step::AwaitLog(NodeId(4)), Step::AwaitBlocks(NodeId(4)));
-    assert_eq!(plan, [log, blocks, members(&[1, 2, 4]), Step::Forget(NodeId(3))]);
+    let (heard, forget) = (Step::AwaitMounts, Step::Forget(NodeId(3)));
+    assert_eq!(plan, [log, blocks, members(&[1, 2, 4]), heard.clone(), forget.clone()]);
     // It votes already: what is left is to take the other one out.
     let plan = replace(&cluster(4).silent(3), NodeId(3), NodeId(4)).unwrap();
-    assert_eq!(plan, [members(&[1, 2, 4]), Step::Forget(NodeId(3))]);
+    assert_eq!(plan, [members(&[1, 2, 4]), heard, forget]);
     refused(replace(&cluster(3), NodeId(3), NodeId(3)), "its own place");
     refused(
         replace(&cluster(3).learner(4, 0, 0).silent(4), NodeId(3), NodeId(4)),
@@ -195,6 +196,7 @@ fn steps_are_sentences() {
             "wait until node 4 has the log",
             "wait until node 4 has every block",
             "have nodes 1, 3 and 4 decide",
+            "wait until all mounts have heard of it",
             "forget node 2"
         ]
     );
