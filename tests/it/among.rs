@@ -6,10 +6,14 @@ use crate::embedded;
 use crate::embedded::Contents;
 use crate::embedded::Open;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -68,6 +72,8 @@ use tsfs::wire::message::NodeAt;
 const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 /// Nothing here takes so long unless it never ends.
 const LONG: Duration = Duration::from_secs(60);
+/// How often the node that leads dies while names are made.
+const DEATHS: u64 = 4;
 
 struct Cluster {
     dir: TempDir,
@@ -167,9 +173,13 @@ impl Cluster {
                 // Told again after the test looked.
                 let _ = behind.send(());
             };
-            let member =
-                Member::start(options.clone(), RealDisk::shared(), SystemClock::shared(), on_end);
-            let member = member.unwrap();
+            let mut member = None;
+            until("its former run to have let go of the store", || {
+                let (disk, clock) = (RealDisk::shared(), SystemClock::shared());
+                member = Member::start(options.clone(), disk, clock, on_end.clone()).ok();
+                member.is_some()
+            });
+            let member = member.expect("it runs");
             // A node that joins late is told so with the first message that does not reach it.
             let wait = if options.nodes.is_empty() { Duration::ZERO } else { LONG };
             let caught_up = || !member.node().members().learners.is_empty();
@@ -308,6 +318,81 @@ fn what_was_synced_outlives_any_node() {
         assert_eq!(read(&other, &format!("after-{round}")), b"unsynced");
     }
     other.close().unwrap();
+}
+
+/// Makes names, one after the other, as others do: what came of each. As the kernel does, it looks at the directory and at the name before.
+fn claim(client: &Client, dir: Ino, tried: &AtomicU64, stop: &AtomicBool) -> Vec<(u64, bool)> {
+    let new = || {
+        let (kind, target) = (FileKind::File, Bytes::new());
+        New { kind, mode: 0o644, uid: 0, gid: 0, rdev: 0, target }
+    };
+    let mut won = Vec::new();
+    while !stop.load(SeqCst) {
+        // Everybody is at about the same.
+        let number = tried.load(SeqCst) / 4;
+        let name = format!("name{number}");
+        let found = client.lookup(Ino::ROOT, b"d", AsOf::Now).map(|attr| attr.ino);
+        assert_eq!(found, Ok(dir), "it was there all the time");
+        let looked = client.lookup(dir, name.as_bytes(), AsOf::Now).map(|_| ());
+        assert!(matches!(looked, Ok(()) | Err(FsError::NotFound)), "{looked:?}");
+        let created = match looked {
+            Ok(()) => Err(FsError::Exists),
+            Err(_) => client.create(CALLER, dir, name.as_bytes(), new()).map(|_| ()),
+        };
+        assert!(matches!(created, Ok(()) | Err(FsError::Exists)), "{name}: {created:?}");
+        won.push((number, created.is_ok()));
+        tried.fetch_add(1, SeqCst);
+    }
+    won
+}
+
+/// Has those who work stop, also where the test has failed.
+struct Until<'a>(&'a AtomicBool);
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+#[test]
+fn of_those_who_make_a_name_at_once_one_has_made_it_whoever_leads() {
+    let mut cluster = Cluster::new(&Contents::new());
+    let clients = ["one", "two"].map(|name| cluster.client(name));
+    let (kind, target) = (FileKind::Directory, Bytes::new());
+    let new = New { kind, mode: 0o755, uid: 0, gid: 0, rdev: 0, target };
+    let dir = clients[0].create(CALLER, Ino::ROOT, b"d", new).unwrap().ino;
+    let (tried, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let all: Vec<Vec<(u64, bool)>> = std::thread::scope(|scope| {
+        let work = |client: &Arc<Client>| {
+            let (client, tried, stop) = (client.clone(), &tried, &stop);
+            scope.spawn(move || claim(&client, dir, tried, stop))
+        };
+        let workers: Vec<_> =
+            clients.iter().flat_map(|client| [work(client), work(client)]).collect();
+        let _until = Until(&stop);
+        let goes_on = || {
+            let goal = tried.load(SeqCst) + 100;
+            let ended = || workers.iter().any(|worker| worker.is_finished());
+            until("names are made", || tried.load(SeqCst) >= goal || ended());
+        };
+        for _ in 0..DEATHS {
+            goes_on();
+            let leader = cluster.leader();
+            cluster.kill(leader);
+            goes_on();
+            cluster.start(leader);
+        }
+        stop.store(true, SeqCst);
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+    });
+    let mut winners = BTreeMap::<u64, u64>::new();
+    for (number, won) in all.into_iter().flatten() {
+        *winners.entry(number).or_default() += u64::from(won);
+    }
+    let wrong = winners.iter().find(|(_, winners)| **winners != 1);
+    assert_eq!(wrong, None, "a name and how many have made it");
+    clients.iter().for_each(|client| client.close().unwrap());
 }
 
 /// A mount that keeps what it is asked for until the test answers.

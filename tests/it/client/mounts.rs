@@ -161,3 +161,37 @@ fn many_that_wait_for_each_other_on_both_mounts_all_go_on() {
     assert_eq!(names(a.path("shared")).len(), 2 * THREADS);
     assert_eq!(names(a.path("shared")), names(b.path("shared")));
 }
+
+/// In a directory that one of them has just made, or has had to itself.
+#[test]
+fn of_those_who_make_a_name_on_both_mounts_one_has_made_it() {
+    const THREADS: usize = 3;
+    const NAMES: usize = 5;
+    const ROUNDS: usize = 10;
+    let (_dir, a, b) = sides();
+    for round in 0..ROUNDS {
+        let (dir, first) = (format!("d{round}"), if round % 2 == 0 { &a } else { &b });
+        fs::create_dir(first.path(&dir)).unwrap();
+        let claim = |side: &Side| -> Vec<bool> {
+            let make = |n: usize| {
+                let path = side.path(&format!("{dir}/name{n}"));
+                match File::create_new(&path) {
+                    Ok(_) => true,
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+                    Err(error) => panic!("{}: {error}", path.display()),
+                }
+            };
+            (0..NAMES).map(make).collect()
+        };
+        let all: Vec<Vec<bool>> = std::thread::scope(|scope| {
+            let claim = &claim;
+            let of = |side| (0..THREADS).map(move |_| scope.spawn(move || claim(side)));
+            let workers: Vec<_> = of(&a).chain(of(&b)).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+        });
+        for n in 0..NAMES {
+            let winners = all.iter().filter(|made| made[n]).count();
+            assert_eq!(winners, 1, "{dir}/name{n}");
+        }
+    }
+}
