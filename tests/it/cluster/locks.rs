@@ -395,14 +395,24 @@ fn open_files_that_wait_for_each_other_are_left_alone() {
     let files = [&one, &other].map(|mount| ["a", "b"].map(|name| open(&mount.join(name))));
     let [[a, b], [other_a, other_b]] = &files;
     assert!(try_lock(a, libc::F_WRLCK, 0, 0) && try_lock(other_b, libc::F_WRLCK, 0, 0));
+    // Each of two on one mount has what the other wants.
+    let [c, again] = ["c", "c"].map(|name| open(&one.join(name)));
+    assert!(try_lock(&c, libc::F_WRLCK, 0, 10) && try_lock(&again, libc::F_WRLCK, 10, 10));
     std::thread::scope(|scope| {
         let first = scope.spawn(|| fcntl(b, libc::F_OFD_SETLKW, libc::F_WRLCK, 0, 0));
         let second = scope.spawn(|| fcntl(other_a, libc::F_OFD_SETLKW, libc::F_WRLCK, 0, 0));
+        let third = scope.spawn(|| fcntl(&c, libc::F_OFD_SETLKW, libc::F_WRLCK, 10, 10));
+        let fourth = scope.spawn(|| fcntl(&again, libc::F_OFD_SETLKW, libc::F_WRLCK, 0, 10));
         // Longer than it takes to tell a process.
         let start = support::now();
         support::wait_until(SOON, "a while", || start.elapsed() > Duration::from_secs(4));
-        assert!(!first.is_finished() && !second.is_finished());
+        let all = [&first, &second, &third, &fourth];
+        assert!(!all.iter().any(|waits| waits.is_finished()));
         // Any thread may let go of an open file's lock.
+        fcntl(&c, libc::F_OFD_SETLK, libc::F_UNLCK, 0, 10).unwrap();
+        fourth.join().unwrap().unwrap();
+        unlock(&again);
+        third.join().unwrap().unwrap();
         unlock(a);
         second.join().unwrap().unwrap();
         unlock(other_b);
