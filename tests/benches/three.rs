@@ -13,6 +13,7 @@ use crate::table::Bar;
 use crate::table::Row;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
@@ -90,10 +91,50 @@ pub(crate) fn recall(plan: &Plan) -> Vec<Row> {
         let names = std::fs::read_dir(&theirs).unwrap().count() as u64;
         assert_eq!(names, count + 1);
     }
+    let (look, wait) = busy(plan, &place, other.dir());
     vec![
         row(format!("recall, {count} files just made"), "ms", first, Bar::AtMost(100.0)),
         row("  then a create there".to_owned(), "ms", create, Bar::None),
+        row("recall, files being made there".to_owned(), "ms", look, Bar::AtMost(100.0)),
+        row("  the longest wait of who makes them".to_owned(), "ms", wait, Bar::None),
     ]
+}
+
+/// Another mount looks into a directory in which a program goes on making files: how long its first look takes, and how long that
+/// program waits for a call, in milliseconds.
+fn busy(plan: &Plan, place: &Place, other: &Path) -> (Vec<f64>, Vec<f64>) {
+    let count = plan.count(4_000, 1_000);
+    let (mut look, mut wait) = (Vec::new(), Vec::new());
+    for round in plan.rounds(9) {
+        let dir = place.make(&format!("busy{round}"));
+        let theirs = other.join(format!("busy{round}/file0"));
+        let (stop, made) = (AtomicBool::new(false), AtomicU64::new(0));
+        let makes = || {
+            let mut longest = Duration::ZERO;
+            for n in 0.. {
+                let start = support::now();
+                std::fs::write(dir.join(format!("file{n}")), "").unwrap();
+                longest = longest.max(start.elapsed());
+                if made.fetch_add(1, SeqCst) >= count && stop.load(SeqCst) {
+                    break;
+                }
+            }
+            longest
+        };
+        std::thread::scope(|scope| {
+            let program = scope.spawn(makes);
+            while made.load(SeqCst) < count {
+                std::thread::yield_now();
+            }
+            let start = support::now();
+            let found = theirs.metadata();
+            look.push(1e3 * start.elapsed().as_secs_f64());
+            stop.store(true, SeqCst);
+            found.unwrap();
+            wait.push(1e3 * program.join().unwrap().as_secs_f64());
+        });
+    }
+    (look, wait)
 }
 
 /// Two mounts take turns in one directory, and both go at once.
