@@ -11,6 +11,7 @@ pub mod answer;
 pub mod clients;
 pub mod disk;
 pub mod headroom;
+pub mod heard;
 pub mod init;
 pub mod join;
 pub mod metrics;
@@ -24,7 +25,7 @@ pub mod socket;
 pub mod work;
 
 use crate::env::Clock;
-use crate::tsdb_server::cluster::monitor::Heard;
+use crate::tsdb_server::cluster::heard::Heard;
 use crate::tsdb_server::cluster::seams::Clients;
 use crate::tsdb_server::cluster::seams::Copies;
 use crate::tsdb_server::cluster::seams::Membership;

@@ -1,6 +1,6 @@
 //! The node that leads looks after the others: once a second it asks each how it stands, and does what follows from that.
 //!
-//! A learner that has everything votes; blocks are kept where they are to be ([`place`]); the store is raised to what
+//! A learner that has everything votes; blocks are kept where they are to be (`place`); the store is raised to what
 //! every node knows; where another node is to lead, it does. Each of these is decided first. Not here: the plans.
 
 use crate::meta::apply::FEATURES;
@@ -8,8 +8,8 @@ use crate::meta::op::ClusterOp;
 use crate::meta::op::Op;
 use crate::tsdb_server::cluster::Cluster;
 use crate::tsdb_server::cluster::headroom::headroom;
-use crate::tsdb_server::cluster::place;
-use crate::tsdb_server::cluster::place::Keeper;
+use crate::tsdb_server::cluster::heard::Heard;
+use crate::tsdb_server::cluster::heard::Waits;
 use crate::tsdb_server::cluster::plan;
 use crate::tsdb_server::cluster::plan::Facts;
 use crate::tsdb_server::cluster::plan::Plan;
@@ -26,8 +26,6 @@ use crate::types::placement::Placement;
 use crate::wire::cluster::Answer;
 use crate::wire::cluster::HomeState;
 use crate::wire::cluster::PlacementState;
-use crate::wire::message::Standing;
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Weak;
@@ -42,37 +40,6 @@ const PLACEMENTS: u32 = 3;
 /// Fewer copies than this have no majority when one is lost.
 const COPIES_MIN: u8 = 3;
 
-/// What was last heard of the others. A node that does not lead knows nothing.
-#[derive(Default)]
-pub(super) struct Heard {
-    pub(super) standings: BTreeMap<NodeId, Standing>,
-    /// When each answered last, or was missed first.
-    answered: BTreeMap<NodeId, Duration>,
-    /// The placement, since when it has been this one, and what was committed then.
-    placement: Option<Since>,
-}
-
-/// A placement that is being waited for.
-#[derive(Clone, Copy)]
-struct Since {
-    number: u64,
-    at: Duration,
-    committed: LogIndex,
-}
-
-impl Heard {
-    /// Whether these nodes have rows of the placement, and everything that it says they are to have and that is named up to here.
-    /// What is named later they may lack: it is listed there, and whoever has it beside keeps it until it is at home.
-    fn have_all(&self, nodes: &Layout, placement: &Placement, named: LogIndex) -> bool {
-        let has_all = |node: NodeId| {
-            self.standings.get(&node).is_some_and(|standing| {
-                standing.complete >= named && standing.placed == Some(placement.number)
-            })
-        };
-        nodes.nodes().all(has_all)
-    }
-}
-
 impl Cluster {
     /// Whether all blocks that the log names up to this entry are where the placement of that number says: then whoever has
     /// them beside need not.
@@ -85,9 +52,7 @@ impl Cluster {
             return Err(FsError::NotLeader { leader });
         }
         let placement = rows::placement(&*self.server)?;
-        let Placement { now: Some(now), next: None, .. } = &placement else { return Ok(false) };
-        let heard = self.heard.lock();
-        Ok(placement.number == number && heard.have_all(now, &placement, named))
+        Ok(self.heard.lock().is_at_home(&placement, number, named))
     }
 
     /// Has so many copies of each block be wanted. The blocks follow.
@@ -142,56 +107,13 @@ impl Cluster {
         })
     }
 
-    /// Asks every node how it stands.
-    fn listen(&self, facts: &Facts) {
-        let now = self.clock.steady();
-        let mut heard = self.heard.lock();
-        let Heard { standings, answered, placement } = &mut *heard;
-        standings.clone_from(&facts.standings);
-        answered.retain(|node, _| facts.nodes.contains_key(node));
-        for node in facts.nodes.keys() {
-            match standings.contains_key(node) {
-                true => answered.insert(*node, now),
-                false => Some(*answered.entry(*node).or_insert(now)),
-            };
-        }
-        let number = facts.placement.number;
-        if placement.is_none_or(|since| since.number != number) {
-            *placement = Some(Since { number, at: now, committed: facts.committed });
-        }
-    }
-
-    /// The placement that is to be next, if it is to be another one.
-    fn to_place(&self, facts: &Facts) -> Option<Placement> {
-        let now = self.clock.steady();
-        let (heard, leaving) = (self.heard.lock(), self.leaving.lock());
-        let keeper = |node: NodeId| {
-            let standing = facts.standings.get(&node);
-            Some(Keeper {
-                node,
-                roles: facts.nodes.get(&node)?.roles,
-                follows: facts.follows(node),
-                silent: now.saturating_sub(heard.answered.get(&node).copied().unwrap_or(now)),
-                disk: standing.map(|standing| standing.disk_total),
-            })
-        };
-        let members = facts.members.voters.iter().chain(&facts.members.learners);
-        let placement = &facts.placement;
-        let since = heard.placement.filter(|since| since.number == placement.number);
-        let settled = since.zip(placement.next.as_ref()).is_some_and(|(since, next)| {
-            now.saturating_sub(since.at) >= HEARD
-                && heard.have_all(next, placement, since.committed)
-        });
-        let keepers = members.filter_map(|node| keeper(*node)).collect();
-        let gone = self.gone;
-        place::decide(&place::Facts { placement, keepers, leaving: &leaving, gone, settled })
-    }
-
     fn place(&self, facts: &Facts) -> Result<(), FsError> {
         if self.server_features()? < PLACEMENTS {
             return Ok(());
         }
-        let Some(placement) = self.to_place(facts) else { return Ok(()) };
+        let (now, waits) = (self.clock.steady(), Waits { gone: self.gone, heard: HEARD });
+        let to_be = self.heard.lock().to_place(facts, &self.leaving.lock(), waits, now);
+        let Some(placement) = to_be else { return Ok(()) };
         let homes = |layout: &Option<Layout>| match layout {
             None => "every node".to_owned(),
             Some(layout) => plan::list(&layout.nodes().collect::<Vec<_>>()),
@@ -238,7 +160,7 @@ impl Cluster {
             }
             Err(error) => return Err(error),
         };
-        self.listen(&facts);
+        self.heard.lock().listen(&facts, self.clock.steady());
         self.copies.heard_of_headroom(Some(headroom(&facts)));
         self.raise(&facts)?;
         self.place(&facts)?;

@@ -20,8 +20,19 @@ use std::time::Duration;
 const GROUP: usize = 1000;
 /// How often it is looked whether there is anything to do.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// From a round that found nothing to the next, under one placement.
-const AGAIN: Duration = Duration::from_secs(3600);
+
+/// How often it is looked through everything.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// From a round that found nothing to the next, under one placement.
+    pub again: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { again: Duration::from_secs(3600) }
+    }
+}
 
 /// Says how far this node is.
 type Applied = Box<dyn Fn() -> Result<(Arc<Placement>, LogIndex), FsError> + Send>;
@@ -49,6 +60,7 @@ struct Asked {
 /// The task. See the module's text.
 pub struct Surplus {
     parts: Parts,
+    options: Options,
     /// The placement that this round goes by, and up to where it is.
     number: u64,
     after: Option<BlockId>,
@@ -61,13 +73,14 @@ pub struct Surplus {
 }
 
 impl Surplus {
-    pub fn new(parts: Parts) -> Surplus {
-        Surplus { parts, number: 0, after: None, found: false, asked: None, clean: None }
+    pub fn new(parts: Parts, options: Options) -> Surplus {
+        Surplus { parts, options, number: 0, after: None, found: false, asked: None, clean: None }
     }
 
     fn is_due(&self, number: u64) -> bool {
         let now = self.parts.clock.steady();
-        self.clean.is_none_or(|(of, at)| of != number || now.saturating_sub(at) >= AGAIN)
+        self.clean
+            .is_none_or(|(of, at)| of != number || now.saturating_sub(at) >= self.options.again)
     }
 }
 

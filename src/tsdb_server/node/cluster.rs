@@ -329,7 +329,7 @@ impl Node {
         is_at_home: impl Fn(u64, LogIndex) -> Result<bool, FsError> + Send + 'static,
     ) -> Surplus {
         let (for_applied, for_rows) = (Arc::downgrade(self), Arc::downgrade(self));
-        Surplus::new(surplus::Parts {
+        let parts = surplus::Parts {
             blocks: self.blocks.clone(),
             clock: self.clock.clone(),
             applied: Box::new(move || {
@@ -340,7 +340,8 @@ impl Node {
             }),
             is_at_home: Box::new(is_at_home),
             upkeep: Box::new(move || for_rows.upgrade().ok_or(FsError::Closing)?.replica.upkeep()),
-        })
+        };
+        Surplus::new(parts, surplus::Options::default())
     }
 
     pub(super) fn start_repair(self: &Arc<Node>, among: Among) -> Result<(), FsError> {

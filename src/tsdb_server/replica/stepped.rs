@@ -29,6 +29,7 @@ use crate::tsdb_server::turns::Turns;
 use crate::types::FsError;
 use crate::types::LogIndex;
 use crate::types::NodeId;
+use crate::types::placement::Placement;
 use crate::wire::Applied;
 use crate::wire::Durable;
 use crate::wire::Proposal;
@@ -188,6 +189,11 @@ impl Stepped {
 
     pub fn leadership(&self) -> Leadership {
         self.standing.leadership()
+    }
+
+    /// As of [`Replica::placement`](crate::tsdb_server::replica::Replica::placement).
+    pub fn placement(&self) -> Arc<Placement> {
+        self.seen.placement.read().clone()
     }
 
     pub fn progress(&self) -> Progress {
