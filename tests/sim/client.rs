@@ -5,15 +5,19 @@ use crate::chance::Chance;
 use crate::member::Member;
 use crate::member::SESSION;
 use crate::member::STORE;
+use crate::world::NODES;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tsfs::meta::op::Batch;
+use tsfs::meta::op::ClusterOp;
 use tsfs::meta::op::Op;
 use tsfs::meta::op::Outcome;
+use tsfs::meta::record::Incarnation;
 use tsfs::meta::record::Retention;
 use tsfs::types::BatchSeq;
 use tsfs::types::FsError;
+use tsfs::types::Roles;
 use tsfs::types::SessionId;
 use tsfs::types::Stamp;
 use tsfs::types::Time;
@@ -39,7 +43,7 @@ enum Stage {
 pub(crate) struct Client {
     events: Arc<Mutex<Vec<(u64, Event)>>>,
     stage: Stage,
-    /// It opens no session.
+    /// It opens no session, and says which nodes there are.
     only_format: bool,
     /// Whom it talks to, and how often that member was started then.
     with: usize,
@@ -181,6 +185,14 @@ impl Client {
 
     fn proposal(&self, number: u64) -> Proposal {
         let (session, op) = match (number, self.stage) {
+            (0, Stage::Format) if self.only_format => {
+                let nodes = (1..=NODES).map(node);
+                return Client::batch_of(
+                    SessionId(0),
+                    0,
+                    [format()].into_iter().chain(nodes).collect(),
+                );
+            }
             (0, Stage::Format) => (SessionId(0), format()),
             (0, _) => {
                 (SessionId(0), Op::OpenSession { session: SESSION, client: "sim".to_owned() })
@@ -194,10 +206,25 @@ impl Client {
                 (SESSION, Op::SetRetention { retention })
             }
         };
-        let seq = BatchSeq(number);
-        let batch = Batch { session, seq, epoch: 1, by: Vec::new(), ops: vec![op], direct: None };
-        Proposal { session, seq, ops: 1, batch: batch.encode() }
+        Client::batch_of(session, number, vec![op])
     }
+
+    fn batch_of(session: SessionId, number: u64, ops: Vec<Op>) -> Proposal {
+        let (seq, count) = (BatchSeq(number), ops.len() as u32);
+        let batch = Batch { session, seq, epoch: 1, by: Vec::new(), ops, direct: None };
+        Proposal { session, seq, ops: count, batch: batch.encode() }
+    }
+}
+
+/// A node that belongs to the cluster. They get their numbers in order.
+fn node(number: u64) -> Op {
+    Op::Cluster(ClusterOp::SetNode {
+        node: None,
+        incarnation: Incarnation([number as u8; 16]),
+        name: format!("node {number}"),
+        address: format!("node:{number}"),
+        roles: Roles::ALL,
+    })
 }
 
 fn format() -> Op {

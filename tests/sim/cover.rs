@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 /// Every kind of op, in the order of the table's rows.
-pub(crate) const KINDS: [Kind; 30] = [
+pub(crate) const KINDS: [Kind; 32] = [
     Kind::Open,
     Kind::Renew,
     Kind::Numbers,
@@ -33,6 +33,8 @@ pub(crate) const KINDS: [Kind; 30] = [
     Kind::Fetch,
     Kind::Repair,
     Kind::Collect,
+    Kind::Place,
+    Kind::LetGo,
     Kind::Lock,
     Kind::Unlock,
     Kind::Sync,

@@ -17,6 +17,7 @@ use crate::member::Clocks;
 use crate::network::Network;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -35,7 +36,9 @@ use tsfs::tsdb_server::data::scrub::Scrubber;
 use tsfs::tsdb_server::task::Task;
 use tsfs::types::BlockId;
 use tsfs::types::FsError;
+use tsfs::types::NodeId;
 use tsfs::types::frame;
+use tsfs::types::placement::Placed;
 use tsfs::wire::message;
 use tsfs::wire::message::Request;
 use tsfs::wire::message::Response;
@@ -49,6 +52,12 @@ const LOOK_MS: u64 = 20;
 const SCRUB_MS: u64 = 60;
 /// From one round of scrubbing to the next.
 const SCRUB_EVERY: Duration = Duration::from_millis(2500);
+/// After so many looks repair rests for a while, as it does where much was fetched before: so members lack something for long.
+const REST_EVERY: u64 = 60;
+const REST_MS_MAX: u64 = 2500;
+/// Once in so many times rows wait until they are written, and for how long at most.
+const ROWS_WAIT_EVERY: u64 = 3;
+const ROWS_WAIT_MS_MAX: u64 = 200;
 /// How long a task rests that failed.
 const AFTER_FAILURE_MS: u64 = 1000;
 /// Once in so many milliseconds a segment is rewritten that is worth it; the rest of one is left for later once in so many blocks.
@@ -109,11 +118,15 @@ pub(crate) struct Side {
     scrub_at: u64,
     /// A task waits for rows of the block store.
     upkeep: Arc<AtomicBool>,
+    /// When they are written.
+    rows_at: Option<u64>,
     searches: BTreeMap<BlockId, Search>,
     /// Blocks that mounts wait for.
     wanted: BTreeSet<BlockId>,
     lines: BTreeMap<usize, LineId>,
     next_id: u64,
+    /// Which members are asked for a block first.
+    pub(crate) placed: Arc<Placed>,
     pub(crate) did: Vec<Did>,
 }
 
@@ -153,10 +166,12 @@ impl Side {
             scrubber: Scrubber::new(parts, options),
             scrub_at: 0,
             upkeep,
+            rows_at: None,
             searches: BTreeMap::new(),
             wanted: BTreeSet::new(),
             lines: BTreeMap::new(),
             next_id: 0,
+            placed: Arc::default(),
             did: Vec::new(),
         }
     }
@@ -179,8 +194,24 @@ impl Side {
         Some(self.data.block(block))
     }
 
-    /// Whether a task waits for rows to be written, once.
-    pub(crate) fn takes_upkeep(&self) -> bool {
+    /// What a task sets that waits for rows to be written.
+    pub(crate) fn upkeep(&self) -> Arc<AtomicBool> {
+        self.upkeep.clone()
+    }
+
+    /// Whether rows are written now for which a task waits. The log's turn comes first: entries may be applied in between.
+    pub(crate) fn takes_upkeep(&mut self, now: u64, chance: &mut Chance) -> bool {
+        if !self.upkeep.load(SeqCst) {
+            return false;
+        }
+        let wait = match chance.once_in(ROWS_WAIT_EVERY) {
+            true => chance.between(1, ROWS_WAIT_MS_MAX),
+            false => 0,
+        };
+        if *self.rows_at.get_or_insert(now + wait) > now {
+            return false;
+        }
+        self.rows_at = None;
         self.upkeep.swap(false, SeqCst)
     }
 
@@ -194,10 +225,13 @@ impl Side {
     /// One millisecond in the background.
     pub(crate) fn work(&mut self, around: &mut Around<'_>) {
         if around.now >= self.repair_at {
-            self.repair_at = around.now + LOOK_MS;
-            if self.repair().is_err() {
-                self.repair_at = around.now + AFTER_FAILURE_MS;
-            }
+            let rests = around.chance.once_in(REST_EVERY);
+            self.repair_at = around.now
+                + match self.repair() {
+                    Err(_) => AFTER_FAILURE_MS,
+                    Ok(()) if rests => around.chance.between(LOOK_MS, REST_MS_MAX),
+                    Ok(()) => LOOK_MS,
+                };
         }
         if around.now >= self.scrub_at {
             self.scrub_at = around.now + SCRUB_MS;
@@ -243,10 +277,12 @@ impl Side {
 
     /// Other members are asked for what is wanted, one after the other.
     fn search(&mut self, around: &mut Around<'_>) {
-        let others: Vec<usize> =
+        let mut others: Vec<usize> =
             (0..around.members).rev().filter(|other| *other != around.who).collect();
         for block in std::mem::take(&mut self.wanted) {
             if !self.post.answers.lock().contains_key(&block) {
+                let rank = |other: &usize| self.placed.rank(NodeId(*other as u64 + 1), block);
+                others.sort_by_key(|other| (Reverse(rank(other)), Reverse(*other)));
                 let new = || Search { left: others.clone(), asked: None, unasked: None };
                 self.searches.entry(block).or_insert_with(new);
             }

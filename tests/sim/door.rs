@@ -6,6 +6,7 @@
 mod bulk;
 mod seams;
 
+pub(crate) use bulk::Stands;
 pub(crate) use bulk::hello;
 
 use crate::lines::LineId;
@@ -64,7 +65,7 @@ use tsfs::wire::packet::Packet;
 
 /// Short, so that many end within a run.
 pub(crate) const LEASES: lease::Options = lease::Options {
-    lease: Duration::from_millis(1500),
+    lease: Duration::from_millis(1200),
     yield_within: Duration::from_millis(2500),
     inodes_max: 6,
 };
@@ -75,7 +76,7 @@ const TOUCH: Duration = Duration::from_millis(4500);
 const TICK: Duration = Duration::from_millis(100);
 
 type Outgoing = Arc<Mutex<Vec<(LineId, Packet)>>>;
-type Came = Arc<Mutex<Option<Result<Outcome, FsError>>>>;
+pub(crate) type Came = Arc<Mutex<Option<Result<Outcome, FsError>>>>;
 
 /// A question that is not answered yet.
 struct Waiting {
@@ -247,7 +248,8 @@ impl Door {
             let mut voters = [members.voters, members.outgoing].concat();
             voters.sort_unstable();
             voters.dedup();
-            let view = View { leader, term, nodes, voters, ..View::default() };
+            let placement = (*running.placement()).clone();
+            let view = View { leader, term, nodes, voters, placement };
             return Ok(Some(Response::View(view)));
         }
         if let Some(came) = &waiting.came {
@@ -395,7 +397,7 @@ fn answer(id: u64, response: &Response) -> Packet {
 }
 
 /// Proposes ops of the store's own.
-fn propose(running: &mut Stepped, ops: Vec<Op>) -> Came {
+pub(crate) fn propose(running: &mut Stepped, ops: Vec<Op>) -> Came {
     let came = Came::default();
     let (tell, count) = (came.clone(), ops.len() as u32);
     let (session, seq) = (SessionId(0), BatchSeq(0));

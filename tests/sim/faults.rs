@@ -10,6 +10,8 @@ use crate::lines;
 use crate::lines::Lines;
 use crate::lines::Side;
 use crate::member::Member;
+use crate::member::SAYS_DISK;
+use crate::monitor;
 use crate::mount::Mount;
 use crate::network::Network;
 use std::collections::BTreeMap;
@@ -43,9 +45,11 @@ pub(crate) enum Fault {
     MountPause,
     MountCutOff,
     LineBreak,
+    /// Blocks are to be kept elsewhere: on other nodes, more on one, or more copies.
+    Place,
 }
 
-pub(crate) const ALL: [Fault; 22] = [
+pub(crate) const ALL: [Fault; 23] = [
     Fault::Kill,
     Fault::PowerCut,
     Fault::PowerCutLater,
@@ -68,9 +72,13 @@ pub(crate) const ALL: [Fault; 22] = [
     Fault::MountPause,
     Fault::MountCutOff,
     Fault::LineBreak,
+    Fault::Place,
 ];
 /// Those that need mounts stand at the end.
-pub(crate) const OF_MEMBERS: usize = ALL.len() - 4;
+pub(crate) const OF_MEMBERS: usize = ALL.len() - 5;
+
+/// So many nodes at most are to keep nothing at a time.
+const LEAVING_MAX: usize = 2;
 
 pub(crate) type Counts = BTreeMap<Fault, u64>;
 
@@ -93,10 +101,22 @@ pub(crate) fn strike(scene: &mut Scene<'_>) -> Fault {
     if scene.network.is_torn() && scene.chance.once_in(5) {
         fault = Fault::Mend;
     }
+    // Blocks that never move neither, and where they are to go is another place all the time they never arrive.
+    let moves = scene.harm.active(scene.now).contains(&Fault::Place);
+    if !scene.mounts.is_empty() && !moves && scene.chance.once_in(6) {
+        fault = Fault::Place;
+    }
+    if fault == Fault::Place && moves && !scene.chance.once_in(3) {
+        fault = Fault::Flush;
+    }
     let leader = scene.members.iter().position(|member| member.leads().is_some());
     let who = scene.chance.below(scene.members.len() as u64) as usize;
     // What happens to the leader is the most interesting.
-    let who = leader.filter(|_| scene.chance.once_in(2)).unwrap_or(who);
+    let mut who = leader.filter(|_| scene.chance.once_in(2)).unwrap_or(who);
+    // But while blocks move, it is the others: one that leads for a moment moves nothing.
+    if moves && leader == Some(who) && !scene.chance.once_in(4) {
+        who = (who + 1) % scene.members.len();
+    }
     let until = match fault {
         Fault::Kill | Fault::PowerCut | Fault::PowerCutLater | Fault::Pause => {
             stop(fault, who, scene)
@@ -142,6 +162,10 @@ pub(crate) fn strike(scene: &mut Scene<'_>) -> Fault {
             scene.now + 300
         }
         Fault::MountCrash | Fault::MountPause | Fault::LineBreak => strike_mount(fault, scene),
+        Fault::Place => {
+            place(who, leader, scene);
+            scene.now + 3000
+        }
     };
     scene.harm.lasts(fault, until);
     fault
@@ -225,6 +249,25 @@ fn ask(fault: Fault, who: usize, leader: Option<usize>, scene: &mut Scene<'_>) {
             if let Some(running) = members[who].running.as_mut() {
                 // A disk without power says so at the next write too.
                 let _ = running.flush();
+            }
+        }
+    }
+}
+
+/// Somebody has nodes emptied or filled again, a disk is larger than it was, or another number of copies is wanted.
+fn place(who: usize, leader: Option<usize>, scene: &mut Scene<'_>) {
+    let Scene { members, harm, chance, .. } = scene;
+    let node = members[who].node;
+    match chance.below(6) {
+        0 => members[who].says_disk = SAYS_DISK << chance.below(4),
+        1 => {
+            if let Some(running) = leader.and_then(|leader| members[leader].running.as_mut()) {
+                monitor::want_copies(running, chance);
+            }
+        }
+        _ => {
+            if !harm.leaving.remove(&node) && harm.leaving.len() < LEAVING_MAX {
+                harm.leaving.insert(node);
             }
         }
     }

@@ -7,6 +7,7 @@ mod durable;
 mod equal_rows;
 mod exactly_once;
 mod given;
+mod homes;
 mod kept;
 mod lease;
 mod listed;
@@ -28,9 +29,11 @@ use crate::mount::Report;
 use book::Book;
 use bytes::Bytes;
 use equal_rows::EqualRows;
+use homes::Homes;
 use one_leader::OneLeader;
 use past::Past;
 use same_outcome::SameOutcome;
+use std::collections::BTreeSet;
 use tsfs::meta::op::Outcome;
 use tsfs::tsdb_log::entry::Entry;
 use tsfs::types::BlockId;
@@ -54,6 +57,7 @@ pub(crate) struct Invariants {
     same_outcome: SameOutcome,
     past: Past,
     book: Book,
+    homes: Homes,
     /// Why the entry that is being applied may not be.
     obstacle: Option<String>,
     /// There are mounts.
@@ -76,6 +80,7 @@ impl Invariants {
             same_outcome: SameOutcome::default(),
             past: Past::default(),
             book: Book::default(),
+            homes: Homes::default(),
             obstacle: None,
             mounted,
             chance: Chance::new(!seed),
@@ -128,7 +133,7 @@ impl Invariants {
             listed::check(book, member, cut, rotten.map(|(_, block)| block));
         }
         if chance.once_in(KEPT_EVERY) {
-            kept::check(book, members, chance.next());
+            kept::check(book, members, *rotten, chance.next());
         }
     }
 
@@ -169,8 +174,15 @@ impl Invariants {
         }
     }
 
-    /// After `member` has applied an entry.
-    pub(crate) fn applied(&mut self, member: &Member, entry: &Entry, outcome: &Outcome) {
+    /// After a member has applied an entry; whether other nodes count as homes from it on.
+    pub(crate) fn applied(
+        &mut self,
+        members: &[Member],
+        n: usize,
+        entry: &Entry,
+        outcome: &Outcome,
+    ) -> bool {
+        let member = &members[n];
         self.equal_rows.check(member);
         self.same_outcome.check(entry, outcome);
         if self.mounted && entry.index > self.book.furthest {
@@ -180,7 +192,28 @@ impl Invariants {
             let obstacle = self.obstacle.take().filter(|_| !again);
             owned::check_applied(entry, obstacle, outcome);
             exactly_once::follow(&mut self.book, member, entry, outcome);
+            let Invariants { homes, book, chance, rotten, .. } = self;
+            let came = (entry, outcome);
+            return homes.applied(book, (members, member), came, *rotten, chance.next());
         }
+        false
+    }
+
+    /// A member has let go of these blocks.
+    pub(crate) fn let_go(&mut self, members: &[Member], n: usize, blocks: &BTreeSet<BlockId>) {
+        let Invariants { book, chance, rotten, .. } = self;
+        homes::check_let_go(book, (members, &members[n]), blocks, *rotten, chance.next());
+    }
+
+    /// A member was asked for a block when all was well.
+    pub(crate) fn read_at_last(&self, block: BlockId, frame: &Bytes) {
+        let written = self.book.frames.get(&block);
+        assert_eq!(written, Some(frame), "block {block} is read as something else");
+    }
+
+    /// How often other nodes came to count.
+    pub(crate) fn moved(&self) -> u64 {
+        self.homes.moved
     }
 
     /// There are mounts.

@@ -7,6 +7,9 @@ pub(crate) use image::Image;
 use crate::chance::Chance;
 use crate::data::Side;
 use crate::door::Door;
+use crate::monitor::Monitor;
+use crate::monitor::placed;
+use crate::monitor::placement_in;
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,6 +67,8 @@ const BLOCKS: block::Options = block::Options {
 /// The rows of `Family::Local` that are as true at the borrower of a table as at its lender.
 const KEPT_ROWS: [&[u8]; 2] = [b"applied", b"members"];
 const LOG: log::Options = log::Options { segment_bytes: 32 << 10, spares_max: 2 };
+/// Disks are alike at first.
+pub(crate) const SAYS_DISK: u64 = 1 << 40;
 pub(crate) const TICK_MS: u64 = 20;
 
 /// The clocks of one machine. Rates differ by less than members, and mounts, are to count with.
@@ -133,6 +138,10 @@ pub(crate) struct Member {
     pub(crate) door: Option<Door>,
     /// Its blocks, while it runs.
     pub(crate) side: Option<Side>,
+    /// What it does about where blocks are kept, while it runs.
+    pub(crate) monitor: Option<Monitor>,
+    /// Bytes of its disk, as it says of itself.
+    pub(crate) says_disk: u64,
     /// How often it was started.
     pub(crate) starts: u64,
     /// A sync fails, or has failed.
@@ -163,6 +172,8 @@ impl Member {
             running: None,
             door: None,
             side: None,
+            monitor: None,
+            says_disk: SAYS_DISK,
             starts: 0,
             doubtful: false,
             cannot_read: false,
@@ -212,7 +223,10 @@ impl Member {
         running.sweep()?;
         let boot = self.node.0 << 32 | self.starts;
         self.door = Some(Door::new(&running, self.table.clone(), self.clock.clone(), boot));
-        self.side = Some(Side::new(blocks, self.table.clone(), self.clock.clone()));
+        let side = Side::new(blocks.clone(), self.table.clone(), self.clock.clone());
+        let (table, clock) = (self.table.clone(), self.clock.clone());
+        self.monitor = Some(Monitor::new(self.node, blocks, table, clock, side.upkeep()));
+        self.side = Some(side);
         self.running = Some(running);
         self.next_tick = self.clock.steady();
         Ok(())
@@ -221,7 +235,8 @@ impl Member {
     /// The process is gone, and what the table had in memory. After a failed sync a machine shows what is not on its disk, so
     /// there it is the whole machine that goes.
     pub(crate) fn kill(&mut self) {
-        (self.running, self.door, self.side) = (None, None, None);
+        (self.running, self.door) = (None, None);
+        (self.side, self.monitor) = (None, None);
         self.table.lose_power();
         if self.doubtful {
             self.disk.crash(self.starts);
@@ -322,7 +337,7 @@ impl Member {
         let table = MemoryTable::default();
         table.write(&changes)?;
         let (disk, old) = (self.disk.shared(), self.table.clone());
-        let keeping = Keeping::new(self.node, Arc::default());
+        let keeping = Keeping::new(self.node, placed(&placement_in(&table)));
         let dir = Path::new(BLOCKS_DIR);
         block::adopt(&disk, dir, STORE, &table, Some(old), &KEPT_ROWS, &keeping)?;
         Log::install(&self.disk, Path::new("/log"), STORE, index, term, members)?;

@@ -1,4 +1,4 @@
-//! What a member answers about blocks: puts, syncs and reads, as `tsdb_server::door` and `tsdb_server::node` do.
+//! What a member answers about blocks: puts, syncs, reads, and where they are, as `tsdb_server::door` and `tsdb_server::node` do.
 //!
 //! A put for which there is no room waits, and so does a read that other members are asked for; both are tried again each
 //! millisecond. Not here: several of them at the same moment, as the threads of a real door have them.
@@ -8,9 +8,11 @@ use crate::data::Side;
 use crate::lines::HELLO;
 use crate::lines::LineId;
 use crate::member::STORE;
+use crate::monitor::Monitor;
 use bytes::Bytes;
 use tsfs::series::table::Family;
 use tsfs::series::table::Rows;
+use tsfs::tsdb_server::replica::stepped::Stepped;
 use tsfs::types::BlockId;
 use tsfs::types::FsError;
 use tsfs::types::frame::Frame;
@@ -29,6 +31,13 @@ pub(super) struct Asked {
     tail: Bytes,
     /// Of a member, which is told what is here and nothing else.
     from_node: bool,
+}
+
+/// What tells how a member stands.
+pub(crate) struct Stands<'a> {
+    pub(crate) monitor: &'a Monitor,
+    pub(crate) running: &'a Stepped,
+    pub(crate) disk: u64,
 }
 
 /// Which process this is.
@@ -53,7 +62,11 @@ impl Door {
         let request: Request = message::decode(&packet.meta).expect("a whole packet");
         let bulk = matches!(
             request,
-            Request::PutBlock { .. } | Request::SyncBlocks | Request::Block { .. }
+            Request::PutBlock { .. }
+                | Request::SyncBlocks
+                | Request::Block { .. }
+                | Request::Standing
+                | Request::MayLetGo { .. }
         );
         if !bulk {
             return Some(packet);
@@ -64,10 +77,10 @@ impl Door {
     }
 
     /// Answers what can be answered.
-    pub(crate) fn work_bulk(&mut self, side: &mut Side) {
+    pub(crate) fn work_bulk(&mut self, side: &mut Side, stands: &Stands<'_>) {
         let mut left = Vec::new();
         for asked in std::mem::take(&mut self.bulk) {
-            let answered = match self.answer_bulk(&asked, side) {
+            let answered = match self.answer_bulk(&asked, side, stands) {
                 Ok(None) => {
                     left.push(asked);
                     continue;
@@ -87,6 +100,7 @@ impl Door {
         &mut self,
         asked: &Asked,
         side: &mut Side,
+        stands: &Stands<'_>,
     ) -> Result<Option<(Response, Bytes)>, FsError> {
         let done = Ok(Some((Response::Done, Bytes::new())));
         match &asked.request {
@@ -104,6 +118,15 @@ impl Door {
                 };
                 self.given.extend(frame.iter().map(|frame| (*block, frame.clone())));
                 Ok(frame.map(|frame| (Response::Frame, frame)))
+            }
+            Request::Standing => {
+                let standing = stands.monitor.standing(stands.running, stands.disk);
+                Ok(Some((Response::Standing(standing), Bytes::new())))
+            }
+            Request::MayLetGo { number, named } => {
+                let yes = stands.monitor.is_at_home(stands.running, *number, *named);
+                let yes = yes.ok_or_else(|| super::not_leader(stands.running))?;
+                Ok(Some((Response::MayLetGo(yes), Bytes::new())))
             }
             other => panic!("{other:?} is not about blocks"),
         }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use tsfs::store::disk::Access;
 use tsfs::store::disk::Disk;
+use tsfs::types::NodeId;
 
 const DISK_BYTES: u64 = 256 << 20;
 /// What a full disk still has: a page or two of the log.
@@ -31,6 +32,8 @@ pub(crate) struct Harm {
     ill: Vec<(u64, usize)>,
     flips: Vec<Flip>,
     pub(super) rot: Option<Rot>,
+    /// Nodes that are to keep no blocks.
+    pub(crate) leaving: BTreeSet<NodeId>,
     /// Blocks that rotted and were replaced, or went.
     pub(crate) replaced: u64,
     /// How often a node found out that its log is damaged.

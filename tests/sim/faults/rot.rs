@@ -16,6 +16,7 @@ const UNIT_BYTES: u64 = 4096;
 const LOOK_MS: u64 = 40;
 /// Where a record's header has the block.
 const BLOCK_AT: u64 = 8;
+const HEADER_BYTES: u64 = 48;
 
 /// A damaged copy.
 pub(super) struct Rot {
@@ -86,11 +87,18 @@ fn damage(member: &Member, block: BlockId, chance: &mut Chance) -> bool {
             if BlockId::from_bytes(&found) != Some(block) {
                 continue;
             }
-            let (at, bit) = (at + chance.below(48 + 12), chance.below(8) as u8);
+            let before = member.image(None).get(block);
+            // In the header, which says what it is, or in what was written.
+            let len = before.as_ref().map_or(12, |frame| frame.len() as u64);
+            let within =
+                if chance.once_in(2) { 0..HEADER_BYTES } else { HEADER_BYTES..HEADER_BYTES + len };
+            let at = at + within.start + chance.below(within.end - within.start);
+            let bit = chance.below(8) as u8;
             if member.disk.flip_bit(&path, at, bit).is_err() {
                 continue;
             }
-            if member.image(None).get(block).is_none() {
+            // Whether it is found out is not looked at: it may be given out as it is.
+            if member.image(None).get(block) != before {
                 return true;
             }
             // An older copy, or a byte that means nothing.

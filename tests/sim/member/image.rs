@@ -4,6 +4,8 @@ use super::BLOCKS;
 use super::BLOCKS_DIR;
 use super::Member;
 use super::STORE;
+use crate::monitor::placed;
+use crate::monitor::placement_in;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,8 +17,12 @@ use tsfs::store::disk::Disk;
 use tsfs::store::table::MemoryTable;
 use tsfs::types::BlockId;
 use tsfs::types::FsError;
+use tsfs::types::NodeId;
+use tsfs::types::placement::Placement;
 
 pub(crate) struct Image {
+    node: NodeId,
+    placement: Placement,
     table: Arc<MemoryTable>,
     blocks: BlockStore,
 }
@@ -33,7 +39,9 @@ impl Member {
         let opened = BlockStore::open(disk, dir, STORE, table.clone(), BLOCKS, Access::Read);
         let (blocks, faults) = opened.unwrap();
         assert_eq!(faults, [], "node {}", self.node.0);
-        Image { table, blocks }
+        let (node, placement) = (self.node, placement_in(&table));
+        blocks.keep_by(node, placed(&placement));
+        Image { node, placement, table, blocks }
     }
 }
 
@@ -50,6 +58,32 @@ impl Image {
     /// Whether a block is listed for repair.
     pub(crate) fn is_listed(&self, block: BlockId) -> bool {
         self.blocks.is_listed(block).unwrap()
+    }
+
+    /// Which nodes keep which blocks, as its rows say.
+    pub(crate) fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Whether a block is to be here.
+    pub(crate) fn is_to_have(&self, block: BlockId) -> bool {
+        placed(&self.placement).keeps(self.node, block)
+    }
+
+    /// Whether rows are of another placement than the one that holds.
+    pub(crate) fn is_placing(&self) -> bool {
+        self.blocks.is_placing()
+    }
+
+    /// Blocks that are named, and are not here and not to be.
+    pub(crate) fn elsewhere(&self) -> BTreeSet<BlockId> {
+        let mut elsewhere = BTreeSet::new();
+        self.blocks
+            .each_elsewhere(|block| {
+                elsewhere.insert(block);
+            })
+            .unwrap();
+        elsewhere
     }
 
     /// Blocks that rows of the tree name, present or past.

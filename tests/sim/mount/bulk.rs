@@ -1,8 +1,8 @@
-//! The blocks that a mount puts: to every node of the cluster, and counted by the production's account (`wire::quorum`).
+//! The blocks that a mount puts: to every node of the cluster, or to their homes, and counted by the production's account (`wire::quorum`).
 //!
 //! In the place of `tsdb_client::remote::blocks`, whose callers wait: what may be sent is sent each millisecond, over a line of its
 //! own to each member. A mount puts a few blocks before it has anything to name them with; those that it never names stay for the
-//! end of its session. No op that names one is made before the account says that it is durable on a majority.
+//! end of its session. No op that names one is made before the account says that it is durable on a majority of those that count.
 
 use super::Around;
 use super::Mount;
@@ -14,6 +14,7 @@ use crate::lines::HELLO;
 use crate::lines::LineId;
 use crate::lines::Side;
 use crate::lines::What;
+use crate::monitor::placed;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -22,6 +23,7 @@ use tsfs::types::BlockId;
 use tsfs::types::NodeId;
 use tsfs::types::SessionId;
 use tsfs::types::frame::Frame;
+use tsfs::types::placement::Placed;
 use tsfs::wire::message;
 use tsfs::wire::message::Hello;
 use tsfs::wire::message::Request;
@@ -77,6 +79,8 @@ pub(crate) struct Bulk {
     /// Those that decide, and the others.
     voters: Vec<NodeId>,
     learners: Vec<NodeId>,
+    /// Which nodes keep which blocks, as it was last said.
+    placed: Arc<Placed>,
     links: Vec<Link>,
     frames: BTreeMap<PutNo, Bytes>,
     /// Somebody waits for everything up to here.
@@ -95,6 +99,7 @@ impl Bulk {
             quorum: None,
             voters: Vec::new(),
             learners: Vec::new(),
+            placed: Arc::default(),
             links: (0..members).map(|_| Link::default()).collect(),
             frames: BTreeMap::new(),
             wanted: PutNo(0),
@@ -112,14 +117,20 @@ impl Bulk {
         }
         let others = view.nodes.iter().map(|at| at.node);
         let learners: Vec<NodeId> = others.filter(|node| !view.voters.contains(node)).collect();
-        if (&self.voters, &self.learners) == (&view.voters, &learners) {
+        // One of before, as a member says it that leads no more or has yet to apply the log, does not count.
+        let placed = match view.placement.number > self.placed.number() {
+            true => placed(&view.placement),
+            false => self.placed.clone(),
+        };
+        let now = (&view.voters, &learners, placed.number());
+        if (&self.voters, &self.learners, self.placed.number()) == now {
             return;
         }
         self.note_durable();
-        (self.voters, self.learners) = (view.voters.clone(), learners);
-        let Bulk { quorum, voters, learners, .. } = self;
+        (self.voters, self.learners, self.placed) = (view.voters.clone(), learners, placed);
+        let Bulk { quorum, voters, learners, placed, .. } = self;
         let new = || Quorum::new(voters, BACKLOG_BYTES_MAX);
-        quorum.get_or_insert_with(new).reform_with(voters, learners, &Arc::default());
+        quorum.get_or_insert_with(new).reform_with(voters, learners, placed);
         // One that comes back is met anew.
         for (n, link) in self.links.iter_mut().enumerate() {
             let node = NodeId(n as u64 + 1);
@@ -137,7 +148,9 @@ impl Bulk {
             if quorum.durable_through() < *first.key() {
                 break;
             }
-            self.claims.push((first.remove(), self.voters.clone()));
+            let block = first.remove();
+            let nodes = self.placed.homes(block).unwrap_or(&self.voters);
+            self.claims.push((block, nodes.to_vec()));
         }
     }
 

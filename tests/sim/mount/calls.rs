@@ -66,6 +66,9 @@ pub(crate) enum Kind {
     /// What members do about blocks.
     Repair,
     Collect,
+    /// Other nodes are homes now; what need not be where it is goes.
+    Place,
+    LetGo,
     /// A lock is taken, or put aside.
     Lock,
     Unlock,
@@ -156,7 +159,9 @@ impl Mount {
     fn begin_call(&mut self, around: &mut Around<'_>) {
         let Around { chance, now, .. } = around;
         let kind = match chance.below(100) {
-            0..=21 => Kind::Make,
+            0..=13 => Kind::Make,
+            14..=17 => Kind::Unlock,
+            18..=21 => Kind::Lock,
             22..=30 => Kind::Write,
             31..=44 => Kind::WriteBlock,
             45..=47 => Kind::Cut,

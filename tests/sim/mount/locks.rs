@@ -25,10 +25,10 @@ use tsfs::types::Ino;
 /// Whoever waits tries again by himself after so long. Longer than the real one's second: who is woken is woken before.
 const AGAIN_MS: u64 = 3000;
 /// Files that were touched lately: those are locked.
-const FILES_MAX: usize = 3;
+const FILES_MAX: usize = 2;
 const WAITING_MAX: usize = 4;
 const OWNERS: u64 = 2;
-const BYTES: u64 = 6;
+const BYTES: u64 = 3;
 
 /// What is locked of a file.
 #[derive(Clone, Default)]
