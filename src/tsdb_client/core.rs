@@ -336,8 +336,7 @@ impl Core {
         !self.near && self.clock.steady() >= self.server.lease()
     }
 
-    /// How long the kernel may believe what it is told of an inode: not at all if somebody else may change it. No longer than for half of
-    /// what is left of the lease, as the kernel counts from when it takes the answer.
+    /// How long the kernel may believe what it is told of an inode: at most half of what is left of the lease, for it counts from later.
     pub(super) fn valid(&self, ino: Ino) -> Duration {
         let now = self.clock.steady();
         let local = self.local.lock();
