@@ -406,17 +406,18 @@ fn open_files_that_wait_for_each_other_are_left_alone() {
         // Longer than it takes to tell a process.
         let start = support::now();
         support::wait_until(SOON, "a while", || start.elapsed() > Duration::from_secs(4));
-        let all = [&first, &second, &third, &fourth];
-        assert!(!all.iter().any(|waits| waits.is_finished()));
+        let ended = [&first, &second, &third, &fourth].map(|waits| waits.is_finished());
         // Any thread may let go of an open file's lock.
         fcntl(&c, libc::F_OFD_SETLK, libc::F_UNLCK, 0, 10).unwrap();
-        fourth.join().unwrap().unwrap();
+        let fourth = fourth.join().unwrap();
         unlock(&again);
-        third.join().unwrap().unwrap();
+        let third = third.join().unwrap();
         unlock(a);
-        second.join().unwrap().unwrap();
+        let second = second.join().unwrap();
         unlock(other_b);
-        first.join().unwrap().unwrap();
+        let all = [first.join().unwrap(), second, third, fourth];
+        assert_eq!(all.map(|came| came.err()), [None; 4]);
+        assert_eq!(ended, [false; 4]);
     });
     drop(files);
     other.close();
