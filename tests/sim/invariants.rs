@@ -42,13 +42,13 @@ use tsfs::types::NodeId;
 use tsfs::types::SessionId;
 
 /// Once in so many milliseconds, of what takes long to look at.
-const OWNERS_EVERY: u64 = 40;
-const PAST_EVERY: u64 = 250;
+const OWNERS_EVERY: u64 = 80;
+const PAST_EVERY: u64 = 400;
 const SOUND_EVERY: u64 = 700;
 const LISTED_EVERY: u64 = 150;
 const KEPT_EVERY: u64 = 1000;
 /// Of so many blocks that count as durable, one is looked for.
-const DURABLE_EVERY: u64 = 2;
+const DURABLE_EVERY: u64 = 3;
 
 /// What has been seen so far.
 pub(crate) struct Invariants {
