@@ -43,6 +43,7 @@ use tsfs::types::Ino;
 use tsfs::types::NodeId;
 use tsfs::types::SessionId;
 use tsfs::types::Stamp;
+use tsfs::wire::Recall;
 use tsfs::wire::Whole;
 use tsfs::wire::message;
 use tsfs::wire::message::Request;
@@ -146,8 +147,8 @@ pub(crate) struct Life {
     pub(crate) cache: Rows,
     /// Raised when something known may be old: answers under way are not kept then.
     turn: u64,
-    /// What is to be given back, once the kernel has forgotten it.
-    leaving: Option<(u64, Given)>,
+    /// What was asked back, and when the kernel has forgotten it: then it is given back.
+    fading: Option<(u64, Vec<Recall>)>,
     /// Files that may be kept for this session to be let go of.
     release: Vec<Ino>,
     stamps: Vec<Stamp>,
@@ -220,7 +221,7 @@ impl Mount {
             life.attended
                 && life.stream.is_empty()
                 && life.open.is_empty()
-                && life.leaving.is_none()
+                && life.fading.is_none()
                 && life.syncs.is_empty()
                 && !life.bulk.is_under_way()
                 && life.locks.is_idle()
@@ -254,7 +255,7 @@ impl Mount {
             kinds.extend(life.bulk.is_under_way().then_some(Kind::Put));
             kinds.extend(life.locks.waits().then_some(Kind::Lock));
             kinds.extend(life.bulk.reads().then_some(Kind::Fetch));
-            kinds.extend(life.leaving.as_ref().map(|_| Kind::Yield));
+            kinds.extend(life.fading.as_ref().map(|_| Kind::Yield));
         }
         kinds
     }
@@ -365,11 +366,18 @@ impl Mount {
     /// What was asked back goes, once the kernel has forgotten it.
     fn give_back(&mut self, around: &mut Around<'_>) {
         let Some(life) = &mut self.life else { return };
-        let due = life.leaving.as_ref().is_some_and(|(at, _)| *at <= around.now);
-        if !due {
-            return;
+        let Some((_, recalls)) = life.fading.take_if(|(at, _)| *at <= around.now) else { return };
+        // From here on no call rests on owning these.
+        let kept = life.locks.asked_back(&life.own);
+        let mut given = Given::default();
+        for what in &recalls {
+            let Given { inos, whole } = life.own.recall(what);
+            given.inos.extend(inos);
+            given.whole |= whole;
         }
-        let (_, given) = life.leaving.take().expect("it is due");
+        life.locks.leave(kept, &life.own);
+        life.turn += 1;
+        life.cache = Rows::default();
         let op = Op::Yield { inos: given.inos.clone(), whole: given.whole };
         for told in life.locks.tell() {
             life.open_touched.extend(locked_by(&told));

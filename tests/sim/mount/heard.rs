@@ -71,26 +71,16 @@ impl Mount {
         }
     }
 
-    /// From here on no call rests on owning these.
+    /// Calls go on with these until the kernel has forgotten them.
     fn recalled(&mut self, what: &Recall, around: &mut Around<'_>) {
         let Some(life) = &mut self.life else { return };
-        let kept = life.locks.asked_back(&life.own);
-        let given = life.own.recall(what);
-        if given.is_empty() {
+        if life.own.fade(what).is_empty() {
             return;
         }
-        life.locks.leave(kept, &life.own);
-        life.turn += 1;
-        life.cache = Rows::default();
         let forgotten = around.now + around.chance.between(0, 25);
-        match &mut life.leaving {
-            None => life.leaving = Some((forgotten, given)),
-            Some((at, leaving)) => {
-                *at = forgotten.max(*at);
-                leaving.inos.extend(given.inos);
-                leaving.whole |= given.whole;
-            }
-        }
+        let (at, recalls) = life.fading.get_or_insert_with(|| (forgotten, Vec::new()));
+        *at = forgotten.max(*at);
+        recalls.push(what.clone());
     }
 
     fn answer(&mut self, asked: Asked, response: Response, around: &mut Around<'_>) {
@@ -176,7 +166,7 @@ impl Mount {
             overlay: BTreeMap::new(),
             cache: Rows::default(),
             turn: 0,
-            leaving: None,
+            fading: None,
             release: Vec::new(),
             stamps: Vec::new(),
         });
