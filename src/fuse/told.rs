@@ -22,7 +22,7 @@ const NAMES_MAX: usize = 1 << 18;
 /// forgotten, between one call and the next. Most of them are not asked for again.
 pub(super) const MADE_VALID: Duration = Duration::from_millis(100);
 /// The kernel counts from when the program's thread has taken the answer: what it was told is remembered for so much longer.
-const TAKEN_WITHIN: Duration = Duration::from_millis(500);
+const TAKEN_WITHIN: Duration = Duration::from_millis(100);
 /// How often what is over is looked for, in each directory.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Directories that one answer looks through at most.
