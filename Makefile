@@ -68,7 +68,7 @@ crash: deps ## Kill -9, lost writes, and the power cut at every step of small wo
 	TSFS_TEST_CRASH_SECONDS=$${SECONDS_EACH:-180} $(CARGO) test --locked --test it -- crash:: power:: --nocapture
 
 chaos: deps ## Three nodes under load, killed, frozen and cut off, for minutes each instead of seconds; prints the stalls
-	TSFS_TEST_CHAOS_SECONDS=$${SECONDS_EACH:-180} $(CARGO) test --locked --test it cluster:: -- --nocapture --test-threads=1
+	TSFS_TEST_CHAOS_SECONDS=$${SECONDS_EACH:-180} $(CARGO) test --release --locked --test it cluster:: -- --nocapture --test-threads=1
 
 sim: deps ## The simulated cluster: one seed (SEED=) or so many from the first on (SEEDS=); a failure prints its seed
 	$(if $(SEED),TSFS_SIM_SEED=$(SEED),TSFS_SIM_SEEDS=$(or $(SEEDS),200)) $(CARGO) test --locked --test sim -- --nocapture
