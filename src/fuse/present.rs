@@ -256,7 +256,10 @@ impl Present {
             && !self.told.is_over(moving.until)
         {
             let shared = |dir: Ino| self.client.names_valid(dir).is_zero();
-            if shared(to.0) || (exchange && shared(from.0)) {
+            // What is asked back and not given is still its own: a name that moves within it is forgotten with the others there, which waits for
+            // this call.
+            let stays = from.0 == to.0 && self.client.owns(to.0);
+            if !stays && (shared(to.0) || (exchange && shared(from.0))) {
                 let from_both = [from.0, to.0];
                 self.told.moves_out(if exchange { &from_both } else { &from_both[..1] });
                 if request.wait == Wait::Never {

@@ -83,6 +83,10 @@ struct Until {
     any: Duration,
     /// That something is there.
     there: Duration,
+    /// How often it was told, or moved here.
+    times: u32,
+    /// The last time it was moved here.
+    moved: bool,
 }
 
 /// What the kernel was told a name stands for.
@@ -134,11 +138,23 @@ impl Told {
             }
         }
         // First what needs no directory's lock.
-        inos.iter().for_each(|ino| kernel.forget_inode(*ino, Some(0)));
-        for dir in inos {
-            for name in self.take_names(dir) {
+        for ino in &inos {
+            self.state.lock().inos.remove(ino);
+            kernel.forget_inode(*ino, Some(0));
+        }
+        inos.iter().for_each(|dir| self.forget_names(*dir, kernel));
+    }
+
+    /// Each name is remembered until the kernel has forgotten it, for till then it may be moved, and what is believed of it with it:
+    /// to another name here, which is forgotten then, or elsewhere.
+    fn forget_names(&self, dir: Ino, kernel: &dyn Kernel) {
+        let mut names = self.left(dir, false);
+        while !names.is_empty() {
+            for (name, times) in names {
                 kernel.forget_entry(dir, &name);
+                self.state.lock().forgot(dir, &name, times);
             }
+            names = self.left(dir, true);
         }
     }
 
@@ -185,7 +201,7 @@ impl Told {
             return Duration::ZERO;
         }
         let there = if what == Named::Nothing { Duration::ZERO } else { until };
-        state.believed(dir, name, Until { any: until, there }, now);
+        state.believed(dir, name, Until { any: until, there, ..Until::default() }, now);
         valid
     }
 
@@ -294,14 +310,15 @@ impl Told {
         }
     }
 
-    /// The names of a directory that the kernel may believe, from now on forgotten here.
-    pub(super) fn take_names(&self, dir: Ino) -> Vec<Box<[u8]>> {
+    /// The names of a directory that the kernel may believe, and how often each was told; its list is dropped.
+    fn left(&self, dir: Ino, only_moved: bool) -> Vec<(Box<[u8]>, u32)> {
         let now = self.clock.steady();
         let mut state = self.state.lock();
-        state.inos.remove(&dir);
-        let names = state.take(dir);
-        let left = |(name, until): (Box<[u8]>, Until)| until.is_left(now).then_some(name);
-        names.until.into_iter().filter_map(left).collect()
+        let Some(names) = state.dirs.get_mut(&dir) else { return Vec::new() };
+        names.listed = None;
+        let is_left = |until: &Until| until.is_left(now) && (until.moved || !only_moved);
+        let left = names.until.iter().filter(|(_, until)| is_left(until));
+        left.map(|(name, until)| (name.clone(), until.times)).collect()
     }
 
     /// Directories and other inodes that the kernel may believe something of.
@@ -335,6 +352,8 @@ impl State {
             Some(known) => {
                 known.any = known.any.max(until.any);
                 known.there = known.there.max(until.there);
+                known.times = known.times.wrapping_add(1);
+                known.moved = until.moved;
             }
             None => {
                 names.until.insert(name.into(), until);
@@ -352,7 +371,8 @@ impl State {
 
     fn carry(&mut self, (dir, name): (Ino, &[u8]), until: Duration, now: Duration) {
         if until > now {
-            self.believed(dir, name, Until { any: until, there: until }, now);
+            let moved = Until { any: until, there: until, times: 0, moved: true };
+            self.believed(dir, name, moved, now);
         }
     }
 
@@ -361,10 +381,16 @@ impl State {
         self.moved_from.contains_key(&dir)
     }
 
-    fn take(&mut self, dir: Ino) -> Names {
-        let names = self.dirs.remove(&dir).unwrap_or_default();
-        self.names -= names.until.len();
-        names
+    /// The kernel has forgotten what it was told of a name so often.
+    fn forgot(&mut self, dir: Ino, name: &[u8], times: u32) {
+        let Some(names) = self.dirs.get_mut(&dir) else { return };
+        if names.until.get(name).is_some_and(|until| until.times == times) {
+            names.until.remove(name);
+            self.names -= 1;
+        }
+        if names.until.is_empty() && names.listed.is_none() {
+            self.dirs.remove(&dir);
+        }
     }
 
     /// Forgets what is over in the next directory that is due. False where none is.

@@ -199,7 +199,7 @@ pub trait DirSink {
 
 /// The kernel's caches, as a file system corrects them. Never called from within a request, because the kernel may
 /// hold locks for that very request that the correction needs. One exception: a directory's contents may be forgotten
-/// while it is listed, for which the kernel holds nothing that this needs.
+/// while a name is looked up or listed, for which the kernel holds nothing that this needs.
 pub trait Kernel: Send + Sync {
     /// Drops the attributes of `ino`, and its contents from `offset` on (`None`: keeps them).
     fn forget_inode(&self, ino: Ino, contents: Option<u64>);

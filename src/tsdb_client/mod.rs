@@ -267,6 +267,11 @@ impl Client {
         self.core.names_valid(dir)
     }
 
+    /// Whether the session owns an inode, also one that is asked back of it and not given yet.
+    pub fn owns(&self, ino: Ino) -> bool {
+        self.core.lock().own.right(ino) == own::Right::Owned
+    }
+
     /// The clock that gives files their times.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.core.clock
